@@ -1,0 +1,165 @@
+//! What a session knows of the channel that carries it, and of itself.
+//!
+//! These are facts, not bytes. A session never asks which transport it runs on: every branch it takes keys on a fact
+//! from here, which is what makes the transports interchangeable.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::net::{IpAddr, SocketAddr};
+
+use crate::types::Hello;
+
+/// Who is at the other end, as the channel itself vouches for it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// An address and port.
+    Ip(SocketAddr),
+    /// A local process, from the socket's credentials.
+    Process {
+        /// Its user id.
+        uid: u32,
+        /// Its group id.
+        gid: u32,
+        /// Its process id, where the system tells.
+        pid: Option<i32>,
+    },
+    /// Anything else that has a name: a pipe, a memory pair, a public key.
+    Named(Box<str>),
+}
+
+impl Peer {
+    /// The address, if the peer has one.
+    #[must_use]
+    pub const fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Ip(address) => Some(address.ip()),
+            Self::Process { .. } | Self::Named(_) => None,
+        }
+    }
+
+    /// True for a peer on this machine: a loopback address, a local process, or a pipe.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.ip().is_none_or(|ip| ip.to_canonical().is_loopback())
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Process { uid, .. } => write!(f, "uid={uid}"),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What TLS established. No type of a TLS library appears here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite, in IANA's name.
+    pub cipher: Box<str>,
+    /// The key exchange group, in IANA's name, where the library tells.
+    pub group: Option<Box<str>>,
+    /// The application protocol agreed on.
+    pub alpn: Option<Box<str>>,
+    /// The server name the client asked for.
+    pub sni: Option<Box<str>>,
+    /// The peer's certificates in DER, leaf first; empty if it sent none.
+    pub peer_certificates: Vec<Vec<u8>>,
+    /// True if the peer's certificate was checked against trust anchors, a pin, or a client CA, and held.
+    pub verified: bool,
+    /// The `tls-exporter` channel binding (RFC 9266), where the version allows it.
+    pub exporter: Option<[u8; 32]>,
+    /// True if the session was resumed from a ticket.
+    pub resumed: bool,
+}
+
+/// The facts of one byte stream. Each has a default that suits a plain local pipe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelInfo {
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// The local address, if there is one.
+    pub local: Option<SocketAddr>,
+    /// What carries the bytes, for logs and `Received`: `tcp`, `quic`, `unix`, `memory` …
+    pub transport: &'static str,
+    /// TLS facts, if TLS is up.
+    pub tls: Option<TlsInfo>,
+    /// True if what is said here cannot be overheard: TLS, or a channel that does not leave the machine. PLAIN and
+    /// LOGIN are offered only then.
+    pub secure: bool,
+    /// True if the stream can still be upgraded by STARTTLS.
+    pub can_upgrade: bool,
+    /// True if the server must wait for the client's first command before it greets, as on a QUIC stream, which is
+    /// invisible until a byte flows.
+    pub client_speaks_first: bool,
+    /// Extensions that hold on this channel without having been seen in an EHLO reply (keywords).
+    pub implied: &'static [&'static str],
+}
+
+impl ChannelInfo {
+    /// The facts of a plain channel over `transport` to `peer`: no TLS, not secure, no upgrade, the server greets.
+    #[must_use]
+    pub const fn new(transport: &'static str, peer: Peer) -> Self {
+        Self {
+            peer,
+            local: None,
+            transport,
+            tls: None,
+            secure: false,
+            can_upgrade: false,
+            client_speaks_first: false,
+            implied: &[],
+        }
+    }
+
+    /// The facts of a channel inside this process, which counts as secure.
+    #[must_use]
+    pub fn memory(name: &str) -> Self {
+        Self { secure: true, ..Self::new("memory", Peer::Named(name.into())) }
+    }
+}
+
+/// Who a client has proved to be.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The authorization identity: the user whose rights hold.
+    pub user: Box<str>,
+    /// The SASL mechanism that proved it.
+    pub mechanism: Box<str>,
+}
+
+/// What services are told of the session that a request belongs to.
+///
+/// Shared by reference and replaced whole when a fact changes: after the greeting, STARTTLS and AUTH.
+#[derive(Debug, Clone)]
+pub struct SessionInfo {
+    /// Unique in this process; for logs.
+    pub id: u64,
+    /// The facts of the channel.
+    pub channel: ChannelInfo,
+    /// What the client greeted with, once it has.
+    pub hello: Option<Hello>,
+    /// Who the client proved to be, once it has.
+    pub identity: Option<Identity>,
+}
+
+impl SessionInfo {
+    /// A session that has just begun on `channel`.
+    #[must_use]
+    pub const fn new(id: u64, channel: ChannelInfo) -> Self {
+        Self { id, channel, hello: None, identity: None }
+    }
+
+    /// A session for programs that make a `Transaction` themselves rather than
+    /// receive one.
+    #[must_use]
+    pub fn local(name: &str) -> Arc<Self> {
+        Arc::new(Self::new(0, ChannelInfo::memory(name)))
+    }
+}

@@ -1,0 +1,10 @@
+#![cfg_attr(not(feature = "std"), no_std)]
+#![doc = include_str!("../README.md")]
+
+extern crate alloc;
+
+pub mod types;
+pub mod acceptance;
+pub mod channel;
+#[cfg(feature = "std")]
+pub mod stream;

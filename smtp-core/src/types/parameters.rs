@@ -1,0 +1,169 @@
+//! Parameters of MAIL and RCPT (RFC 5321 §4.1.2).
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use core::fmt;
+
+use super::Invalid;
+
+/// A typed parameter of MAIL or RCPT, such as `SIZE=1000`. One implementation stands in the file of each extension.
+pub trait Parameter: Sized {
+    /// The keyword, in upper case.
+    const KEYWORD: &'static str;
+
+    /// Reads the value; `None` when the keyword stands alone.
+    ///
+    /// # Errors
+    /// [`Invalid`] names the broken rule.
+    fn from_value(value: Option<&str>) -> Result<Self, Invalid>;
+
+    /// Writes the value, or nothing for a keyword that stands alone.
+    ///
+    /// # Errors
+    /// Only those of `out`.
+    fn write_value(&self, out: &mut dyn fmt::Write) -> fmt::Result;
+}
+
+/// The parameters that followed a path, each at most once:
+/// `esmtp-param = esmtp-keyword ["=" esmtp-value]`, separated by spaces (RFC 5321 §4.1.2).
+///
+/// They are kept as text and read on demand, so that an extension is one file and a parameter nobody reads costs
+/// nothing. The server's session has checked every one of them against the registry before a service sees them.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+pub struct Parameters(Box<str>);
+
+impl Parameters {
+    /// Parses what follows a path.
+    ///
+    /// # Errors
+    /// [`Invalid`] for bad syntax, and for a keyword that occurs twice.
+    pub fn new(text: &str) -> Result<Self, Invalid> {
+        const WHAT: &str = "parameter";
+        let text = text.trim_matches(' ');
+        for (i, (keyword, value)) in pairs(text).enumerate() {
+            let mut bytes = keyword.bytes();
+            // esmtp-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-")
+            if !bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
+                || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            {
+                return Err(Invalid::new(WHAT, "the keyword is letters, digits and '-' (RFC 5321 §4.1.2)"));
+            }
+            // esmtp-value = 1*(%d33-60 / %d62-126), and UTF-8 under RFC 6531 §3.3. '=' inside a value is let
+            // through: AUTH=<> style values of old clients carry it.
+            if let Some(value) = value {
+                if value.is_empty() || !value.chars().all(|c| matches!(c, '!'..='~') || (!c.is_ascii() && !c.is_control())) {
+                    return Err(Invalid::new(WHAT, "the value is printable and not empty (RFC 5321 §4.1.2)"));
+                }
+            }
+            if pairs(text).take(i).any(|(other, _)| other.eq_ignore_ascii_case(keyword)) {
+                return Err(Invalid::new(WHAT, "each parameter at most once (RFC 5321 §4.1.1.11)"));
+            }
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// True if there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// As they go on the wire, without a leading space.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Each keyword with its value, in the order of the wire.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        pairs(&self.0)
+    }
+
+    /// The value of `keyword`: `None` if it is not there, `Some(None)` if it stands alone.
+    #[must_use]
+    pub fn value(&self, keyword: &str) -> Option<Option<&str>> {
+        self.iter().find(|(k, _)| k.eq_ignore_ascii_case(keyword)).map(|(_, v)| v)
+    }
+
+    /// The parameter `P`, if it is there and well formed.
+    #[must_use]
+    pub fn get<P: Parameter>(&self) -> Option<P> {
+        self.value(P::KEYWORD).and_then(|value| P::from_value(value).ok())
+    }
+
+    /// These and `parameter`, which takes the place of one with the same keyword.
+    ///
+    /// # Errors
+    /// [`Invalid`] if the value that `parameter` writes is not one.
+    pub fn with<P: Parameter>(&self, parameter: &P) -> Result<Self, Invalid> {
+        let mut text = self.without(P::KEYWORD).0.into_string();
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text.push_str(P::KEYWORD);
+        let mut value = String::new();
+        parameter.write_value(&mut value).map_err(|_| Invalid::new("parameter", "its value cannot be written"))?;
+        if !value.is_empty() {
+            text.push('=');
+            text.push_str(&value);
+        }
+        Self::new(&text)
+    }
+
+    /// These without `keyword`.
+    #[must_use]
+    pub fn without(&self, keyword: &str) -> Self {
+        let mut text = String::with_capacity(self.0.len());
+        for (k, value) in self.iter().filter(|(k, _)| !k.eq_ignore_ascii_case(keyword)) {
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            text.push_str(k);
+            if let Some(value) = value {
+                text.push('=');
+                text.push_str(value);
+            }
+        }
+        Self(text.into_boxed_str())
+    }
+}
+
+fn pairs(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    text.split(' ').filter(|p| !p.is_empty()).map(|p| match p.split_once('=') {
+        Some((keyword, value)) => (keyword, Some(value)),
+        None => (p, None),
+    })
+}
+
+impl fmt::Debug for Parameters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl fmt::Display for Parameters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn read_by_keyword_without_case() {
+        let parameters = Parameters::new("size=100  BODY=8BITMIME SMTPUTF8").unwrap();
+        assert_eq!(parameters.value("SIZE"), Some(Some("100")));
+        assert_eq!(parameters.value("smtputf8"), Some(None));
+        assert_eq!(parameters.value("RET"), None);
+        assert_eq!(parameters.without("body").as_str(), "size=100 SMTPUTF8");
+    }
+
+    #[test]
+    fn refused() {
+        for bad in ["=1", "-A=1", "A B=", "A=1 a=2", "A=\u{7f}", "A=\r\n", "A=1\tB", "Ä=1"] {
+            assert!(Parameters::new(bad).is_err(), "{bad:?}");
+        }
+    }
+}
