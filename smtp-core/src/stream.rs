@@ -5,10 +5,10 @@
 //! transport is a crate that implements these; nothing above knows which.
 
 mod connect;
-mod memory;
+mod plain;
 
 pub use connect::{Address, ConnectError, ConnectStep, Target, TlsMode, TlsPolicy, Verification};
-pub use memory::{Plain, Single};
+pub use plain::{Plain, Single};
 
 use core::future::Future;
 use core::pin::Pin;
