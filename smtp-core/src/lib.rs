@@ -8,3 +8,5 @@ pub mod acceptance;
 pub mod channel;
 #[cfg(feature = "std")]
 pub mod stream;
+#[cfg(feature = "std")]
+pub mod service;
