@@ -10,3 +10,6 @@ pub mod channel;
 pub mod stream;
 #[cfg(feature = "std")]
 pub mod service;
+pub mod wire;
+pub mod extension;
+pub mod session;

@@ -1,1 +1,24 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+
+mod client;
+mod error;
+mod identity;
+mod info;
+mod pin;
+mod resolver;
+mod self_signed;
+mod server;
+mod settings;
+mod verify;
+mod x509;
+
+pub use client::{ClientTls, ClientTlsBuilder, InvalidServerName, server_name};
+pub use error::{HandshakeError, Role};
+pub use identity::{Identity, IdentityError, LoadedIdentity};
+pub use info::{client_info, server_info};
+pub use pin::{Pin, PinSyntaxError, pin_of};
+pub use self_signed::{SelfSigned, SelfSignedError};
+pub use server::{ClientCertificates, ServerTls, ServerTlsBuilder};
+pub use settings::{SetupError, Versions};
+pub use verify::WrongPin;
+pub use x509::CertificateSyntaxError;

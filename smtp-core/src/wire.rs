@@ -1,0 +1,14 @@
+//! Octets to types and back, in both directions.
+//!
+//! Nothing here keeps a dialogue; that is [`session`](crate::session). Decoders work on the read buffer in place and
+//! never copy it; encoders append to an output buffer. Every command encoder writes exactly one CRLF, last.
+
+mod command;
+mod data;
+mod line;
+mod reply;
+
+pub use command::{CommandError, decode_command, decode_response, encode_command};
+pub use data::{BadLine, Content, DataDecoder, DataEncoder, LineLaw, canonical};
+pub use line::{LineDecoder, LineError, LineStep};
+pub use reply::{ReplyDecoder, ReplyError, encode_reply};
