@@ -97,6 +97,30 @@ impl fmt::Debug for Extension {
     }
 }
 
+/// What a delivery can keep, by EHLO keyword, beyond the minimum: `BINARYMIME`, `SMTPUTF8`, `DSN`, `REQUIRETLS` …
+///
+/// Travels beside the stack, because stock layers could not forward it, and decides what EHLO offers: an extension
+/// whose promise nobody can keep is not offered. [`Promises::MINIMUM`] is the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Promises(&'static [&'static str]);
+
+impl Promises {
+    /// Nothing beyond plain SMTP: 8-bit content is taken, since every delivery here passes octets through.
+    pub const MINIMUM: Self = Self(&[]);
+
+    /// The promises of these keywords.
+    #[must_use]
+    pub const fn of(keywords: &'static [&'static str]) -> Self {
+        Self(keywords)
+    }
+
+    /// The keywords.
+    #[must_use]
+    pub const fn keywords(&self) -> &'static [&'static str] {
+        self.0
+    }
+}
+
 /// The extensions that a server knows, in the order of its EHLO reply.
 #[derive(Debug, Clone)]
 pub struct Registry(Vec<&'static Extension>);

@@ -13,3 +13,5 @@ pub mod service;
 pub mod wire;
 pub mod extension;
 pub mod session;
+#[cfg(feature = "std")]
+pub mod driver;

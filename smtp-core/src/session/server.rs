@@ -1,1 +1,542 @@
-//! The server side.
+//! The server's session: octets in, questions and content out, answers in, replies out.
+//!
+//! [`Session::next`] is called with the read buffer and says what is to be done, one [`Step`] at a time. It does no
+//! I/O and knows no clock: whoever drives it reads, writes, waits and asks.
+
+mod answer;
+mod config;
+mod content;
+
+pub use answer::Verdict;
+pub use config::{Config, Limits, MechanismOffer, Protocol};
+
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use self::content::Content;
+use super::table::{Law, State, law};
+use crate::channel::{ChannelInfo, SessionInfo};
+use crate::extension::{Context, SmtpUtf8};
+use crate::types::{Command, Envelope, HelloKind, Invalid, Mail, Rcpt, Refusal, Reply, Severity, Verb};
+use crate::wire::verb_of;
+use crate::wire::{CommandError, LineDecoder, LineError, LineStep, decode_command, decode_response, encode_reply};
+
+/// How many RCPT may be with the policy at the same time. Every other command waits for all before it.
+const RCPT_IN_FLIGHT: usize = 16;
+
+/// Which question an answer belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ticket(u32);
+
+/// What is to be done next.
+#[derive(Debug)]
+pub enum Step {
+    /// Send the output, then read more input.
+    Read,
+    /// Nothing can go on before a question is answered. Output may be sent meanwhile.
+    Wait,
+    /// Ask the policy; give what it says to [`Session::answer`].
+    Ask(Ticket, Command),
+    /// A message begins: call the delivery. Then [`Session::go_ahead`] when it reads the content, or
+    /// [`Session::finish`] if it answers without.
+    Begin(Envelope),
+    /// The next octets of the content.
+    Content(Bytes),
+    /// The content is complete: wait for the delivery, then [`Session::finish`].
+    End,
+    /// The content breaks a rule, or the client gave it up: truncate the body and forget the delivery. The session
+    /// answers by itself.
+    Spoiled(&'static str),
+    /// Send the output, and upgrade the stream if no input is left; then [`Session::upgraded`].
+    Upgrade,
+    /// Send the output, then wait so long: the client makes errors.
+    Pause(Duration),
+    /// Send the output and close the stream.
+    Close,
+}
+
+/// The server's side of one session.
+#[derive(Debug)]
+pub struct Session {
+    config: Arc<Config>,
+    info: Arc<SessionInfo>,
+    state: State,
+    lines: LineDecoder,
+    output: BytesMut,
+    /// A command that was read but cannot be looked at before the questions that are out are answered.
+    held: Option<Result<Command, CommandError>>,
+    pending: VecDeque<answer::Pending>,
+    next_ticket: u32,
+    extended: bool,
+    transaction: Option<OpenTransaction>,
+    content: Content,
+    errors: u32,
+    junk: u32,
+    pause: Option<Duration>,
+    upgrade: bool,
+    draining: bool,
+    closing: bool,
+    quit: bool,
+}
+
+/// MAIL was accepted.
+#[derive(Debug)]
+struct OpenTransaction {
+    mail: Mail,
+    recipients: Vec<Rcpt>,
+    /// A RCPT was tried, so that "no valid recipients" is the better word.
+    tried: bool,
+    utf8: bool,
+}
+
+impl Session {
+    /// A session on the channel that `info` tells of. Nothing has been said yet.
+    #[must_use]
+    pub fn new(config: Arc<Config>, info: Arc<SessionInfo>) -> Self {
+        Self {
+            config,
+            info,
+            state: State::Opened,
+            lines: LineDecoder::default(),
+            output: BytesMut::new(),
+            held: None,
+            pending: VecDeque::new(),
+            next_ticket: 0,
+            extended: false,
+            transaction: None,
+            content: Content::None,
+            errors: 0,
+            junk: 0,
+            pause: None,
+            upgrade: false,
+            draining: false,
+            closing: false,
+            quit: false,
+        }
+    }
+
+    /// What services are told of this session, as it is now.
+    #[must_use]
+    pub const fn info(&self) -> &Arc<SessionInfo> {
+        &self.info
+    }
+
+    /// Where the session stands in the table.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// True from MAIL to the last reply about its content.
+    #[must_use]
+    pub const fn in_transaction(&self) -> bool {
+        self.transaction.is_some() || !self.content.is_none()
+    }
+
+    /// True while octets of a message are being read, which have a deadline of their own.
+    #[must_use]
+    pub const fn in_content(&self) -> bool {
+        self.content.is_flowing()
+    }
+
+    /// True if the session ended because the client said QUIT, so that nothing more is on its way.
+    #[must_use]
+    pub const fn has_quit(&self) -> bool {
+        self.quit
+    }
+
+    /// Octets to send.
+    #[must_use]
+    pub fn output(&mut self) -> &mut BytesMut {
+        &mut self.output
+    }
+
+    /// Says what is to be done next. What it has understood of `input` is gone from it.
+    pub fn next(&mut self, input: &mut BytesMut) -> Step {
+        loop {
+            if let Some(pause) = self.pause.take() {
+                return Step::Pause(pause);
+            }
+            if self.closing {
+                return if self.pending.is_empty() { Step::Close } else { Step::Wait };
+            }
+            if self.upgrade {
+                return Step::Upgrade;
+            }
+            if self.draining && self.pending.is_empty() && self.is_between_transactions() {
+                self.say_going_down();
+                continue;
+            }
+            let step = match self.state {
+                State::Opened => self.open(input),
+                _ if !self.content.is_none() => self.content_step(input),
+                State::Sasl => self.response_line(input),
+                _ => self.command_line(input),
+            };
+            if let Some(step) = step {
+                return step;
+            }
+        }
+    }
+
+    fn is_between_transactions(&self) -> bool {
+        self.transaction.is_none() && self.content.is_none() && self.state != State::Sasl
+    }
+
+    /// From now on no new transaction is begun: 421 as soon as none is open (RFC 5321 §3.8).
+    pub const fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    fn say_going_down(&mut self) {
+        self.say_421((4, 3, 2), "shutting down");
+    }
+
+    /// A deadline passed: 421, and the end (RFC 5321 §4.5.3.2, §4.2.1).
+    pub fn time_out(&mut self, what: &'static str) {
+        self.say_421((4, 4, 2), what);
+    }
+
+    fn say_421(&mut self, enhanced: (u8, u16, u16), what: &str) {
+        let text = alloc::format!("{} {what}", self.config.hostname);
+        self.write(Refusal::new(421, enhanced, text).reply());
+        self.close();
+    }
+
+    fn close(&mut self) {
+        self.closing = true;
+        self.state = State::Ended;
+        self.transaction = None;
+        self.content = Content::None;
+    }
+
+    /// Nothing is asked before the client speaks, where the channel has it so.
+    fn open(&mut self, input: &BytesMut) -> Option<Step> {
+        if !self.pending.is_empty() {
+            return Some(Step::Wait);
+        }
+        if self.info.channel.client_speaks_first && input.is_empty() {
+            return Some(Step::Read);
+        }
+        Some(self.ask(Command::Connect))
+    }
+
+    fn command_line(&mut self, input: &mut BytesMut) -> Option<Step> {
+        if self.held.is_none() {
+            // RFC 4954 §4: an initial response may be as long as any other.
+            let is_auth = input.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"AUTH "));
+            let limits = &self.config.limits;
+            let limit = if is_auth { limits.auth_line.max(limits.line) } else { limits.line };
+            match self.lines.next(input, limit) {
+                LineStep::Need => return Some(self.read_or_wait()),
+                LineStep::Bad(error) => {
+                    self.refuse_bad_line(error, is_auth);
+                    return None;
+                }
+                LineStep::Line(len) => {
+                    let line = input.get(..len).unwrap_or_default();
+                    let command = decode_command(line);
+                    let hopeless = command.is_err() && self.is_hopeless(line);
+                    self.lines.consume(input, len);
+                    if hopeless {
+                        return None;
+                    }
+                    self.held = Some(command);
+                }
+            }
+        }
+        let in_flight = self.pending.len();
+        let parallel = matches!(self.held, Some(Ok(Command::Rcpt(_))))
+            && in_flight < RCPT_IN_FLIGHT
+            && self.transaction.as_ref().is_none_or(|t| t.recipients.len() + in_flight < self.config.limits.recipients);
+        if in_flight > 0 && !parallel {
+            return Some(Step::Wait);
+        }
+        match self.held.take()? {
+            Ok(command) => self.execute(command),
+            Err(error) => {
+                self.refuse_line(error);
+                None
+            }
+        }
+    }
+
+    /// More input is of use unless a question is out that everything behind it has to wait for.
+    fn read_or_wait(&self) -> Step {
+        let room = self.pending.len() < RCPT_IN_FLIGHT && self.pending.iter().all(answer::Pending::is_rcpt);
+        if room { Step::Read } else { Step::Wait }
+    }
+
+    fn refuse_bad_line(&mut self, error: LineError, is_auth: bool) {
+        // RFC 4954 §4 has a code of its own for SASL lines that are too long.
+        let detail = if is_auth && matches!(error, LineError::TooLong { .. }) { 6 } else { 2 };
+        let reply = Refusal::new(500, (5, 5, detail), alloc::format!("{error}")).into_reply();
+        if self.pending.is_empty() {
+            self.say(reply);
+        } else {
+            // Replies keep their order: what was asked before is answered before.
+            self.pending.push_back(answer::Pending::said(reply));
+        }
+        if matches!(error, LineError::Endless) {
+            self.close();
+        }
+    }
+
+    /// Lines behind which no command can be expected: another protocol's, or a BDAT whose size is not known, so that
+    /// its chunk would be run as commands (RFC 3030 §2 wants the chunk skipped, which nobody can).
+    fn is_hopeless(&mut self, line: &[u8]) -> bool {
+        const STRANGERS: [&str; 9] = ["GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "CONNECT", "TRACE", "PATCH"];
+        let verb = verb_of(line);
+        if verb.eq_ignore_ascii_case("BDAT") {
+            self.say(Refusal::fixed(501, (5, 5, 4), "BDAT size [LAST], 1 to 20 digits (RFC 3030 §2)").into_reply());
+        } else if STRANGERS.iter().any(|stranger| verb.eq_ignore_ascii_case(stranger)) {
+            self.say_421((4, 7, 0), "this is SMTP, not HTTP");
+        } else {
+            return false;
+        }
+        self.close();
+        true
+    }
+
+    fn refuse_line(&mut self, error: CommandError) {
+        self.say(match error {
+            CommandError::Unrecognized => Refusal::fixed(500, (5, 5, 2), "command not recognized").into_reply(),
+            CommandError::Syntax(Invalid { what, rule }) => {
+                Refusal::new(501, (5, 5, 4), alloc::format!("{what}: {rule}")).into_reply()
+            }
+        });
+    }
+
+    fn response_line(&mut self, input: &mut BytesMut) -> Option<Step> {
+        if !self.pending.is_empty() {
+            return Some(Step::Wait);
+        }
+        let len = match self.lines.next(input, self.config.limits.auth_line) {
+            LineStep::Need => return Some(Step::Read),
+            LineStep::Line(len) => len,
+            LineStep::Bad(error) => {
+                self.state = State::Ready;
+                self.refuse_bad_line(error, true);
+                return None;
+            }
+        };
+        let response = decode_response(input.get(..len).unwrap_or_default());
+        self.lines.consume(input, len);
+        match response {
+            Ok(Some(secret)) => return Some(self.ask(Command::Response(secret))),
+            // RFC 4954 §4: a cancelled exchange, and one that is not base64, get a 501.
+            Ok(None) => self.say(Refusal::fixed(501, (5, 7, 0), "authentication cancelled").into_reply()),
+            Err(_) => self.say(Refusal::fixed(501, (5, 5, 2), "not base64 (RFC 4954 §4)").into_reply()),
+        }
+        self.state = State::Ready;
+        None
+    }
+
+    /// What the table and the registry have to say to a command, before anybody is asked.
+    fn execute(&mut self, command: Command) -> Option<Step> {
+        let verb = command.verb();
+        if let (Verb::Bdat, false) = (verb, self.is_chunk_welcome()) {
+            if let Command::Bdat { size, .. } = command {
+                self.swallow_chunk(size);
+            }
+            return None;
+        }
+        if let Law::BadSequence(text) = law(self.state, verb) {
+            let tried = self.transaction.as_ref().is_some_and(|t| t.tried);
+            self.say(match verb {
+                // RFC 5321 §3.3: 554 says it better when every RCPT was refused.
+                Verb::Data if tried => Refusal::fixed(554, (5, 5, 1), text).into_reply(),
+                _ => Refusal::fixed(503, (5, 5, 1), text).into_reply(),
+            });
+            return None;
+        }
+        if let Err(refusal) = self.check(&command) {
+            self.say(refusal.into_reply());
+            return None;
+        }
+        if matches!(verb, Verb::Noop | Verb::Rset | Verb::Vrfy | Verb::Expn | Verb::Help) {
+            self.junk += 1;
+            if self.junk > self.config.limits.junk_commands {
+                self.count_error();
+                if self.closing {
+                    return None;
+                }
+            }
+        }
+        match command {
+            Command::Quit => {
+                let text = alloc::format!("{} closing channel", self.config.hostname);
+                self.write(&Reply::new(crate::types::Code::of(221), Some(crate::types::EnhancedCode::of(2, 0, 0)), text));
+                let open = matches!(self.state, State::Chunks);
+                self.close();
+                self.quit = true;
+                open.then_some(Step::Spoiled("the client quit within the message"))
+            }
+            Command::Bdat { size, last } if self.state == State::Chunks => {
+                self.begin_chunk(size, last)
+            }
+            Command::Rset | Command::Hello(_) if self.state == State::Chunks => {
+                // The message that was under way is given up; the command itself is asked about in the next step.
+                self.content = Content::None;
+                self.end_transaction();
+                self.held = Some(Ok(command));
+                Some(Step::Spoiled("the client gave the message up"))
+            }
+            command => Some(self.ask(command)),
+        }
+    }
+
+    /// What the registry and the extensions' own rules have against a legal command.
+    fn check(&mut self, command: &Command) -> Result<(), Refusal> {
+        match command {
+            Command::Hello(hello) => match (self.config.protocol, hello.kind) {
+                (Protocol::Smtp, HelloKind::Ehlo | HelloKind::Helo) | (Protocol::Lmtp, HelloKind::Lhlo) => Ok(()),
+                (Protocol::Smtp, HelloKind::Lhlo) => {
+                    Err(Refusal::fixed(500, (5, 5, 1), "this is SMTP: greet with EHLO"))
+                }
+                // RFC 2033 §4.1
+                (Protocol::Lmtp, HelloKind::Ehlo | HelloKind::Helo) => {
+                    Err(Refusal::fixed(500, (5, 5, 1), "this is LMTP: greet with LHLO"))
+                }
+            },
+            Command::StartTls if self.info.channel.tls.is_some() => {
+                Err(Refusal::fixed(503, (5, 5, 1), "TLS is already up"))
+            }
+            Command::StartTls if !self.offers("STARTTLS") => {
+                Err(Refusal::fixed(503, (5, 5, 1), "STARTTLS is not offered here"))
+            }
+            Command::Auth { mechanism, .. } => self.check_auth(mechanism),
+            Command::Mail(mail) => self.check_mail(mail),
+            Command::Rcpt(rcpt) => self.check_rcpt(rcpt),
+            Command::Data if self.is_binary() => {
+                // RFC 3030 §3
+                Err(Refusal::fixed(503, (5, 5, 1), "BODY=BINARYMIME is sent with BDAT"))
+            }
+            Command::Bdat { .. } if !self.offers("CHUNKING") => {
+                Err(Refusal::fixed(502, (5, 5, 1), "CHUNKING is not offered here"))
+            }
+            Command::Other { verb, .. } if !self.with_context(|r, c| r.knows_verb(verb, c)) => {
+                Err(Refusal::fixed(500, (5, 5, 1), "command not recognized"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_auth(&self, mechanism: &str) -> Result<(), Refusal> {
+        let config = &self.config;
+        if self.info.identity.is_some() {
+            // RFC 4954 §4
+            return Err(Refusal::fixed(503, (5, 5, 1), "already authenticated"));
+        }
+        let offer = config.mechanisms().iter().find(|offer| offer.name.eq_ignore_ascii_case(mechanism));
+        match offer {
+            _ if config.mechanisms().is_empty() => Err(Refusal::fixed(502, (5, 5, 1), "AUTH is not offered here")),
+            // RFC 4954 §6
+            Some(offer) if offer.needs_secure && !self.info.channel.secure => {
+                Err(Refusal::fixed(538, (5, 7, 11), "encryption is required for this mechanism: use STARTTLS first"))
+            }
+            Some(_) => Ok(()),
+            None => Err(Refusal::fixed(504, (5, 5, 4), "mechanism not offered")),
+        }
+    }
+
+    fn check_mail(&self, mail: &Mail) -> Result<(), Refusal> {
+        if !self.extended && !mail.parameters.is_empty() {
+            return Err(Refusal::fixed(555, (5, 5, 4), "parameters need EHLO (RFC 5321 §4.1.1.11)"));
+        }
+        self.with_context(|registry, context| registry.check_mail(context, &mail.parameters))?;
+        if mail.from.mailbox().is_some_and(|m| !m.is_ascii()) && mail.parameters.get::<SmtpUtf8>().is_none() {
+            // RFC 6531 §3.5
+            return Err(Refusal::fixed(553, (5, 6, 7), "an address beyond US-ASCII needs SMTPUTF8"));
+        }
+        Ok(())
+    }
+
+    fn check_rcpt(&mut self, rcpt: &Rcpt) -> Result<(), Refusal> {
+        let limit = self.config.limits.recipients;
+        if let Some(transaction) = &mut self.transaction {
+            transaction.tried = true;
+            if transaction.recipients.len() >= limit {
+                // RFC 5321 §4.5.3.1.10
+                return Err(Refusal::fixed(452, (4, 5, 3), "too many recipients; send the rest in another transaction"));
+            }
+            if !transaction.utf8 && rcpt.to.mailbox().is_some_and(|m| !m.is_ascii()) {
+                return Err(Refusal::fixed(553, (5, 6, 7), "an address beyond US-ASCII needs SMTPUTF8 on MAIL"));
+            }
+        }
+        if !self.extended && !rcpt.parameters.is_empty() {
+            return Err(Refusal::fixed(555, (5, 5, 4), "parameters need EHLO (RFC 5321 §4.1.1.11)"));
+        }
+        self.with_context(|registry, context| registry.check_rcpt(context, &rcpt.parameters))
+    }
+
+    fn offers(&self, keyword: &str) -> bool {
+        self.with_context(|registry, context| registry.offers(keyword, context))
+    }
+
+    fn with_context<T>(&self, f: impl FnOnce(&crate::extension::Registry, &Context<'_>) -> T) -> T {
+        let config = &self.config;
+        let mechanisms = config.mechanisms_on(&self.info.channel);
+        let context = Context {
+            channel: &self.info.channel,
+            max_size: config.limits.message_size,
+            mechanisms,
+            authenticated: self.info.identity.is_some(),
+            promises: config.promises.keywords(),
+        };
+        f(&config.registry, &context)
+    }
+
+    /// Says `reply`, which nobody had to be asked about.
+    fn say(&mut self, reply: Reply) {
+        self.write(&reply);
+        if reply.severity() >= Severity::Transient {
+            self.count_error();
+        }
+        if reply.code().get() == 421 {
+            self.close();
+        }
+    }
+
+    fn write(&mut self, reply: &Reply) {
+        let utf8 = self.transaction.as_ref().is_some_and(|t| t.utf8);
+        encode_reply(reply, utf8, &mut self.output);
+    }
+
+    /// Errors beyond the soft limit cost time, and the hard limit ends the session.
+    fn count_error(&mut self) {
+        self.errors += 1;
+        let limits = &self.config.limits;
+        if self.errors >= limits.errors_hard && !self.closing {
+            self.say_421((4, 7, 0), "too many errors");
+        } else if self.errors > limits.errors_soft {
+            self.pause = Some(limits.tarpit);
+        }
+    }
+
+    /// The stream has become a TLS one, or something else that starts the session over (RFC 3207 §4.2): all that was
+    /// said before is forgotten.
+    pub fn upgraded(&mut self, channel: ChannelInfo) {
+        let info = Arc::make_mut(&mut self.info);
+        info.channel = channel;
+        info.hello = None;
+        info.identity = None;
+        self.upgrade = false;
+        self.extended = false;
+        self.transaction = None;
+        self.state = State::Greeted;
+        self.lines = LineDecoder::default();
+    }
+
+    /// The text of the reply to EHLO.
+    fn ehlo_text(&self, name: &str) -> String {
+        let mut text = alloc::format!("{} greets {name}", self.config.hostname);
+        self.with_context(|registry, context| registry.write_ehlo(context, &mut text));
+        text
+    }
+}

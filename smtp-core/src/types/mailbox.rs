@@ -3,6 +3,7 @@
 use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use core::fmt;
 use core::str::FromStr;
 
@@ -19,11 +20,11 @@ const LOCAL_PART_MAX: usize = 255;
 /// (RFC 5321 §4.1.2), with UTF-8 in both where SMTPUTF8 allows it (RFC 6531 §3.3).
 ///
 /// A quoted local part is kept in its shortest form, so that `"jo"@x` and `jo@x` are one mailbox. Comparison is by
-/// octet for the local part and without ASCII case for the domain. The text is one allocation of its own: it never
-/// pins a read buffer.
+/// octet for the local part and without ASCII case for the domain. The text is one shared allocation: a
+/// clone costs nothing, and no read buffer is pinned.
 #[derive(Clone)]
 pub struct Mailbox {
-    text: Box<str>,
+    text: Arc<str>,
     at: usize,
 }
 
@@ -56,7 +57,7 @@ impl Mailbox {
         let at = text.len();
         // Writing to a String cannot fail.
         let _ = fmt::Write::write_fmt(&mut text, format_args!("@{host}"));
-        Self { text: text.into_boxed_str(), at }
+        Self { text: text.into(), at }
     }
 
     fn join(local: &str, host: &str) -> Self {
@@ -64,7 +65,7 @@ impl Mailbox {
         text.push_str(local);
         text.push('@');
         text.push_str(host);
-        Self { at: local.len(), text: text.into_boxed_str() }
+        Self { at: local.len(), text: text.into() }
     }
 
     /// The whole mailbox as it goes on the wire.

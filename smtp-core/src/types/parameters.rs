@@ -1,7 +1,7 @@
 //! Parameters of MAIL and RCPT (RFC 5321 §4.1.2).
 
-use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use core::fmt;
 
 use super::Invalid;
@@ -30,7 +30,7 @@ pub trait Parameter: Sized {
 /// They are kept as text and read on demand, so that an extension is one file and a parameter nobody reads costs
 /// nothing. The server's session has checked every one of them against the registry before a service sees them.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct Parameters(Box<str>);
+pub struct Parameters(Option<Arc<str>>);
 
 impl Parameters {
     /// Parses what follows a path.
@@ -59,24 +59,28 @@ impl Parameters {
                 return Err(Invalid::new(WHAT, "each parameter at most once (RFC 5321 §4.1.1.11)"));
             }
         }
-        Ok(Self(text.into()))
+        Ok(Self::of(text))
     }
 
     /// True if there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// As they go on the wire, without a leading space.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    fn of(text: &str) -> Self {
+        Self((!text.is_empty()).then(|| text.into()))
     }
 
     /// Each keyword with its value, in the order of the wire.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
-        pairs(&self.0)
+        pairs(self.as_str())
     }
 
     /// The value of `keyword`: `None` if it is not there, `Some(None)` if it stands alone.
@@ -96,7 +100,7 @@ impl Parameters {
     /// # Errors
     /// [`Invalid`] if the value that `parameter` writes is not one.
     pub fn with<P: Parameter>(&self, parameter: &P) -> Result<Self, Invalid> {
-        let mut text = self.without(P::KEYWORD).0.into_string();
+        let mut text = String::from(self.without(P::KEYWORD).as_str());
         if !text.is_empty() {
             text.push(' ');
         }
@@ -113,7 +117,7 @@ impl Parameters {
     /// These without `keyword`.
     #[must_use]
     pub fn without(&self, keyword: &str) -> Self {
-        let mut text = String::with_capacity(self.0.len());
+        let mut text = String::with_capacity(self.as_str().len());
         for (k, value) in self.iter().filter(|(k, _)| !k.eq_ignore_ascii_case(keyword)) {
             if !text.is_empty() {
                 text.push(' ');
@@ -124,7 +128,7 @@ impl Parameters {
                 text.push_str(value);
             }
         }
-        Self(text.into_boxed_str())
+        Self::of(&text)
     }
 }
 
@@ -137,13 +141,13 @@ fn pairs(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
 
 impl fmt::Debug for Parameters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
+        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 
 impl fmt::Display for Parameters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 

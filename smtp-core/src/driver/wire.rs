@@ -1,0 +1,118 @@
+//! Octets in and out of a stream, with buffers that exist only while they hold something.
+
+use core::cell::Cell;
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
+use std::io;
+
+use bytes::{Buf, BytesMut};
+use tokio_util::io::poll_read_buf;
+
+use crate::stream::ByteStream;
+
+/// How much is read at once while commands are expected, in octets.
+const READ_COMMANDS: usize = 16 << 10;
+/// How much is read at once while content flows, in octets.
+const READ_CONTENT: usize = 64 << 10;
+
+thread_local! {
+    /// A read buffer that no session needs now. Sessions of one thread take turns with it, so that an idle session
+    /// owns none and a busy one does not visit the allocator.
+    static SPARE: Cell<Option<BytesMut>> = const { Cell::new(None) };
+}
+
+/// A stream and what was read from it.
+pub(super) struct Wire {
+    io: Option<Box<dyn ByteStream>>,
+    /// What was read and not yet understood.
+    pub(super) input: BytesMut,
+    /// The peer will send no more.
+    pub(super) eof: bool,
+}
+
+impl Wire {
+    pub(super) fn new(io: Box<dyn ByteStream>) -> Self {
+        Self { io: Some(io), input: BytesMut::new(), eof: false }
+    }
+
+    fn io(&mut self) -> io::Result<&mut Box<dyn ByteStream>> {
+        self.io.as_mut().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the stream was given up"))
+    }
+
+    /// Gives the stream away, to be upgraded or aborted.
+    pub(super) fn take(&mut self) -> io::Result<Box<dyn ByteStream>> {
+        self.io.take().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the stream was given up"))
+    }
+
+    /// Takes the stream back.
+    pub(super) fn put(&mut self, io: Box<dyn ByteStream>) {
+        self.io = Some(io);
+    }
+
+    /// Reads some octets behind those that are there; 0 at the end of the stream.
+    pub(super) fn poll_read(&mut self, content: bool, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.capacity() == 0 {
+            if let Some(spare) = SPARE.take() {
+                self.input = spare;
+            }
+        }
+        let room = if content { READ_CONTENT } else { READ_COMMANDS };
+        if self.input.capacity() - self.input.len() < room / 2 {
+            self.input.reserve(room);
+        }
+        let Some(io) = &mut self.io else { return Poll::Ready(Ok(0)) };
+        match poll_read_buf(Pin::new(io.as_mut()), cx, &mut self.input) {
+            Poll::Pending => {
+                self.release();
+                Poll::Pending
+            }
+            Poll::Ready(Ok(0)) => {
+                self.eof = true;
+                Poll::Ready(Ok(0))
+            }
+            other => other,
+        }
+    }
+
+    /// Gives an empty buffer back. One whose memory is still lent out, to a message's chunks, is simply forgotten.
+    fn release(&mut self) {
+        if self.input.is_empty() {
+            let mut input = core::mem::take(&mut self.input);
+            if input.try_reclaim(READ_COMMANDS) {
+                SPARE.set(Some(input));
+            }
+        }
+    }
+
+    /// Sends all of `output` and flushes it.
+    pub(super) fn poll_send(&mut self, output: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if output.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut io = Pin::new(self.io()?.as_mut());
+        while !output.is_empty() {
+            let n = ready!(io.as_mut().poll_write(cx, output))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            output.advance(n);
+        }
+        // The memory goes, so that an idle session holds none.
+        *output = BytesMut::new();
+        io.poll_flush(cx)
+    }
+
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.io()?.as_mut()).poll_shutdown(cx)
+    }
+
+    pub(super) fn poll_confirmed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io()?.poll_confirmed(cx)
+    }
+}
+
+impl core::fmt::Debug for Wire {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Wire").field("input", &self.input.len()).field("eof", &self.eof).finish_non_exhaustive()
+    }
+}

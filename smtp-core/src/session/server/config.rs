@@ -1,0 +1,141 @@
+//! What a server is, allows, and promises.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use crate::channel::ChannelInfo;
+use crate::extension::{Promises, Registry};
+use crate::types::Domain;
+
+/// Which protocol is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// SMTP: EHLO or HELO, one reply after the content.
+    #[default]
+    Smtp,
+    /// LMTP: LHLO, one reply per accepted recipient after the content (RFC 2033).
+    Lmtp,
+}
+
+/// A SASL mechanism that the policy can run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MechanismOffer {
+    /// Its name, in upper case.
+    pub name: &'static str,
+    /// True if it shows the password to whoever listens, so that it is offered on secure channels only.
+    pub needs_secure: bool,
+}
+
+/// Bounds on what a client may make the server hold or do. Each has a default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest command line in octets, CRLF included. Default 2,048 (RFC 5321 §4.5.3.1.4 has 512, and extensions
+    /// add to it).
+    pub line: usize,
+    /// The longest SASL line in octets, CRLF included, for AUTH and for responses. Default 12,288 (RFC 4954 §4).
+    pub auth_line: usize,
+    /// The largest message in octets, announced by SIZE and enforced as it arrives. Default 35 MiB.
+    pub message_size: u64,
+    /// The longest line inside a message in octets, CRLF included. Default 64 KiB; RFC 5321 §4.5.3.1.6 has 1,000.
+    pub content_line: usize,
+    /// Recipients of one transaction. Default 1,000; RFC 5321 §4.5.3.1.8 wants at least 100.
+    pub recipients: usize,
+    /// Errors from which on each costs [`Limits::tarpit`]. Default 10. An accepted message sets the count to 0.
+    pub errors_soft: u32,
+    /// Errors at which the session ends with 421. Default 20.
+    pub errors_hard: u32,
+    /// How long a client that makes errors waits for each further reply. Default 1 s.
+    pub tarpit: Duration,
+    /// NOOP, RSET, VRFY, EXPN and HELP between two messages before each counts as an error. Default 100.
+    pub junk_commands: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            line: 2_048,
+            auth_line: 12_288,
+            message_size: 35 << 20,
+            content_line: 64 << 10,
+            recipients: 1_000,
+            errors_soft: 10,
+            errors_hard: 20,
+            tarpit: Duration::from_secs(1),
+            junk_commands: 100,
+        }
+    }
+}
+
+/// What a server is, allows, and promises: the same for all its sessions.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The name in the greeting and in EHLO's reply.
+    pub hostname: Domain,
+    /// SMTP or LMTP.
+    pub protocol: Protocol,
+    /// The extensions it knows.
+    pub registry: Registry,
+    /// What its delivery can keep.
+    pub promises: Promises,
+    /// Bounds.
+    pub limits: Limits,
+    mechanisms: Vec<MechanismOffer>,
+    plain_mechanisms: String,
+    secure_mechanisms: String,
+}
+
+impl Config {
+    /// A server named `hostname` that speaks SMTP with the standard extensions, promises the minimum, and offers no
+    /// AUTH.
+    #[must_use]
+    pub fn new(hostname: Domain) -> Self {
+        Self {
+            hostname,
+            protocol: Protocol::Smtp,
+            registry: Registry::default(),
+            promises: Promises::MINIMUM,
+            limits: Limits::default(),
+            mechanisms: Vec::new(),
+            plain_mechanisms: String::new(),
+            secure_mechanisms: String::new(),
+        }
+    }
+
+    /// The same with what its delivery can keep.
+    #[must_use]
+    pub const fn promising(mut self, promises: Promises) -> Self {
+        self.promises = promises;
+        self
+    }
+
+    /// The same with the SASL mechanisms that its policy can run, the preferred one first.
+    #[must_use]
+    pub fn with_mechanisms(mut self, mechanisms: Vec<MechanismOffer>) -> Self {
+        let names = |keep: fn(&&MechanismOffer) -> bool| {
+            mechanisms.iter().filter(keep).map(|offer| offer.name).collect::<Vec<_>>().join(" ")
+        };
+        self.plain_mechanisms = names(|offer| !offer.needs_secure);
+        self.secure_mechanisms = names(|_| true);
+        self.mechanisms = mechanisms;
+        self
+    }
+
+    /// The same with other bounds.
+    #[must_use]
+    pub const fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The SASL mechanisms that its policy can run.
+    #[must_use]
+    pub fn mechanisms(&self) -> &[MechanismOffer] {
+        &self.mechanisms
+    }
+
+    /// The mechanisms that can be used on `channel`, separated by blanks.
+    pub(super) fn mechanisms_on(&self, channel: &ChannelInfo) -> &str {
+        if channel.secure { &self.secure_mechanisms } else { &self.plain_mechanisms }
+    }
+}
