@@ -9,6 +9,9 @@ mod timer;
 mod transaction;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 use alloc::sync::Arc;
 use core::time::Duration;
 use std::io;

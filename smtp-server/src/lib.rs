@@ -1,1 +1,13 @@
-//! Placeholder.
+//! placeholder
+
+#[cfg(test)]
+#[macro_use]
+mod testing;
+
+pub mod auth;
+pub mod delivery;
+mod name;
+mod peer;
+pub mod policy;
+pub mod recipients;
+pub use recipients::{AnyRecipient, Mailboxes};

@@ -21,10 +21,12 @@ pub enum Versions {
 
 impl Versions {
     pub(crate) const fn supported(self) -> &'static [&'static SupportedProtocolVersion] {
+        static BOTH: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
+        let [tls13, tls12] = &BOTH;
         match self {
-            Self::All => &[&rustls::version::TLS13, &rustls::version::TLS12],
-            Self::Tls12 => &[&rustls::version::TLS12],
-            Self::Tls13 => &[&rustls::version::TLS13],
+            Self::All => &BOTH,
+            Self::Tls12 => std::slice::from_ref(tls12),
+            Self::Tls13 => std::slice::from_ref(tls13),
         }
     }
 }

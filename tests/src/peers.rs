@@ -110,10 +110,11 @@ fn default_users() -> Vec<String> {
 /// was found free and the moment the peer bound it.
 fn with_free_port<T>(start: impl Fn(u16) -> Result<T, Skip>) -> Result<T, Skip> {
     const ATTEMPTS: usize = 3;
+    const TAKEN: &str = "address already in use";
     let mut last = Skip("no attempt was made".to_owned());
     for _ in 0..ATTEMPTS {
         match start(process::free_port()?) {
-            Err(skip) if skip.0.contains("Address already in use") => last = skip,
+            Err(skip) if skip.0.to_ascii_lowercase().contains(TAKEN) => last = skip,
             done => return done,
         }
     }

@@ -1,14 +1,14 @@
 //! Postfix as a server, and as a client that sends to us.
 
-use super::process::{self, locate, poll, run_ok};
+use super::process::{self, locate, poll, run, run_ok};
 use super::{ClientTls, Skip, default_users, mailbox, with_free_port};
 use std::fmt::Write as _;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 /// How long Postfix may take to start: it makes its queue folders first, and
@@ -49,7 +49,7 @@ impl Default for PostfixOptions {
 /// A running Postfix instance; dropping it ends it and removes its folder.
 ///
 /// Its server takes mail for `postfix.test` from anyone and for `ours.test` from
-/// loopback, and offers PIPELINING, SIZE (50 MiB), ETRN, STARTTLS,
+/// loopback, and offers PIPELINING, SIZE (50 MiB), VRFY, ETRN, STARTTLS,
 /// ENHANCEDSTATUSCODES, 8BITMIME, DSN, SMTPUTF8 and CHUNKING. Bare line feeds
 /// are read as line ends but end no message, and commands before their turn are
 /// refused. Undelivered mail is tried again every 5 seconds.
@@ -209,24 +209,49 @@ impl Postfix {
         owner.arg("postfix").arg(self.path("data"));
         run_ok(owner, b"", COMMAND_LIMIT)?;
 
-        fs::write(self.path("etc/main.cf"), main_cf(self.folder.path(), options))?;
-        fs::write(self.path("etc/master.cf"), master_cf(self.port))?;
         let users = options.users.iter().fold(String::new(), |mut text, user| {
             let _ = writeln!(text, "{user}@postfix.test {user}/");
             text
         });
-        fs::write(self.path("etc/users"), users)?;
         let route = options.next_hop.map(|port| format!("ours.test smtp:[127.0.0.1]:{port}\n")).unwrap_or_default();
-        fs::write(self.path("etc/transport"), route)
+        self.write("main.cf", &main_cf(self.folder.path(), options))?;
+        self.write("master.cf", &master_cf(self.port))?;
+        self.write("users", &users)?;
+        self.write("transport", &route)
+    }
+
+    /// Writes a configuration file and makes it look ten seconds old: Postfix
+    /// reads younger ones again and again until it is sure that nobody is still
+    /// writing, which takes it two seconds.
+    fn write(&self, name: &str, text: &str) -> io::Result<()> {
+        let mut file = File::create(self.path("etc").join(name))?;
+        file.write_all(text.as_bytes())?;
+        file.set_modified(SystemTime::now() - Duration::from_secs(10))
     }
 
     fn launch(&self) -> io::Result<()> {
         let mut start = self.command("postfix", "-c")?;
         start.arg("start");
-        run_ok(start, b"", START_LIMIT)?;
+        if let Err(error) = run_ok(start, b"", START_LIMIT) {
+            let reason = self.complaint();
+            return Err(io::Error::new(error.kind(), format!("{error}\n{reason}")));
+        }
         poll(START_LIMIT, || process::greets(self.port).then_some(())).ok_or_else(|| {
             io::Error::new(io::ErrorKind::TimedOut, format!("no greeting on port {} after {START_LIMIT:?}", self.port))
         })
+    }
+
+    /// What Postfix says against its configuration.
+    ///
+    /// It logs nothing before it knows where to, and prints to nothing but a
+    /// terminal; so script(1) lends it one.
+    fn complaint(&self) -> String {
+        let Ok(script) = locate("script") else {
+            return String::new();
+        };
+        let mut check = Command::new(script);
+        check.arg("-qec").arg(format!("postfix -c {} check", self.path("etc").display())).arg("/dev/null");
+        run(check, b"", COMMAND_LIMIT).map_or_else(|error| error.to_string(), |check| check.text())
     }
 
     /// The process id of its master, when that runs: the process with the number
@@ -249,7 +274,7 @@ impl Drop for Postfix {
             process::signal(name, &pid);
             poll(STOP_LIMIT, || self.master().is_none().then_some(()));
         }
-        process::wait_until_unused(self.folder.path(), STOP_LIMIT);
+        process::clear(self.folder.path());
     }
 }
 
@@ -260,7 +285,7 @@ fn main_cf(folder: &Path, options: &PostfixOptions) -> String {
         ClientTls::May => "may",
         ClientTls::Encrypt => "encrypt",
     };
-    let mut text = format!(
+    let ours = format!(
         "compatibility_level = 3.6
 queue_directory = {folder}/queue
 data_directory = {folder}/data
@@ -318,6 +343,15 @@ minimal_backoff_time = 5s
 maximal_backoff_time = 5s
 "
     );
+    // A setting that is there twice would make every command print a warning.
+    let replaced = |line: &str| {
+        let name = line.split('=').next().unwrap_or_default().trim();
+        options.main_cf.iter().any(|(theirs, _)| theirs == name)
+    };
+    let mut text = String::new();
+    for line in ours.lines().filter(|line| !replaced(line)) {
+        let _ = writeln!(text, "{line}");
+    }
     for (name, value) in &options.main_cf {
         let _ = writeln!(text, "{name} = {value}");
     }

@@ -234,17 +234,36 @@ pub(super) fn self_signed(folder: &Path, host: &str) -> Result<(), Skip> {
         .map_err(|error| Skip(format!("no certificate for {host}: {error}")))
 }
 
-/// Waits until no process has the folder, or one inside it, as its own: then
-/// nobody writes there any more and it can be removed.
-pub(super) fn wait_until_unused(folder: &Path, limit: Duration) {
-    poll(limit, || (!in_use(folder)).then_some(()));
+/// Sees to it that no process works in the folder or below any more, so that it
+/// can be removed: waits a little, then ends those that still do.
+///
+/// The folder is one we made for a peer, so whoever works there was started by us.
+pub(super) fn clear(folder: &Path) {
+    let Ok(folder) = folder.canonicalize() else {
+        return;
+    };
+    let none_left = || users_of(&folder).is_empty().then_some(());
+    for name in ["TERM", "KILL"] {
+        if poll(Duration::from_millis(500), none_left).is_some() {
+            return;
+        }
+        for pid in users_of(&folder) {
+            signal(name, &pid);
+        }
+    }
+    poll(Duration::from_secs(2), none_left);
 }
 
-fn in_use(folder: &Path) -> bool {
+/// The ids of the processes whose working folder is this one or below.
+fn users_of(folder: &Path) -> Vec<String> {
     let Ok(processes) = fs::read_dir("/proc") else {
-        return false;
+        return Vec::new();
     };
     processes
         .flatten()
-        .any(|process| fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder)))
+        .filter(|process| fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder)))
+        .filter_map(|process| process.file_name().into_string().ok())
+        // `self` is a name for ourselves; processes have numbers.
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        .collect()
 }

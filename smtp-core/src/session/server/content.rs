@@ -176,9 +176,9 @@ impl Session {
         self.swallow(size, reply);
     }
 
-    /// At most one more of the largest message is read to be polite; beyond that the reply comes, and the end.
+    /// Twice the largest message is read to be polite; beyond that the reply comes, and the end.
     fn swallow(&mut self, left: u64, reply: Reply) {
-        self.content = Content::Swallowed { left, budget: self.config.limits.message_size, reply };
+        self.content = Content::Swallowed { left, budget: self.config.limits.message_size.saturating_mul(2), reply };
     }
 
     /// The message is lost. Behind its last chunk the session is ready for another; before it only RSET or EHLO leads

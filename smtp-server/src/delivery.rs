@@ -1,0 +1,27 @@
+//! The delivery seam: layers that see a transaction with its content, and deliveries that end it.
+//!
+//! Layers: [`ReceivedLayer`] writes the trace field, [`LoopLayer`] breaks mail loops, [`TraceDeliveryLayer`] logs.
+//! Deliveries: [`Sink`] throws away, [`Recorder`] keeps for a test to look at, and `Maildir`
+//! stores.
+
+mod inspect;
+mod loop_check;
+mod received;
+mod recorder;
+mod sink;
+mod trace;
+
+pub use loop_check::{LoopCheck, LoopCheckFuture, LoopLayer};
+pub use received::{Received, ReceivedLayer};
+pub use recorder::{Recorded, Recorder, RecorderFuture};
+pub use sink::{Sink, SinkFuture};
+pub use trace::{TraceDelivery, TraceDeliveryFuture, TraceDeliveryLayer};
+
+use smtp_core::service::Outcome;
+use smtp_core::types::Refusal;
+
+/// What a delivery answers when the content did not arrive whole. Nobody waits for it: the session is over, or a layer
+/// that cut the content off answers in its own words.
+pub(crate) const fn truncated(recipients: usize) -> Outcome {
+    Outcome::all(Err(Refusal::fixed(451, (4, 3, 0), "the content did not arrive whole")), recipients)
+}

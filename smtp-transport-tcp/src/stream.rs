@@ -1,0 +1,259 @@
+//! One TCP connection as a byte stream: in clear, or under TLS as its server or its client.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use smtp_core::channel::{ChannelInfo, Peer};
+use smtp_core::stream::{BoxFuture, ByteStream, CloseCode, Verification};
+use smtp_tls::{HandshakeError, Role, ServerTls, client_info, server_info};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream as Socket;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+/// A session's stream. Plain ones are many and idle, so they hold neither TLS state nor buffers.
+pub(crate) struct TcpStream {
+    io: Io,
+    peer: SocketAddr,
+    local: Option<SocketAddr>,
+    upgrade: Upgrade,
+}
+
+enum Io {
+    Plain(Socket),
+    Server(Box<server::TlsStream<Socket>>),
+    Client(Box<ClientSide>),
+}
+
+struct ClientSide {
+    tls: client::TlsStream<Socket>,
+    name: ServerName<'static>,
+    verification: Verification,
+}
+
+/// What becomes of the stream when it is upgraded.
+pub(crate) enum Upgrade {
+    /// Nothing: there is no TLS to be had, or it is up already.
+    None,
+    /// The server of a handshake.
+    Server(ServerTls),
+    /// The client of one.
+    Client(Box<ClientUpgrade>),
+}
+
+/// A TLS policy, made ready.
+pub(crate) struct ClientUpgrade {
+    pub(crate) config: Arc<ClientConfig>,
+    pub(crate) name: ServerName<'static>,
+    pub(crate) verification: Verification,
+}
+
+impl TcpStream {
+    /// Addresses that only look like IPv6, on a socket for both families, become IPv4: access lists and logs know
+    /// them by that.
+    pub(crate) fn new(socket: Socket, peer: SocketAddr, local: Option<SocketAddr>, upgrade: Upgrade) -> Self {
+        Self { io: Io::Plain(socket), peer: canonical(peer), local: local.map(canonical), upgrade }
+    }
+
+    /// The handshake that was agreed on. TCP's own buffer is all there is underneath, so no clear text can be carried
+    /// over into TLS: what a peer (or somebody in between) sent ahead is taken for handshake, and fails it.
+    pub(crate) async fn start_tls(self) -> io::Result<Self> {
+        let Self { io, peer, local, upgrade } = self;
+        let io = match (io, upgrade) {
+            (Io::Plain(socket), Upgrade::Server(tls)) => {
+                let acceptor = TlsAcceptor::from(Arc::clone(tls.config()));
+                match acceptor.accept(socket).into_fallible().await {
+                    Ok(tls) => Io::Server(Box::new(tls)),
+                    Err((error, socket)) => {
+                        let error = HandshakeError::from_io(error, Role::Server);
+                        if error.is_permanent() {
+                            let_alert_arrive(socket).await;
+                        }
+                        return Err(error.into());
+                    }
+                }
+            }
+            (Io::Plain(socket), Upgrade::Client(upgrade)) => {
+                let ClientUpgrade { config, name, verification } = *upgrade;
+                let tls = TlsConnector::from(config)
+                    .connect(name.clone(), socket)
+                    .await
+                    .map_err(|error| HandshakeError::from_io(error, Role::Client))?;
+                Io::Client(Box::new(ClientSide { tls, name, verification }))
+            }
+            _ => return Err(io::Error::new(io::ErrorKind::Unsupported, "no TLS is set up for this connection")),
+        };
+        Ok(Self { io, peer, local, upgrade: Upgrade::None })
+    }
+
+    pub(crate) fn socket(&self) -> &Socket {
+        match &self.io {
+            Io::Plain(socket) => socket,
+            Io::Server(tls) => tls.get_ref().0,
+            Io::Client(side) => side.tls.get_ref().0,
+        }
+    }
+}
+
+impl ByteStream for TcpStream {
+    fn info(&self) -> ChannelInfo {
+        let tls = match &self.io {
+            Io::Plain(_) => None,
+            Io::Server(tls) => Some(server_info(tls.get_ref().1)),
+            Io::Client(side) => Some(client_info(side.tls.get_ref().1, &side.name, &side.verification)),
+        };
+        ChannelInfo {
+            local: self.local,
+            secure: tls.is_some(),
+            tls,
+            can_upgrade: matches!((&self.io, &self.upgrade), (Io::Plain(_), Upgrade::Server(_) | Upgrade::Client(_))),
+            ..ChannelInfo::new("tcp", Peer::Ip(self.peer))
+        }
+    }
+
+    fn upgrade(self: Box<Self>) -> BoxFuture<'static, io::Result<Box<dyn ByteStream>>> {
+        Box::pin(async move { Ok(Box::new(self.start_tls().await?) as Box<dyn ByteStream>) })
+    }
+
+    /// TCP has no codes: a reset says it all. Without it, closing would go on sending what is queued.
+    fn abort(self: Box<Self>, _: CloseCode) {
+        // It can only fail on a socket that is dead already.
+        let _ = self.socket().set_zero_linger();
+    }
+}
+
+impl AsyncRead for TcpStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (poll, own) = match &mut self.io {
+            Io::Plain(socket) => return Pin::new(socket).poll_read(cx, buf),
+            Io::Server(tls) => (Pin::new(tls.as_mut()).poll_read(cx, buf), Role::Server),
+            Io::Client(side) => (Pin::new(&mut side.tls).poll_read(cx, buf), Role::Client),
+        };
+        poll.map_err(|error| explain(error, own))
+    }
+}
+
+/// Passes a write on to whatever the stream is.
+macro_rules! delegate {
+    ($self:ident, $io:ident => $call:expr) => {
+        match &mut $self.io {
+            Io::Plain(socket) => {
+                let $io = Pin::new(socket);
+                $call
+            }
+            Io::Server(tls) => {
+                let $io = Pin::new(tls.as_mut());
+                $call
+            }
+            Io::Client(side) => {
+                let $io = Pin::new(&mut side.tls);
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncWrite for TcpStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        delegate!(self, io => io.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        delegate!(self, io => io.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        // All three are; tokio and tokio-rustls say so of theirs.
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, io => io.poll_flush(cx))
+    }
+
+    /// Under TLS, `close_notify` first (RFC 8446 §6.1). Then FIN: the kernel delivers what is queued before it.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        delegate!(self, io => io.poll_shutdown(cx))
+    }
+}
+
+impl fmt::Debug for TcpStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tls = !matches!(self.io, Io::Plain(_));
+        f.debug_struct("TcpStream").field("peer", &self.peer).field("tls", &tls).finish_non_exhaustive()
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(_) => address,
+        // Only a mapped one is rebuilt: a link-local address needs its scope.
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
+            None => address,
+        },
+    }
+}
+
+/// A read error under TLS, in words. A client learns of a refused certificate only here, with TLS 1.3.
+fn explain(error: io::Error, own: Role) -> io::Error {
+    match error.kind() {
+        // Somebody in between could have cut the stream there (RFC 8446 §6.1).
+        io::ErrorKind::UnexpectedEof => io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("the {} closed the connection without ending TLS: something may be missing", own.peer()),
+        ),
+        io::ErrorKind::InvalidData => HandshakeError::from_io(error, own).into(),
+        _ => error,
+    }
+}
+
+/// Closing with unread input resets the connection, which can overtake the alert that says why. So read a little of
+/// what the client has sent ahead, not for long.
+async fn let_alert_arrive(mut socket: Socket) {
+    const LONGEST: Duration = Duration::from_millis(500);
+    const MOST: usize = 64 * 1024;
+    let drain = async {
+        socket.shutdown().await?;
+        let mut buffer = [0; 1024];
+        let mut read = 0;
+        while read < MOST {
+            match socket.read(&mut buffer).await? {
+                0 => break,
+                n => read += n,
+            }
+        }
+        Ok::<(), io::Error>(())
+    };
+    // Whatever happens here, the handshake's error is what counts.
+    let _ = tokio::time::timeout(LONGEST, drain).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_stream_is_small() {
+        // Two addresses of 32 octets, the socket's registration, two tagged pointers.
+        assert!(size_of::<TcpStream>() <= 128, "{}", size_of::<TcpStream>());
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4() {
+        let canonical = |text: &str| canonical(text.parse().unwrap()).to_string();
+        assert_eq!(canonical("[::ffff:192.0.2.1]:25"), "192.0.2.1:25");
+        assert_eq!(canonical("[fe80::1%3]:25"), "[fe80::1%3]:25");
+        assert_eq!(canonical("[::1]:25"), "[::1]:25");
+    }
+}
