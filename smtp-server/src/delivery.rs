@@ -22,6 +22,6 @@ use smtp_core::types::Refusal;
 
 /// What a delivery answers when the content did not arrive whole. Nobody waits for it: the session is over, or a layer
 /// that cut the content off answers in its own words.
-pub(crate) const fn truncated(recipients: usize) -> Outcome {
+pub(crate) fn truncated(recipients: usize) -> Outcome {
     Outcome::all(Err(Refusal::fixed(451, (4, 3, 0), "the content did not arrive whole")), recipients)
 }

@@ -47,6 +47,17 @@ pub enum HandshakeError {
         /// Whose certificate it is.
         peer: Role,
     },
+    /// A signature was not made with the key that it should have been made with: the certificate's by its issuer, or
+    /// the handshake's by the certificate's owner.
+    #[error(
+        "the {peer}'s certificate or its handshake is signed with a wrong key; if the issuer was made anew under its \
+         old name, trust the new one{}",
+        match peer { Role::Server => " (--tls-ca FILE)", Role::Client => "" }
+    )]
+    BadSignature {
+        /// Whose certificate it is.
+        peer: Role,
+    },
     /// The peer's certificate is for other names.
     #[error(
         "the server's certificate is not for {expected}, but for {}; connect to a name that it shows, or have the \
@@ -213,6 +224,7 @@ impl HandshakeError {
     fn from_certificate(error: CertificateError, peer: Role) -> Self {
         match error {
             CertificateError::UnknownIssuer => Self::UnknownIssuer { peer },
+            CertificateError::BadSignature => Self::BadSignature { peer },
             CertificateError::ExpiredContext { time, not_after } => {
                 Self::Expired { peer, not_after: date(not_after.as_secs()), now: date(time.as_secs()) }
             }

@@ -164,7 +164,9 @@ impl Connector for TcpConnector {
             timeout_at(deadline, race(&addresses, self.options.stagger, |peer| attempt(peer, &self.options)))
                 .await
                 .map_err(|_| late(ConnectStep::Connect))?
-                .map_err(|failures| ConnectError::transient(address, ConnectStep::Connect, all_failed(address, failures)))?;
+                .map_err(|failures| {
+                    ConnectError::transient(address, ConnectStep::Connect, all_failed(address, failures))
+                })?;
 
         let local = socket.local_addr().ok();
         let upgrade = prepared.map_or(Upgrade::None, |prepared| prepared.for_peer(peer));
