@@ -93,7 +93,10 @@ impl Extension {
 
 impl fmt::Debug for Extension {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Extension").field("keyword", &self.keyword).field("reference", &self.reference).finish_non_exhaustive()
+        f.debug_struct("Extension")
+            .field("keyword", &self.keyword)
+            .field("reference", &self.reference)
+            .finish_non_exhaustive()
     }
 }
 

@@ -3,15 +3,15 @@
 
 extern crate alloc;
 
-pub mod types;
 pub mod acceptance;
 pub mod channel;
 #[cfg(feature = "std")]
-pub mod stream;
+pub mod driver;
+pub mod extension;
 #[cfg(feature = "std")]
 pub mod service;
-pub mod wire;
-pub mod extension;
 pub mod session;
 #[cfg(feature = "std")]
-pub mod driver;
+pub mod stream;
+pub mod types;
+pub mod wire;

@@ -49,10 +49,7 @@ impl Invalid {
 /// Text from outside with everything that a terminal, a log line or a reply could trip over replaced by `?`.
 #[must_use]
 pub fn printable(text: &[u8]) -> String {
-    String::from_utf8_lossy(text)
-        .chars()
-        .map(|c| if c.is_control() || c == '\u{FFFD}' { '?' } else { c })
-        .collect()
+    String::from_utf8_lossy(text).chars().map(|c| if c.is_control() || c == '\u{FFFD}' { '?' } else { c }).collect()
 }
 
 /// `Box<str>` of the ASCII upper-case form, used for keywords and verbs, which compare without case.

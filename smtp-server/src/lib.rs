@@ -6,6 +6,8 @@ mod testing;
 
 pub mod auth;
 pub mod delivery;
+#[cfg(unix)]
+pub mod maildir;
 mod name;
 mod peer;
 pub mod policy;

@@ -6,14 +6,13 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use smtp_core::channel::{ChannelInfo, Peer};
 use smtp_core::stream::{BoxFuture, ByteStream, CloseCode, Verification};
 use smtp_tls::{HandshakeError, Role, ServerTls, client_info, server_info};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream as Socket;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
@@ -68,16 +67,9 @@ impl TcpStream {
         let io = match (io, upgrade) {
             (Io::Plain(socket), Upgrade::Server(tls)) => {
                 let acceptor = TlsAcceptor::from(Arc::clone(tls.config()));
-                match acceptor.accept(socket).into_fallible().await {
-                    Ok(tls) => Io::Server(Box::new(tls)),
-                    Err((error, socket)) => {
-                        let error = HandshakeError::from_io(error, Role::Server);
-                        if error.is_permanent() {
-                            let_alert_arrive(socket).await;
-                        }
-                        return Err(error.into());
-                    }
-                }
+                let tls =
+                    acceptor.accept(socket).await.map_err(|error| HandshakeError::from_io(error, Role::Server))?;
+                Io::Server(Box::new(tls))
             }
             (Io::Plain(socket), Upgrade::Client(upgrade)) => {
                 let ClientUpgrade { config, name, verification } = *upgrade;
@@ -216,27 +208,6 @@ fn explain(error: io::Error, own: Role) -> io::Error {
         io::ErrorKind::InvalidData => HandshakeError::from_io(error, own).into(),
         _ => error,
     }
-}
-
-/// Closing with unread input resets the connection, which can overtake the alert that says why. So read a little of
-/// what the client has sent ahead, not for long.
-async fn let_alert_arrive(mut socket: Socket) {
-    const LONGEST: Duration = Duration::from_millis(500);
-    const MOST: usize = 64 * 1024;
-    let drain = async {
-        socket.shutdown().await?;
-        let mut buffer = [0; 1024];
-        let mut read = 0;
-        while read < MOST {
-            match socket.read(&mut buffer).await? {
-                0 => break,
-                n => read += n,
-            }
-        }
-        Ok::<(), io::Error>(())
-    };
-    // Whatever happens here, the handshake's error is what counts.
-    let _ = tokio::time::timeout(LONGEST, drain).await;
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tower::{ServiceBuilder, service_fn};
 
 /// What a delivery got: recipients and content.
-type Taken = Arc<Mutex<Vec<(usize, Vec<u8>)>>>;
+type Taken = Arc<Mutex<Messages>>;
+type Messages = Vec<(usize, Vec<u8>)>;
 
 pub(super) fn accept_all() -> impl Policy + Clone {
     service_fn(async |_: Request| Ok::<_, Infallible>(Verdict::Proceed))
@@ -80,7 +81,7 @@ NOOP\r\nMAIL FROM:<>\r\nRCPT TO:<x@y>\r\nBDAT 4\r\nab\r\nBDAT 4 LAST\r\ncd\r\nBD
 
 #[tokio::test(start_paused = true)]
 async fn a_conversation_gives_the_same_replies_at_every_split() {
-    let mut first: Option<(String, Vec<(usize, Vec<u8>)>)> = None;
+    let mut first = None::<(String, Messages)>;
     for piece in [CONVERSATION.len(), 1, 2, 3, 5, 7, 11, 64] {
         let taken = Taken::default();
         let said = talk(CONVERSATION, piece, accept_all(), record(&taken), settings()).await;
@@ -134,7 +135,7 @@ async fn recipients_are_asked_about_at_the_same_time_and_answered_in_order() {
     // The first takes longest.
     let policy = service_fn(async |request: Request| {
         if let Command::Rcpt(rcpt) = &request.command {
-            let n = rcpt.to.to_string().bytes().nth(1).unwrap_or(b'0') - b'0';
+            let n = rcpt.to.to_string().as_bytes()[1] - b'0';
             tokio::time::sleep(Duration::from_secs(u64::from(10 - n))).await;
             if n % 2 == 1 {
                 return Ok(Verdict::Refuse(Refusal::new(550, (5, 1, 1), format!("no {n}"))));

@@ -45,17 +45,21 @@ mod tests {
     use super::*;
     use core::future::poll_fn;
 
+    async fn is_pending(timer: &mut Timer) -> bool {
+        poll_fn(|cx| Poll::Ready(timer.poll(cx).is_pending())).await
+    }
+
     #[tokio::test(start_paused = true)]
     async fn it_fires_at_the_last_deadline_set() {
         let start = Instant::now();
         let mut timer = Timer::default();
         timer.arm(Duration::from_secs(10));
-        poll_fn(|cx| Poll::Ready(assert!(timer.poll(cx).is_pending()))).await;
+        assert!(is_pending(&mut timer).await);
         timer.arm(Duration::from_secs(30));
         poll_fn(|cx| timer.poll(cx)).await;
         assert_eq!(start.elapsed().as_secs(), 30);
         timer.arm(Duration::from_secs(60));
-        poll_fn(|cx| Poll::Ready(assert!(timer.poll(cx).is_pending()))).await;
+        assert!(is_pending(&mut timer).await);
         timer.arm(Duration::from_secs(5));
         poll_fn(|cx| timer.poll(cx)).await;
         assert_eq!(start.elapsed().as_secs(), 35);

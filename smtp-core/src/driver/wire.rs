@@ -52,9 +52,7 @@ impl Wire {
     /// Reads some octets behind those that are there; 0 at the end of the stream.
     pub(super) fn poll_read(&mut self, content: bool, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.input.capacity() == 0 {
-            if let Some(spare) = SPARE.take() {
-                self.input = spare;
-            }
+            self.input = SPARE.take().unwrap_or_default();
         }
         let room = if content { READ_CONTENT } else { READ_COMMANDS };
         if self.input.capacity() - self.input.len() < room / 2 {
@@ -70,7 +68,7 @@ impl Wire {
                 self.eof = true;
                 Poll::Ready(Ok(0))
             }
-            other => other,
+            other @ Poll::Ready(_) => other,
         }
     }
 

@@ -342,6 +342,14 @@ impl Drop for Feed {
 mod tests {
     use super::*;
 
+    async fn with_context(mut f: impl FnMut(&Context<'_>)) {
+        poll_fn(|cx| {
+            f(cx);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     #[tokio::test]
     async fn bytes_come_whole_and_end_once() {
         let mut body = Body::from_bytes(&b"a\r\n"[..]);
@@ -349,10 +357,7 @@ mod tests {
         let (bytes, _complete) = body.collect(10).await.unwrap();
         assert_eq!(&bytes[..], b"a\r\n");
         assert_eq!(body.next().await.unwrap_err(), Truncated("it was read before"));
-        assert_eq!(
-            Body::from_bytes(&b"abc"[..]).collect(2).await.unwrap_err(),
-            CollectError::TooLarge { limit: 2 }
-        );
+        assert_eq!(Body::from_bytes(&b"abc"[..]).collect(2).await.unwrap_err(), CollectError::TooLarge { limit: 2 });
     }
 
     #[tokio::test]
@@ -365,11 +370,7 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_feed_truncates() {
         let (feed, mut body) = Body::channel(None);
-        poll_fn(|cx| {
-            feed.put(Bytes::from_static(b"x"), cx);
-            Poll::Ready(())
-        })
-        .await;
+        with_context(|cx| feed.put(Bytes::from_static(b"x"), cx)).await;
         drop(feed);
         assert!(matches!(body.next().await, Err(Truncated(_))));
     }
@@ -394,9 +395,9 @@ mod tests {
         let (feed, mut body) = Body::channel(None);
         let reader = tokio::spawn(async move { body.collect(10).await.unwrap().0 });
         assert_eq!(poll_fn(|cx| feed.poll_want(cx)).await, Want::More);
-        poll_fn(|cx| Poll::Ready(feed.put(Bytes::from_static(b"hi"), cx))).await;
+        with_context(|cx| feed.put(Bytes::from_static(b"hi"), cx)).await;
         assert_eq!(poll_fn(|cx| feed.poll_want(cx)).await, Want::More);
-        poll_fn(|cx| Poll::Ready(feed.end(cx))).await;
+        with_context(|cx| feed.end(cx)).await;
         assert_eq!(&reader.await.unwrap()[..], b"hi");
     }
 }

@@ -380,7 +380,9 @@ impl Session {
         let Some(Asked { what, .. }) = self.waiting.back() else { return Ok(()) };
         let may = match what {
             What::Command(Verb::Connect) => self.client_speaks_first && verb == Verb::Hello,
-            What::Command(Verb::Rset | Verb::Mail | Verb::Rcpt) | What::Chunk { .. } | What::EndOfData => self.pipelining,
+            What::Command(Verb::Rset | Verb::Mail | Verb::Rcpt) | What::Chunk { .. } | What::EndOfData => {
+                self.pipelining
+            }
             What::Hello(_) => self.implied.contains(&"PIPELINING"),
             What::Command(_) => false,
         };

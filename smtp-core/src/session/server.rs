@@ -371,15 +371,17 @@ impl Session {
         match command {
             Command::Quit => {
                 let text = alloc::format!("{} closing channel", self.config.hostname);
-                self.write(&Reply::new(crate::types::Code::of(221), Some(crate::types::EnhancedCode::of(2, 0, 0)), text));
+                self.write(&Reply::new(
+                    crate::types::Code::of(221),
+                    Some(crate::types::EnhancedCode::of(2, 0, 0)),
+                    text,
+                ));
                 let open = matches!(self.state, State::Chunks);
                 self.close();
                 self.quit = true;
                 open.then_some(Step::Spoiled("the client quit within the message"))
             }
-            Command::Bdat { size, last } if self.state == State::Chunks => {
-                self.begin_chunk(size, last)
-            }
+            Command::Bdat { size, last } if self.state == State::Chunks => self.begin_chunk(size, last),
             Command::Rset | Command::Hello(_) if self.state == State::Chunks => {
                 // The message that was under way is given up; the command itself is asked about in the next step.
                 self.content = Content::None;
@@ -463,7 +465,11 @@ impl Session {
             transaction.tried = true;
             if transaction.recipients.len() >= limit {
                 // RFC 5321 §4.5.3.1.10
-                return Err(Refusal::fixed(452, (4, 5, 3), "too many recipients; send the rest in another transaction"));
+                return Err(Refusal::fixed(
+                    452,
+                    (4, 5, 3),
+                    "too many recipients; send the rest in another transaction",
+                ));
             }
             if !transaction.utf8 && rcpt.to.mailbox().is_some_and(|m| !m.is_ascii()) {
                 return Err(Refusal::fixed(553, (5, 6, 7), "an address beyond US-ASCII needs SMTPUTF8 on MAIL"));

@@ -86,6 +86,8 @@ impl Connection for Single {
     }
 
     async fn open(&mut self) -> io::Result<Box<dyn ByteStream>> {
-        self.0.take().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the connection's one stream is in use"))
+        self.0
+            .take()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the connection's one stream is in use"))
     }
 }

@@ -290,7 +290,8 @@ mod tests {
 
     #[test]
     fn domains() {
-        for good in ["localhost", "a.b.example", "xn--bcher-kva.example", "bücher.example", "1.2.3.4x", "EXAMPLE.Org"] {
+        for good in ["localhost", "a.b.example", "xn--bcher-kva.example", "bücher.example", "1.2.3.4x", "EXAMPLE.Org"]
+        {
             assert_eq!(Domain::new(good).unwrap().to_string(), good);
         }
         for bad in ["", ".", "a..b", "a.", ".a", "-a.b", "a-.b", "a b", "a_b", "a\r\nb", "a\0", "[1.2.3.4]", "a@b"] {
@@ -306,7 +307,9 @@ mod tests {
         for good in ["[192.0.2.1]", "[IPv6:2001:db8::1]", "[x400:c=de]"] {
             assert_eq!(good.parse::<AddressLiteral>().unwrap().to_string(), good);
         }
-        for bad in ["[]", "[1.2.3]", "[256.1.1.1]", "[IPv6:zz]", "[tag:]", "[:x]", "[t-:x]", "[a:b]c", "1.2.3.4", "[a:b]]"] {
+        for bad in
+            ["[]", "[1.2.3]", "[256.1.1.1]", "[IPv6:zz]", "[tag:]", "[:x]", "[t-:x]", "[a:b]c", "1.2.3.4", "[a:b]]"]
+        {
             assert!(bad.parse::<AddressLiteral>().is_err(), "{bad}");
         }
     }

@@ -50,10 +50,9 @@ impl Parameters {
             }
             // esmtp-value = 1*(%d33-60 / %d62-126), and UTF-8 under RFC 6531 §3.3. '=' inside a value is let
             // through: AUTH=<> style values of old clients carry it.
-            if let Some(value) = value {
-                if value.is_empty() || !value.chars().all(|c| matches!(c, '!'..='~') || (!c.is_ascii() && !c.is_control())) {
-                    return Err(Invalid::new(WHAT, "the value is printable and not empty (RFC 5321 §4.1.2)"));
-                }
+            let fine = |c| matches!(c, '!'..='~') || (!c.is_ascii() && !c.is_control());
+            if value.is_some_and(|value| value.is_empty() || !value.chars().all(fine)) {
+                return Err(Invalid::new(WHAT, "the value is printable and not empty (RFC 5321 §4.1.2)"));
             }
             if pairs(text).take(i).any(|(other, _)| other.eq_ignore_ascii_case(keyword)) {
                 return Err(Invalid::new(WHAT, "each parameter at most once (RFC 5321 §4.1.1.11)"));

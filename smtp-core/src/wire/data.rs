@@ -328,7 +328,16 @@ mod tests {
     #[test]
     fn smuggled_ends_are_content_and_are_reported() {
         for smuggled in [
-            &b"\n.\n"[..], b"\r.\r", b"\r.\n", b"\n.\r", b"\n.\r\n", b"\r\n.\n", b"\r.\r\n", b"\r\n.\r", b"\r\n\0.\r\n", b"\r\n.\0\r\n",
+            &b"\n.\n"[..],
+            b"\r.\r",
+            b"\r.\n",
+            b"\n.\r",
+            b"\n.\r\n",
+            b"\r\n.\n",
+            b"\r.\r\n",
+            b"\r\n.\r",
+            b"\r\n\0.\r\n",
+            b"\r\n.\0\r\n",
         ] {
             let mut octets = b"body".to_vec();
             octets.extend_from_slice(smuggled);

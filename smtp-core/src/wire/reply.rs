@@ -159,7 +159,9 @@ mod tests {
 
     #[test]
     fn replies_in_all_their_forms() {
-        let replies = decode(b"220 mx ESMTP\r\n250-2.1.0 a\r\n250 2.1.0 b\r\n250\r\n550 5.1.1\r\n250-x\r\n250 SIZE 1\r\n").unwrap();
+        let replies =
+            decode(b"220 mx ESMTP\r\n250-2.1.0 a\r\n250 2.1.0 b\r\n250\r\n550 5.1.1\r\n250-x\r\n250 SIZE 1\r\n")
+                .unwrap();
         assert_eq!(replies[0], Reply::fixed(220, (0, 0, 0), "mx ESMTP"));
         assert_eq!(replies[1], Reply::fixed(250, (2, 1, 0), "a\nb"));
         assert_eq!(replies[2], Reply::fixed(250, (0, 0, 0), ""));

@@ -317,7 +317,7 @@ mod tests {
     #[tokio::test]
     async fn it_stands_before_the_content_and_counts_transactions() {
         let recorder = Recorder::new();
-        let mut delivery = layer().layer(recorder.clone());
+        let delivery = layer().layer(recorder.clone());
         let session = Arc::new(session(HelloKind::Ehlo, "c.example"));
         for _ in 0..2 {
             let transaction = Transaction {
@@ -339,7 +339,6 @@ mod tests {
             assert_eq!(fields[1], "Subject: x");
         }
         assert_eq!(messages.len(), 2);
-        let _ = &mut delivery;
     }
 
     #[test]

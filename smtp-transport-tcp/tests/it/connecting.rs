@@ -65,9 +65,12 @@ fn black_hole(address: SocketAddr) -> impl Sized {
 #[tokio::test]
 async fn an_address_that_refuses_costs_nothing() {
     let listener = listener();
+    // Nobody waits for the next one's turn.
+    let options = ConnectOptions { stagger: Duration::from_secs(60), ..ConnectOptions::default() };
+    let connector = at(&["127.0.0.77", "::1", "127.0.0.1"]).with_options(options);
     let start = Instant::now();
-    connect(&at(&["127.0.0.77", "::1", "127.0.0.1"]), &target(listener.local_addr().port())).await.unwrap();
-    assert!(start.elapsed() < Duration::from_millis(200), "{:?}", start.elapsed());
+    connect(&connector, &target(listener.local_addr().port())).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     listener.accept().await.unwrap();
 }
 
@@ -79,7 +82,7 @@ async fn a_black_hole_costs_a_quarter_of_a_second() {
     let start = Instant::now();
     connect(&at(&["127.0.0.78", "127.0.0.1"]), &target(port)).await.unwrap();
     let took = start.elapsed();
-    assert!(took >= Duration::from_millis(250) && took < Duration::from_secs(2), "{took:?}");
+    assert!(took >= Duration::from_millis(250) && took < Duration::from_secs(20), "{took:?}");
 }
 
 #[tokio::test]

@@ -46,7 +46,11 @@ impl Session {
         let severity = reply.severity();
         let success = severity == Severity::Success;
         if to == Awaited::Content && self.more_replies_to_content(what) {
-            return if severity == Severity::Continue { Err(Fault::Unexpected { to, reply }) } else { Ok(Event { to, reply }) };
+            return if severity == Severity::Continue {
+                Err(Fault::Unexpected { to, reply })
+            } else {
+                Ok(Event { to, reply })
+            };
         }
         self.waiting.pop_front();
         if !success || self.waiting.is_empty() {

@@ -56,7 +56,10 @@ enum Kept {
     Mail(Mail),
     Rcpt(Rcpt),
     Data,
-    Bdat { size: u64, last: bool },
+    Bdat {
+        size: u64,
+        last: bool,
+    },
     Rset,
     Noop,
     Vrfy,
