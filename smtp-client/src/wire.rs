@@ -165,7 +165,7 @@ impl Wire {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let Some(io) = &mut self.io else { return Poll::Ready(Err(Broken::Closed(None))) };
         let before = self.input.len();
-        if self.input.capacity() == before {
+        if self.input.capacity() - before < READ / 4 {
             self.input.reserve(READ);
         }
         match ready!(poll_read_buf(Pin::new(&mut **io), cx, &mut self.input)) {

@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What the integration tests of this workspace share.
+
+pub mod peers;

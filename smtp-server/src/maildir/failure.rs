@@ -37,6 +37,11 @@ impl Failure {
         self.errno() == Some(Errno::NOENT)
     }
 
+    /// No failure at all, for those to whom absence is as good.
+    pub(super) fn unless_not_found(self) -> Result<(), Self> {
+        if self.is_not_found() { Ok(()) } else { Err(self) }
+    }
+
     /// True for what is no folder of ours: a file, a symbolic link, somebody else's `lost+found`.
     pub(super) fn is_no_folder(&self) -> bool {
         matches!(self.errno(), Some(Errno::NOTDIR | Errno::LOOP | Errno::ACCESS))

@@ -9,7 +9,7 @@ use smtp_core::types::ReversePath;
 
 use super::Shared;
 use super::failure::Failure;
-use super::folder::{Folder, set_mode};
+use super::folder::set_mode;
 use super::plan::Target;
 use super::tree::Place;
 
@@ -70,7 +70,8 @@ impl Staging {
     /// refused before most of it has arrived.
     pub(super) fn write(&mut self, content: &[u8]) -> Result<(), Failure> {
         if self.first.is_none() {
-            for target in self.message.targets.iter().skip(1) {
+            // With one there is nothing to find out that making its file does not.
+            for target in self.message.targets.iter().filter(|_| self.message.targets.len() > 1) {
                 self.shared.tree.prepare(&target.place)?;
             }
             let (file, head) = self.create(0)?;
@@ -114,11 +115,11 @@ impl Staging {
     /// Moves every copy to where readers look. It stops at the first failure; what is out then stays out.
     pub(super) fn publish_all(&mut self) -> Result<(), Failure> {
         for staged in &mut self.staged {
-            let folders = self.shared.tree.enter(&staged.place)?;
-            let name = format!("{},S={}", staged.name, staged.size);
-            folders.tmp.rename(&staged.name, &folders.new, &name)?;
+            let mailbox = self.shared.tree.enter(&staged.place)?;
+            let (tmp, new) = (mailbox.enter("tmp")?, mailbox.enter("new")?);
+            tmp.rename(&staged.name, &new, &format!("{},S={}", staged.name, staged.size))?;
             staged.published = true;
-            folders.new.sync()?;
+            new.sync()?;
         }
         Ok(())
     }
@@ -128,12 +129,12 @@ impl Staging {
         let Some(target) = self.message.targets.get(target) else {
             return Err(Failure::new("find a recipient in", self.shared.tree.root(), io::ErrorKind::NotFound));
         };
-        let folders = self.shared.tree.prepare(&target.place)?;
+        let tmp = self.shared.tree.prepare(&target.place)?;
         let name = self.shared.names.make();
-        let mut file = folders.tmp.create(&name)?;
+        let mut file = tmp.create(&name)?;
         // Noted at once: from here on there is something to remove.
         self.staged.push(Staged { place: target.place.clone(), name: name.clone(), size: 0, published: false });
-        let path = folders.tmp.path().join(name);
+        let path = tmp.path().join(name);
         set_mode(&file, &path)?;
         let head = self.message.head(target);
         file.write_all(head.as_bytes()).map_err(|e| Failure::new("write", &path, e))?;
@@ -155,13 +156,10 @@ impl Shared {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        let remove = |tmp: &Folder, name: &str| match tmp.remove(name) {
-            Err(e) if !e.is_not_found() => Err(e),
-            _ => Ok(()),
-        };
         for staged in self.staged.iter().filter(|staged| !staged.published) {
-            let removed = self.shared.tree.enter(&staged.place).and_then(|folders| remove(&folders.tmp, &staged.name));
-            if let Err(failure) = removed {
+            let tmp = self.shared.tree.enter(&staged.place).and_then(|mailbox| mailbox.enter("tmp"));
+            let removed = tmp.and_then(|tmp| tmp.remove(&staged.name));
+            if let Err(failure) = removed.or_else(Failure::unless_not_found) {
                 tracing::warn!("left behind until it is swept: {failure}");
             }
         }

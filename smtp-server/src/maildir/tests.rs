@@ -54,10 +54,12 @@ fn primary() -> Domain {
 
 fn files(root: &Path, sub: &str) -> BTreeMap<String, Vec<String>> {
     let mut found = BTreeMap::new();
-    let list = |path: &Path| fs::read_dir(path).map(|d| d.map(|e| e.unwrap().path()).collect()).unwrap_or_default();
-    for domain in list(root) as Vec<PathBuf> {
-        for mailbox in list(&domain) as Vec<PathBuf> {
-            for file in list(&mailbox.join(sub)) as Vec<PathBuf> {
+    let list = |path: &Path| -> Vec<PathBuf> {
+        fs::read_dir(path).map(|entries| entries.map(|e| e.unwrap().path()).collect()).unwrap_or_default()
+    };
+    for domain in list(root) {
+        for mailbox in list(&domain) {
+            for file in list(&mailbox.join(sub)) {
                 let name = mailbox.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
                 found.entry(name).or_insert_with(Vec::new).push(fs::read_to_string(file).unwrap());
             }

@@ -20,13 +20,6 @@ pub(super) struct Place {
     pub(super) user: Box<str>,
 }
 
-/// The two folders that a delivery works in.
-#[derive(Debug)]
-pub(super) struct Folders {
-    pub(super) tmp: Folder,
-    pub(super) new: Folder,
-}
-
 #[derive(Debug)]
 pub(super) struct Tree {
     root: Folder,
@@ -59,14 +52,13 @@ impl Tree {
         &self.root
     }
 
-    /// The mailbox's folders as they are.
-    pub(super) fn enter(&self, place: &Place) -> Result<Folders, Failure> {
-        let mailbox = self.root.enter(&place.domain)?.enter(&place.user)?;
-        Ok(Folders { tmp: mailbox.enter("tmp")?, new: mailbox.enter("new")? })
+    /// The mailbox as it is.
+    pub(super) fn enter(&self, place: &Place) -> Result<Folder, Failure> {
+        self.root.enter(&place.domain)?.enter(&place.user)
     }
 
-    /// The mailbox's folders, made if they are not there, checked, and durable.
-    pub(super) fn prepare(&self, place: &Place) -> Result<Folders, Failure> {
+    /// Makes sure of the mailbox: its folders are there, private and durable. Gives its `tmp`.
+    pub(super) fn prepare(&self, place: &Place) -> Result<Folder, Failure> {
         let (domain, mailbox, made) = self.mailbox(place)?;
         domain.check_private()?;
         mailbox.check_private()?;
@@ -77,7 +69,8 @@ impl Tree {
             fresh |= made;
             Ok(folder)
         };
-        let folders = Folders { tmp: part("tmp")?, new: part("new")? };
+        let tmp = part("tmp")?;
+        part("new")?;
         part("cur")?;
         if fresh {
             mailbox.sync()?;
@@ -89,7 +82,7 @@ impl Tree {
             }
             durable.insert(place.clone());
         }
-        Ok(folders)
+        Ok(tmp)
     }
 
     /// The folders of the domain and of the mailbox, and whether the latter was made.

@@ -1,0 +1,306 @@
+//! A connection, step by step: the straight-line face of the client.
+
+mod auth;
+mod commands;
+mod hello;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use smtp_core::channel::ChannelInfo;
+use smtp_core::extension::Capabilities;
+use smtp_core::session::client::{Awaited, Event};
+use smtp_core::stream::{self, Address, ByteStream, CloseCode, ConnectError, ConnectStep, Connector, Target, TlsPolicy};
+use smtp_core::types::{Command, EhloName, Reply, Severity, Verb};
+
+use crate::error::{Error, Local};
+use crate::observer::{Observer, transcript};
+use crate::wire::{Broken, Wire};
+use crate::{Step, Timeouts};
+
+/// What does not change over the life of a connection.
+#[derive(Clone)]
+pub struct Options {
+    /// What the client greets with: its own name or address literal (RFC 5321 §4.1.1.1). `[127.0.0.1]` by default,
+    /// which is fine on one machine and refused by many strangers.
+    pub hello: EhloName,
+    /// Speak LMTP: LHLO, and a reply for each recipient after the content (RFC 2033). Off.
+    pub lmtp: bool,
+    /// How long each step may take.
+    pub timeouts: Timeouts,
+    /// The longest line of content that is sent, in octets, CRLF included: 64 KiB, so that what a server took is passed
+    /// on unchanged. RFC 5321 §4.5.3.1.6 has 1,000.
+    pub line_max: usize,
+    /// Who looks on. Nobody.
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            hello: EhloName::from(smtp_core::types::Host::Literal(std::net::IpAddr::from([127, 0, 0, 1]).into())),
+            lmtp: false,
+            timeouts: Timeouts::default(),
+            line_max: smtp_core::session::client::LINE_MAX,
+            observer: None,
+        }
+    }
+}
+
+impl Options {
+    /// The defaults, greeting with `hello`.
+    #[must_use]
+    pub fn new(hello: impl Into<EhloName>) -> Self {
+        Self { hello: hello.into(), ..Self::default() }
+    }
+}
+
+impl core::fmt::Debug for Options {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Options")
+            .field("hello", &self.hello)
+            .field("lmtp", &self.lmtp)
+            .field("timeouts", &self.timeouts)
+            .field("line_max", &self.line_max)
+            .field("observer", &self.observer.is_some())
+            .finish()
+    }
+}
+
+/// An SMTP or LMTP session with a server.
+///
+/// Every method is one step or a few, under the deadlines of [`Options::timeouts`]. A refusal is
+/// [`Error::Refused`] and leaves the connection usable; after any other error but [`Error::Local`] it is closed.
+///
+/// A future of it that is dropped midway leaves replies unread: the connection refuses every further step
+/// ([`Local::InDoubt`]) and is cut off when it is dropped.
+pub struct Connection {
+    pub(crate) wire: Wire,
+    pub(crate) options: Arc<Options>,
+    policy: TlsPolicy,
+    info: ChannelInfo,
+    greeting: Option<Reply>,
+    /// Transactions whose content went out.
+    pub(crate) messages: u32,
+    /// What the stream belongs to; ends when the stream has.
+    _carrier: Option<Box<dyn Send>>,
+}
+
+impl Connection {
+    /// Connects to `target` and reads the greeting, except on channels on which the client speaks first.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if there is no connection, else as [`Connection::over`].
+    pub async fn connect(
+        connector: &dyn Connector,
+        target: &Target,
+        policy: &TlsPolicy,
+        options: Arc<Options>,
+    ) -> Result<Self, Error> {
+        let mut carrier = reach(connector, target, policy, &options).await?;
+        let stream = open(&mut *carrier, &target.address, &options).await?;
+        let mut connection = Self::over(stream, policy, options).await?;
+        connection.keep(Box::new(carrier));
+        Ok(connection)
+    }
+
+    /// A session over `stream`, which was opened under `policy`; reads the greeting as [`Connection::connect`] does.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the server turned us away, and what the channel gives.
+    pub async fn over(
+        stream: Box<dyn ByteStream>,
+        policy: &TlsPolicy,
+        options: Arc<Options>,
+    ) -> Result<Self, Error> {
+        let info = stream.info();
+        if let Some(observer) = &options.observer {
+            observer.connected(&info);
+        }
+        let speaks_first = info.client_speaks_first;
+        let mut wire = Wire::new(stream, options.observer.clone());
+        wire.session.set_line_max(options.line_max);
+        let mut connection =
+            Self { wire, options, policy: policy.clone(), info, greeting: None, messages: 0, _carrier: None };
+        if !speaks_first {
+            connection.await_greeting().await?;
+        }
+        Ok(connection)
+    }
+
+    /// Holds on to what the stream belongs to.
+    pub(crate) fn keep(&mut self, carrier: Box<dyn Send>) {
+        self._carrier = Some(carrier);
+    }
+
+    /// The facts of the channel as they are now.
+    #[must_use]
+    pub const fn info(&self) -> &ChannelInfo {
+        &self.info
+    }
+
+    /// What the server greeted with.
+    #[must_use]
+    pub const fn greeting(&self) -> Option<&Reply> {
+        self.greeting.as_ref()
+    }
+
+    /// What the server's last EHLO reply offered.
+    #[must_use]
+    pub const fn capabilities(&self) -> &Capabilities {
+        self.wire.session.capabilities()
+    }
+
+    /// True if the server offers `keyword`, or the channel implies it.
+    #[must_use]
+    pub fn offers(&self, keyword: &str) -> bool {
+        self.wire.session.offers(keyword)
+    }
+
+    /// True after a successful AUTH.
+    #[must_use]
+    pub const fn is_authenticated(&self) -> bool {
+        self.wire.session.is_authenticated()
+    }
+
+    /// True if another step can be taken.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.wire.is_idle()
+    }
+
+    async fn await_greeting(&mut self) -> Result<(), Error> {
+        let Event { reply, .. } = self.next().await?;
+        if reply.severity() != Severity::Success {
+            // RFC 5321 §4.1.1.10: no close without QUIT.
+            let _ = self.quit().await;
+            return Err(Error::Refused { step: Step::Greeting, reply });
+        }
+        self.greeting = Some(reply);
+        Ok(())
+    }
+
+    /// An error unless a step can be taken.
+    pub(crate) fn ready(&self, step: Step) -> Result<(), Error> {
+        if self.wire.is_idle() {
+            Ok(())
+        } else if self.wire.is_open() {
+            Err(Error::local(step, Local::InDoubt))
+        } else {
+            Err(Error::Closed { step, source: None })
+        }
+    }
+
+    /// Queues `command`, and shows it.
+    pub(crate) fn queue(&mut self, command: &Command) -> Result<(), smtp_core::session::client::NotNow> {
+        self.wire.session.command(command)?;
+        if let Some(observer) = &self.options.observer {
+            observer.sent(&transcript(command));
+        }
+        Ok(())
+    }
+
+    /// One command alone, and its reply whatever it says.
+    pub(crate) async fn exchange(&mut self, command: &Command) -> Result<Reply, Error> {
+        let step = Step::of_verb(command.verb());
+        self.ready(step)?;
+        self.queue(command).map_err(|why| Error::local(step, why))?;
+        Ok(self.next().await?.reply)
+    }
+
+    /// One command alone; anything but 2yz and 3yz is an error.
+    pub(crate) async fn ask(&mut self, command: &Command) -> Result<Reply, Error> {
+        let reply = self.exchange(command).await?;
+        accepted(Step::of_verb(command.verb()), reply)
+    }
+
+    /// Writes what waits, then waits for the next reply, each under the deadline of its step.
+    pub(crate) async fn next(&mut self) -> Result<Event, Error> {
+        let step = Step::of(self.wire.session.awaits());
+        let after = self.options.timeouts.of(step);
+        let early = self.wire.flush(after).await;
+        let since = self.options.observer.as_ref().map(|_| Instant::now());
+        let event = match early {
+            Ok(Some(event)) => Ok(event),
+            Ok(None) => self.wire.event(after).await,
+            Err(broken) => Err(broken),
+        };
+        if let (Some(observer), Some(since)) = (&self.options.observer, since) {
+            observer.finished(step, since.elapsed());
+        }
+        event.map_err(|broken| self.broken(step, broken))
+    }
+
+    /// Closes what is broken, in the way that tells the peer why where the channel can.
+    pub(crate) fn broken(&mut self, step: Step, broken: Broken) -> Error {
+        match broken {
+            Broken::Closed(source) => {
+                self.wire.abort(CloseCode::NoError);
+                Error::Closed { step, source }
+            }
+            Broken::Fault(fault) => {
+                self.wire.abort(CloseCode::Protocol);
+                Error::Misbehaved { step, fault }
+            }
+            Broken::Timeout(after) => {
+                self.wire.abort(CloseCode::Timeout);
+                Error::Timeout { step, after }
+            }
+        }
+    }
+
+    /// What is left to read on the way out.
+    pub(crate) fn awaits_something(&self) -> bool {
+        self.wire.session.awaits().is_some() && self.wire.is_open()
+    }
+}
+
+/// A carrier to `target`, under the deadline for connecting.
+pub(crate) async fn reach(
+    connector: &dyn Connector,
+    target: &Target,
+    policy: &TlsPolicy,
+    options: &Options,
+) -> Result<Box<dyn stream::Connection>, Error> {
+    let after = options.timeouts.connect;
+    match tokio::time::timeout(after, connector.connect(target, policy)).await {
+        Ok(carrier) => Ok(carrier?),
+        Err(_) => Err(Error::Timeout { step: Step::Connect, after }),
+    }
+}
+
+/// A stream on `carrier`, under the deadline for connecting.
+pub(crate) async fn open(
+    carrier: &mut dyn stream::Connection,
+    address: &Address,
+    options: &Options,
+) -> Result<Box<dyn ByteStream>, Error> {
+    let after = options.timeouts.connect;
+    match tokio::time::timeout(after, carrier.open()).await {
+        Ok(stream) => Ok(stream.map_err(|e| ConnectError::transient(address, ConnectStep::Connect, e))?),
+        Err(_) => Err(Error::Timeout { step: Step::Connect, after }),
+    }
+}
+
+/// The reply, if it is 2yz or 3yz.
+pub(crate) fn accepted(step: Step, reply: Reply) -> Result<Reply, Error> {
+    match reply.severity() {
+        Severity::Success | Severity::Continue => Ok(reply),
+        Severity::Transient | Severity::Permanent => Err(Error::Refused { step, reply }),
+    }
+}
+
+/// True if `event` answers `verb`.
+pub(crate) fn answers(event: &Event, verb: Verb) -> bool {
+    event.to == Awaited::Command(verb)
+}
+
+impl core::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer", &self.info.peer)
+            .field("state", &self.wire.session.state())
+            .field("messages", &self.messages)
+            .finish_non_exhaustive()
+    }
+}
