@@ -13,6 +13,7 @@ mod wire;
 mod tests;
 
 use alloc::sync::Arc;
+use core::future::Future;
 use core::time::Duration;
 use std::io;
 
@@ -88,13 +89,15 @@ impl Settings {
 /// # Errors
 /// When the channel breaks or the peer lets a deadline of the channel pass. A session that ends by QUIT, by 421 or by
 /// the client closing between messages is no error.
-pub async fn serve<P: Policy, D: Delivery>(
+pub fn serve<P: Policy, D: Delivery>(
     io: Box<dyn ByteStream>,
     session: Arc<SessionInfo>,
     policy: P,
     delivery: D,
     settings: Arc<Settings>,
     drain: CancellationToken,
-) -> io::Result<()> {
-    dialogue::Dialogue::new(io, session, policy, delivery, settings, drain).run().await
+) -> impl Future<Output = io::Result<()>> + Send + use<P, D> {
+    // The arguments go into the dialogue before the future is made, so that it does not hold them twice.
+    let mut dialogue = dialogue::Dialogue::new(io, session, policy, delivery, settings, drain);
+    async move { dialogue.run().await }
 }

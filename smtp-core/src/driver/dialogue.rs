@@ -90,7 +90,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
         }
     }
 
-    pub(super) async fn run(mut self) -> io::Result<()> {
+    pub(super) async fn run(&mut self) -> io::Result<()> {
         loop {
             if let Some(envelope) = self.begun.take() {
                 self.begin(envelope).await?;

@@ -1,0 +1,310 @@
+//! Who said what: a stream that keeps a transcript of both directions.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use smtp_core::channel::ChannelInfo;
+use smtp_core::stream::{BoxFuture, ByteStream, CloseCode};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::Side;
+use crate::scenario::escape;
+
+/// How many octets a transcript keeps unless told otherwise.
+const KEPT: usize = 256 << 10;
+/// A line without an end is cut into pieces of so many octets.
+const LINE_MAX: usize = 8 << 10;
+
+/// A stream that passes everything through and keeps a [`Transcript`] of it.
+///
+/// ```
+/// use smtp_test::Side;
+/// use smtp_test::memory::{Knobs, pair};
+/// use smtp_test::recorder::Recorder;
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let (client, mut server) = pair(Knobs::default());
+/// let (mut client, transcript) = Recorder::new(Box::new(client), Side::Client);
+/// server.write_all(b"220 mx.example\r\n").await?;
+/// client.read_exact(&mut [0; 16]).await?;
+/// client.write_all(b"AUTH PLAIN AHVzZXIAcGFzcw==\r\n").await?;
+/// assert_eq!(transcript.to_string(), "S: 220 mx.example\nC: AUTH PLAIN [redacted]\n");
+/// # Ok(())
+/// # }
+/// ```
+pub struct Recorder {
+    io: Box<dyn ByteStream>,
+    side: Side,
+    transcript: Transcript,
+}
+
+impl Recorder {
+    /// Records `io`, which is the end of `side`.
+    #[must_use]
+    pub fn new(io: Box<dyn ByteStream>, side: Side) -> (Self, Transcript) {
+        let transcript = Transcript::new(KEPT);
+        (Self { io, side, transcript: transcript.clone() }, transcript)
+    }
+
+    /// Records `io` into a transcript that is there already.
+    #[must_use]
+    pub const fn onto(io: Box<dyn ByteStream>, side: Side, transcript: Transcript) -> Self {
+        Self { io, side, transcript }
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder").field("side", &self.side).finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for Recorder {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (before, room) = (buf.filled().len(), buf.remaining());
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        let from = self.side.other();
+        match &buf.filled()[before..] {
+            [] if room > 0 => self.transcript.end(from),
+            octets => self.transcript.record(from, octets),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Recorder {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        let n = ready!(Pin::new(&mut self.io).poll_write(cx, octets))?;
+        self.transcript.record(self.side, &octets[..n]);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+        self.transcript.end(self.side);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl ByteStream for Recorder {
+    fn info(&self) -> ChannelInfo {
+        self.io.info()
+    }
+
+    fn upgrade(self: Box<Self>) -> BoxFuture<'static, io::Result<Box<dyn ByteStream>>> {
+        Box::pin(async move {
+            let Self { io, side, transcript } = *self;
+            let io = io.upgrade().await?;
+            transcript.push(Entry::Upgrade);
+            Ok(Box::new(Self { io, side, transcript }) as Box<dyn ByteStream>)
+        })
+    }
+
+    fn abort(self: Box<Self>, code: CloseCode) {
+        self.io.abort(code);
+    }
+
+    fn poll_confirmed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_confirmed(cx)
+    }
+}
+
+/// What both sides have said, as far as it is kept: the last so many octets. Clones share one transcript.
+///
+/// It prints as the lines of a [scenario](crate::scenario), so a recorded conversation can be played again: `C:` and
+/// `S:` with one line each, `C+:` and `S+:` with octets that are no plain line, `C!` and `S!` where a side closed,
+/// `UPGRADE`. Lines stand in the order in which they were complete.
+///
+/// What may be a password is printed as `[redacted]`: what follows the mechanism of AUTH, and the client's line after
+/// a 334. [`Transcript::revealed`] shows it.
+#[derive(Clone)]
+pub struct Transcript(Arc<Mutex<Log>>);
+
+struct Log {
+    limit: usize,
+    entries: VecDeque<Entry>,
+    octets: usize,
+    /// Octets that are no longer there.
+    dropped: u64,
+    from_client: Vec<u8>,
+    from_server: Vec<u8>,
+    client_ended: bool,
+    server_ended: bool,
+}
+
+enum Entry {
+    Octets(Side, Vec<u8>),
+    End(Side),
+    Upgrade,
+}
+
+impl Transcript {
+    /// An empty transcript that keeps at most the last `limit` octets.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self(Arc::new(Mutex::new(Log {
+            limit,
+            entries: VecDeque::new(),
+            octets: 0,
+            dropped: 0,
+            from_client: Vec::new(),
+            from_server: Vec::new(),
+            client_ended: false,
+            server_ended: false,
+        })))
+    }
+
+    /// The same text with passwords in it.
+    #[must_use]
+    pub fn revealed(&self) -> String {
+        self.text(false)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, from: Side, octets: &[u8]) {
+        let mut log = self.lock();
+        for piece in octets.split_inclusive(|octet| *octet == b'\n') {
+            let open = log.open(from);
+            open.extend_from_slice(piece);
+            if open.ends_with(b"\n") || open.len() >= LINE_MAX {
+                let line = std::mem::take(open);
+                log.push(Entry::Octets(from, line));
+            }
+        }
+    }
+
+    fn end(&self, from: Side) {
+        let mut log = self.lock();
+        let ended = match from {
+            Side::Client => &mut log.client_ended,
+            Side::Server => &mut log.server_ended,
+        };
+        if !std::mem::replace(ended, true) {
+            log.close_line(from);
+            log.push(Entry::End(from));
+        }
+    }
+
+    fn push(&self, entry: Entry) {
+        let mut log = self.lock();
+        log.close_line(Side::Client);
+        log.close_line(Side::Server);
+        log.push(entry);
+    }
+
+    fn text(&self, redact: bool) -> String {
+        let log = self.lock();
+        let mut text = String::new();
+        if log.dropped > 0 {
+            text.push_str(&format!("# {} octets before this were not kept\n", log.dropped));
+        }
+        let mut answers_challenge = false;
+        for entry in &log.entries {
+            match entry {
+                Entry::Octets(from, octets) => {
+                    write_octets(&mut text, *from, octets, redact, answers_challenge);
+                    answers_challenge = match from {
+                        Side::Server => octets.starts_with(b"334"),
+                        Side::Client => answers_challenge && !octets.ends_with(b"\n"),
+                    };
+                }
+                Entry::End(side) => text.push_str(&format!("{}!\n", side.letter())),
+                Entry::Upgrade => text.push_str("UPGRADE\n"),
+            }
+        }
+        for (from, octets) in [(Side::Client, &log.from_client), (Side::Server, &log.from_server)] {
+            if !octets.is_empty() {
+                write_octets(&mut text, from, octets, redact, answers_challenge);
+            }
+        }
+        text
+    }
+}
+
+impl Log {
+    const fn open(&mut self, from: Side) -> &mut Vec<u8> {
+        match from {
+            Side::Client => &mut self.from_client,
+            Side::Server => &mut self.from_server,
+        }
+    }
+
+    /// What there is of a line will not be continued.
+    fn close_line(&mut self, from: Side) {
+        let line = std::mem::take(self.open(from));
+        if !line.is_empty() {
+            self.push(Entry::Octets(from, line));
+        }
+    }
+
+    fn push(&mut self, entry: Entry) {
+        if let Entry::Octets(_, octets) = &entry {
+            self.octets += octets.len();
+        }
+        self.entries.push_back(entry);
+        while self.octets > self.limit || self.entries.len() > self.limit {
+            if let Some(Entry::Octets(_, octets)) = self.entries.pop_front() {
+                self.octets -= octets.len();
+                self.dropped += octets.len() as u64;
+            }
+        }
+    }
+}
+
+/// One line of a scenario for `octets`.
+fn write_octets(text: &mut String, from: Side, octets: &[u8], redact: bool, answers_challenge: bool) {
+    let letter = from.letter();
+    let secret = redact && from == Side::Client;
+    if secret && answers_challenge {
+        text.push_str("C: [redacted]\n");
+        return;
+    }
+    let line = octets.strip_suffix(b"\r\n").and_then(|line| std::str::from_utf8(line).ok());
+    match line.filter(|line| !line.chars().any(char::is_control)) {
+        Some(line) if secret && line.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("AUTH ")) => {
+            let (mechanism, initial) = line[5..].split_once(' ').unwrap_or((&line[5..], ""));
+            text.push_str(&format!("C: {} {mechanism}", &line[..4]));
+            text.push_str(if initial.is_empty() { "\n" } else { " [redacted]\n" });
+        }
+        Some(line) => {
+            let line = match from {
+                Side::Client => line.to_owned(),
+                // A reply that is played again is a pattern.
+                Side::Server => line.replace('\\', "\\\\").replace('*', "\\*"),
+            };
+            text.push_str(format!("{letter}: {line}").trim_end_matches(' '));
+            // Blanks at the end are easily lost in a file.
+            if line.ends_with(' ') || line.is_empty() {
+                text.truncate(text.len() - (letter.len_utf8() + 1 + line.trim_end_matches(' ').len()).min(text.len()));
+                text.push_str(&format!("{letter}+: {}", escape(octets)));
+            }
+            text.push('\n');
+        }
+        None => text.push_str(&format!("{letter}+: {}\n", escape(octets))),
+    }
+}
+
+impl fmt::Display for Transcript {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text(true))
+    }
+}
+
+impl fmt::Debug for Transcript {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transcript").field("octets", &self.lock().octets).finish_non_exhaustive()
+    }
+}
