@@ -214,6 +214,7 @@ mod tests {
         #[arg(long)]
         timeout: Option<Wait>,
         #[arg(long)]
+        #[serde(deserialize_with = "crate::values::list")]
         domain: Vec<String>,
         #[arg(long)]
         no_chunking: bool,
@@ -251,6 +252,11 @@ mod tests {
     }
 
     #[test]
+    fn a_list_may_be_one_value() {
+        assert_eq!(settings(&[], "domain = \"a.example\"").unwrap().domain, ["a.example"]);
+    }
+
+    #[test]
     fn unknown_keys_are_told_with_line_and_suggestion() {
         let failure = settings(&[], "max_size = 5\n\n  max_sise = 7\n").unwrap_err();
         assert!(failure.what().contains("smtp.toml:3:3: unknown key \"max_sise\""), "{failure:?}");
@@ -267,7 +273,7 @@ mod tests {
             ("a = 1\nmax_size = = 1", ":2:", ""),
             ("\ntimeout = \"soon\"", ":2:11: ", "a time is"),
             ("no_chunking = \"yes\"", ":1:15: ", "expected a boolean"),
-            ("domain = \"a.example\"", ":1:10: ", "expected a sequence"),
+            ("domain = 7", ":1:10: ", "a text or a list of them"),
             ("config = \"x\"", ":1:1: ", "unknown key"),
         ] {
             let failure = settings(&[], file).unwrap_err();

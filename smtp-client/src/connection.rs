@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use smtp_core::channel::ChannelInfo;
 use smtp_core::extension::Capabilities;
-use smtp_core::session::client::{Awaited, Event};
+use smtp_core::session::client::Event;
 use smtp_core::stream::{self, Address, ByteStream, CloseCode, ConnectError, ConnectStep, Connector, Target, TlsPolicy};
-use smtp_core::types::{Command, EhloName, Reply, Severity, Verb};
+use smtp_core::types::{Command, EhloName, Reply, Severity};
 
 use crate::error::{Error, Local};
 use crate::observer::{Observer, transcript};
@@ -288,11 +288,6 @@ pub(crate) fn accepted(step: Step, reply: Reply) -> Result<Reply, Error> {
         Severity::Success | Severity::Continue => Ok(reply),
         Severity::Transient | Severity::Permanent => Err(Error::Refused { step, reply }),
     }
-}
-
-/// True if `event` answers `verb`.
-pub(crate) fn answers(event: &Event, verb: Verb) -> bool {
-    event.to == Awaited::Command(verb)
 }
 
 impl core::fmt::Debug for Connection {

@@ -137,6 +137,14 @@ impl Error {
         Self::Local { step, cause: cause.into() }
     }
 
+    /// The same when all of the content had been sent: whatever reply was waited for, the one that decides is missing.
+    pub(crate) fn after_the_end(mut self) -> Self {
+        if let Self::Closed { step, .. } | Self::Timeout { step, .. } | Self::Misbehaved { step, .. } = &mut self {
+            *step = Step::EndOfContent;
+        }
+        self
+    }
+
     /// The step that failed.
     #[must_use]
     pub const fn step(&self) -> Step {
@@ -204,7 +212,9 @@ impl Error {
             Self::Misbehaved { .. } => (5, 0),
             Self::Tls(TlsError::Handshake(_)) => (7, 5),
             Self::Tls(_) => (7, 4),
-            Self::Local { cause: Local::Content(ContentError::BadLine(bad)), .. } => {
+            Self::Local {
+                cause: Local::Content(ContentError::BadLine(bad)) | Local::NotNow(NotNow::BadLine(bad)), ..
+            } => {
                 return Refusal::new(554, (5, 6, 0), bad.to_string());
             }
             Self::Local { cause: Local::Overheard | Local::Unverified | Local::NoMechanism { .. }, .. } => (7, 0),

@@ -11,7 +11,7 @@ use bytes::{Buf, BytesMut};
 use smtp_core::channel::ChannelInfo;
 use smtp_core::session::client::{Event, Fault, Session};
 use smtp_core::stream::{ByteStream, CloseCode};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 

@@ -1,7 +1,7 @@
 //! The delivery seam: layers that see a transaction with its content, and deliveries that end it.
 //!
 //! Layers: [`ReceivedLayer`] writes the trace field, [`LoopLayer`] breaks mail loops, [`TraceDeliveryLayer`] logs.
-//! Deliveries: [`Sink`] throws away, [`Recorder`] keeps for a test to look at, and `Maildir`
+//! Deliveries: [`Sink`] throws away, [`Recorder`] keeps for a test to look at, and [`Maildir`](crate::maildir::Maildir)
 //! stores.
 
 mod inspect;

@@ -58,7 +58,7 @@ const BATCH: usize = 256 << 10;
 /// are made 0700, files 0600. Mailboxes are made when mail comes for them, up to a number; beyond it 452 4.2.1.
 ///
 /// **Cost.** Content streams through 256 KiB of memory. Files are worked on in tokio's blocking threads. Each copy costs
-/// two syncs; the first delivery to a mailbox in a process four more, for the folders above it.
+/// two syncs; the first delivery to a mailbox in a process three more, for the folders above it.
 ///
 /// Clones share everything.
 #[derive(Debug, Clone)]
@@ -223,6 +223,8 @@ enum Received {
 }
 
 /// Reads the content, writing a batch whenever one is full, and commits at its end.
+///
+/// Dropped before the end, it removes what was staged: at this point one file, so it does so in place.
 async fn receive(shared: Arc<Shared>, message: Message, mut body: Body) -> Received {
     let (mut lines, mut batch) = (Lines::default(), Vec::new());
     let mut staging = Staging::new(shared, message);
@@ -262,7 +264,7 @@ async fn receive(shared: Arc<Shared>, message: Message, mut body: Body) -> Recei
     }
 }
 
-/// For error texts of a root that has no parent to speak of.
+/// The folder above, also for a path of one part.
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -73,7 +73,9 @@ mod tests {
     #[test]
     fn idna_mapping_makes_no_path() {
         // U+FF0E maps to '.', U+FF0F to '/', U+3002 to '.'.
-        for hostile in ["\u{ff0e}\u{ff0e}", "\u{ff0e}\u{ff0e}\u{ff0f}x", "a\u{ff0f}b", "\u{3002}a", "a\u{3002}\u{3002}b"] {
+        for hostile in
+            ["\u{ff0e}\u{ff0e}", "\u{ff0e}\u{ff0e}\u{ff0f}x", "a\u{ff0f}b", "\u{3002}a", "a\u{3002}\u{3002}b"]
+        {
             assert_eq!(domain(hostile), None, "{hostile}");
         }
     }

@@ -1,5 +1,6 @@
 //! Who said what: a stream that keeps a transcript of both directions.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -12,7 +13,7 @@ use smtp_core::stream::{BoxFuture, ByteStream, CloseCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::Side;
-use crate::scenario::escape;
+use crate::scenario::{escape, escape_pattern};
 
 /// How many octets a transcript keeps unless told otherwise.
 const KEPT: usize = 256 << 10;
@@ -267,33 +268,37 @@ impl Log {
 /// One line of a scenario for `octets`.
 fn write_octets(text: &mut String, from: Side, octets: &[u8], redact: bool, answers_challenge: bool) {
     let letter = from.letter();
-    let secret = redact && from == Side::Client;
-    if secret && answers_challenge {
+    if redact && answers_challenge && from == Side::Client {
         text.push_str("C: [redacted]\n");
         return;
     }
-    let line = octets.strip_suffix(b"\r\n").and_then(|line| std::str::from_utf8(line).ok());
-    match line.filter(|line| !line.chars().any(char::is_control)) {
-        Some(line) if secret && line.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("AUTH ")) => {
-            let (mechanism, initial) = line[5..].split_once(' ').unwrap_or((&line[5..], ""));
-            text.push_str(&format!("C: {} {mechanism}", &line[..4]));
-            text.push_str(if initial.is_empty() { "\n" } else { " [redacted]\n" });
-        }
-        Some(line) => {
-            let line = match from {
-                Side::Client => line.to_owned(),
-                // A reply that is played again is a pattern.
-                Side::Server => line.replace('\\', "\\\\").replace('*', "\\*"),
-            };
-            text.push_str(format!("{letter}: {line}").trim_end_matches(' '));
-            // Blanks at the end are easily lost in a file.
-            if line.ends_with(' ') || line.is_empty() {
-                text.truncate(text.len() - (letter.len_utf8() + 1 + line.trim_end_matches(' ').len()).min(text.len()));
-                text.push_str(&format!("{letter}+: {}", escape(octets)));
-            }
-            text.push('\n');
-        }
-        None => text.push_str(&format!("{letter}+: {}\n", escape(octets))),
+    let Some(line) = plain_line(octets) else {
+        text.push_str(&format!("{letter}+: {}\n", escape(octets)));
+        return;
+    };
+    let line = match from {
+        Side::Client if redact => redacted(line),
+        Side::Client => Cow::Borrowed(line),
+        Side::Server => Cow::Owned(escape_pattern(line)),
+    };
+    text.push_str(&format!("{letter}:{}{line}\n", if line.is_empty() { "" } else { " " }));
+}
+
+/// The text of a line that can stand in a scenario as it is. One with blanks at its end cannot: editors take them off.
+fn plain_line(octets: &[u8]) -> Option<&str> {
+    let line = std::str::from_utf8(octets.strip_suffix(b"\r\n")?).ok()?;
+    let awkward = line.chars().any(char::is_control) || line.ends_with(char::is_whitespace) || line.starts_with("...");
+    (!awkward).then_some(line)
+}
+
+/// AUTH without its initial response.
+fn redacted(line: &str) -> Cow<'_, str> {
+    match line.split_at_checked(5) {
+        Some((verb, rest)) if verb.eq_ignore_ascii_case("AUTH ") => match rest.split_once(' ') {
+            Some((mechanism, _)) => Cow::Owned(format!("{verb}{mechanism} [redacted]")),
+            None => Cow::Borrowed(line),
+        },
+        _ => Cow::Borrowed(line),
     }
 }
 
@@ -306,5 +311,61 @@ impl fmt::Display for Transcript {
 impl fmt::Debug for Transcript {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transcript").field("octets", &self.lock().octets).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Knobs, Pace, pair};
+    use crate::scenario::Scenario;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn lines_come_together_whatever_the_pieces() {
+        let (client, mut server) = pair(Knobs::default().paced(Pace::OCTET_BY_OCTET));
+        let (mut client, transcript) = Recorder::new(Box::new(client), Side::Client);
+        server.write_all(b"220 * \\ \r\n334 \r\n").await.unwrap();
+        client.read_exact(&mut [0; 15]).await.unwrap();
+        client.write_all(b"c2VjcmV0\r\n\r\nbare\nend").await.unwrap();
+        client.shutdown().await.unwrap();
+        let text = "S+: 220 * \\\\\\x20\\r\\n\nS+: 334\\x20\\r\\n\nC: [redacted]\nC:\nC+: bare\\n\nC+: end\nC!\n";
+        assert_eq!(transcript.to_string(), text);
+        assert!(transcript.revealed().contains("C: c2VjcmV0\n"));
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_is_seen_and_recorded_through() {
+        let (client, server) = pair(Knobs::starttls());
+        let (client, transcript) = Recorder::new(Box::new(client), Side::Client);
+        let (client, server) = tokio::join!(Box::new(client).upgrade(), Box::new(server).upgrade());
+        let (mut client, mut server) = (client.unwrap(), server.unwrap());
+        assert!(client.info().tls.is_some());
+        client.write_all(b"NOOP\r\n").await.unwrap();
+        server.read_exact(&mut [0; 6]).await.unwrap();
+        assert_eq!(transcript.to_string(), "UPGRADE\nC: NOOP\n");
+    }
+
+    #[test]
+    fn only_the_last_octets_are_kept() {
+        let transcript = Transcript::new(100);
+        for n in 0..1_000 {
+            transcript.record(Side::Client, format!("NOOP {n}\r\n").as_bytes());
+        }
+        transcript.record(Side::Server, &[b'x'; 100_000]);
+        let text = transcript.to_string();
+        assert!(text.starts_with("# "), "{text}");
+        assert!(text.len() < LINE_MAX + 100, "{}", text.len());
+    }
+
+    #[test]
+    fn a_transcript_is_a_scenario() {
+        let transcript = Transcript::new(10_000);
+        transcript.record(Side::Server, b"220 mx * \\o/\r\n");
+        transcript.record(Side::Client, b"RCPT TO:<\"a\\\"b\"@x>\r\n\0\r\n");
+        transcript.record(Side::Server, b"...\r\n");
+        transcript.end(Side::Server);
+        let scenario = Scenario::parse("transcript", &transcript.to_string()).unwrap();
+        assert_eq!(scenario.client_octets(), b"RCPT TO:<\"a\\\"b\"@x>\r\n\0\r\n");
     }
 }

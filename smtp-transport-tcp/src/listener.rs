@@ -63,21 +63,26 @@ pub struct TcpListener {
 }
 
 impl TcpListener {
-    /// Listens on `address`; port 0 is a free one. Has to be called in a tokio runtime.
+    /// Listens on `address`; port 0 is a free one.
     ///
     /// # Errors
     /// With a [`ListenError`] inside, which says what to do.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O enabled.
     pub fn bind(address: SocketAddr, options: ListenOptions) -> io::Result<Self> {
         let explain = |source: io::Error| io::Error::new(source.kind(), ListenError { address, source });
         let socket = listening_socket(address, &options).map_err(explain)?;
         Self::from_std(socket, options.tls).map_err(explain)
     }
 
-    /// Takes over a socket that listens already, as a service manager hands it down. Has to be called in a tokio
-    /// runtime.
+    /// Takes over a socket that listens already, as a service manager hands it down.
     ///
     /// # Errors
     /// If the runtime cannot watch it.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O enabled.
     pub fn from_std(socket: StdListener, tls: Tls) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let socket = tokio::net::TcpListener::from_std(socket)?;

@@ -1,3 +1,4 @@
 //! What the integration tests of this workspace share.
 
+pub mod binary;
 pub mod peers;

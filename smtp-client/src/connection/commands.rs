@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use smtp_core::service::{Body, Outcome};
 use smtp_core::session::client::NotNow;
-use smtp_core::types::{Command, Mail, Rcpt, Reply, Severity, Verb};
+use smtp_core::types::{Command, Invalid, Mail, Rcpt, Reply, Severity, Verb};
 use smtp_core::wire::decode_command;
 
 use super::{Connection, accepted};
@@ -146,7 +146,7 @@ impl Connection {
             return Err(Error::Closed { step: Step::Other, source: None });
         }
         if matches!(decode_command(line.as_bytes()), Ok(Command::Bdat { .. })) {
-            return Err(Error::local(Step::Other, NotNow::InContent));
+            return Err(Error::local(Step::Other, Invalid::new("line", "BDAT is of no use without its octets")));
         }
         let verb = self.wire.session.raw(line).map_err(|why| Error::local(Step::Other, why))?;
         if let Some(observer) = &self.options.observer {

@@ -83,10 +83,7 @@ mod tests {
     #[tokio::test]
     async fn name_and_password_are_asked_for() {
         let jo = Step::Success { user: "jo".into() };
-        assert_eq!(
-            answers(&[None, Some("jo"), Some("right")]).await,
-            [ask("Username:"), ask("Password:"), jo.clone()]
-        );
+        assert_eq!(answers(&[None, Some("jo"), Some("right")]).await, [ask("Username:"), ask("Password:"), jo.clone()]);
         assert_eq!(answers(&[Some("jo"), Some("right")]).await, [ask("Password:"), jo]);
     }
 

@@ -45,7 +45,8 @@ impl Exchange for Plain {
         // The client speaks first; without an initial response it is asked with an empty challenge (RFC 4954 §4).
         let Some(response) = response else { return Step::Challenge(Bytes::new()) };
         let mut parts = response.expose().split(|byte| *byte == 0);
-        let (Some(acts_as), Some(name), Some(password), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(acts_as), Some(name), Some(password), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Step::Malformed;
         };

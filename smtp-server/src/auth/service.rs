@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 use smtp_core::channel::{Identity, SessionInfo};
 use smtp_core::service::{Request, Verdict};
+use smtp_core::session::server::MechanismOffer;
 use smtp_core::stream::BoxFuture;
 use smtp_core::types::{Command, Refusal, Secret};
 use tower_layer::Layer;
@@ -69,7 +70,16 @@ impl AuthLayer {
         self
     }
 
-    /// The names for EHLO's AUTH line, on a channel that is `secure` or not.
+    /// What a session has to know to offer these mechanisms, for [`Config::with_mechanisms`].
+    ///
+    /// [`Config::with_mechanisms`]: smtp_core::session::server::Config::with_mechanisms
+    #[must_use]
+    pub fn offers(&self) -> Vec<MechanismOffer> {
+        let offer = |m: &Arc<dyn Mechanism>| MechanismOffer { name: m.name(), needs_secure: m.reveals_password() };
+        self.0.mechanisms.iter().map(offer).collect()
+    }
+
+    /// The names in EHLO's AUTH line, on a channel that is `secure` or not.
     pub fn names(&self, secure: bool) -> impl Iterator<Item = &'static str> {
         self.0.mechanisms.iter().filter(move |m| secure || !m.reveals_password()).map(|m| m.name())
     }
@@ -84,7 +94,10 @@ impl Default for AuthLayer {
 impl fmt::Debug for AuthLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.names(true).collect();
-        f.debug_struct("AuthLayer").field("mechanisms", &names).field("failures", &self.0.failures).finish_non_exhaustive()
+        f.debug_struct("AuthLayer")
+            .field("mechanisms", &names)
+            .field("failures", &self.0.failures)
+            .finish_non_exhaustive()
     }
 }
 
@@ -128,7 +141,12 @@ impl<S> Auth<S> {
         Ok(Attempt { mechanism: mechanism.name(), exchange: mechanism.start() })
     }
 
-    fn go_on(&self, session: Arc<SessionInfo>, attempt: Attempt, response: Option<Secret>) -> BoxFuture<'static, Verdict> {
+    fn go_on(
+        &self,
+        session: Arc<SessionInfo>,
+        attempt: Attempt,
+        response: Option<Secret>,
+    ) -> BoxFuture<'static, Verdict> {
         Box::pin(step(Arc::clone(&self.settings), Arc::clone(&self.attempts), session, attempt, response))
     }
 }

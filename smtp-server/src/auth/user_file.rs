@@ -15,8 +15,8 @@ impl UserList {
     /// [`UserFileError`] names the file and the line.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, UserFileError> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| UserFileError::Read { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| UserFileError::Read { path: path.to_owned(), source })?;
         let mut users = Self::new();
         for (i, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -73,7 +73,8 @@ mod tests {
 
     #[tokio::test]
     async fn users_comments_and_blank_lines() {
-        let text = format!("# users\n\njo:{}\r\n  al@example.org: {}\n#x:y\n", cheap_hash("right"), cheap_hash("other"));
+        let text =
+            format!("# users\n\njo:{}\r\n  al@example.org: {}\n#x:y\n", cheap_hash("right"), cheap_hash("other"));
         let users = read(&text).unwrap();
         assert_eq!(users.len(), 2);
         assert_eq!(users.verify("jo", &Secret::new(*b"right")).await, Check::Yes);

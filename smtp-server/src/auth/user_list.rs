@@ -221,7 +221,13 @@ pub(super) mod tests {
         assert_eq!(refuse("", &hash), UserError::Name);
         assert_eq!(refuse("a:b", &hash), UserError::Name);
         assert_eq!(refuse("a\nb", &hash), UserError::Name);
-        for bad in ["", "right", "$argon2id$v=19$m=8,t=1,p=1", &hash.replace("argon2id", "argon2i"), &hash.replace("t=1", "t=0")] {
+        for bad in [
+            "",
+            "right",
+            "$argon2id$v=19$m=8,t=1,p=1",
+            &hash.replace("argon2id", "argon2i"),
+            &hash.replace("t=1", "t=0"),
+        ] {
             assert!(matches!(refuse("jo", bad), UserError::Hash(_)), "{bad}");
         }
         let twice = UserList::new().with_hash("jo", &hash).unwrap().with_hash("jo", &hash).unwrap_err();

@@ -181,7 +181,8 @@ mod tests {
             assert_eq!(recorder.messages().len(), 1);
             assert_eq!(recorder.messages()[0].content[..], message(100)[..]);
 
-            let outcome = deliver(&mut delivery, &["<x@y.example>", "<z@y.example>"], pieces(&message(101), piece)).await;
+            let outcome =
+                deliver(&mut delivery, &["<x@y.example>", "<z@y.example>"], pieces(&message(101), piece)).await;
             assert_eq!(outcome.len(), 2);
             let refusal = outcome.single().unwrap_err();
             assert_eq!(refusal.to_string().get(..9), Some("554 5.4.6"));
@@ -194,7 +195,8 @@ mod tests {
         let body = inspect(Body::from_bytes(&b"abc"[..]), |_| Ok(()));
         assert_eq!(body.size(), Some(3));
         let sink = Sink::new();
-        deliver(&mut LoopLayer::new(0).layer(sink.clone()), &["<x@y.example>"], Body::from_bytes(&b"a: b\r\n"[..])).await;
+        deliver(&mut LoopLayer::new(0).layer(sink.clone()), &["<x@y.example>"], Body::from_bytes(&b"a: b\r\n"[..]))
+            .await;
         assert_eq!((sink.messages(), sink.octets()), (1, 6));
     }
 }

@@ -67,7 +67,8 @@ impl Recorder {
     /// Keeps up to so many messages of together so many octets.
     #[must_use]
     pub fn bounded(messages: usize, octets: usize) -> Self {
-        let shared = Shared { messages_max: messages, octets_max: octets, kept: Mutex::default(), arrived: Notify::new() };
+        let shared =
+            Shared { messages_max: messages, octets_max: octets, kept: Mutex::default(), arrived: Notify::new() };
         Self(Arc::new(shared))
     }
 
@@ -132,7 +133,12 @@ impl Service<Transaction> for Recorder {
 
     fn call(&mut self, transaction: Transaction) -> RecorderFuture {
         let Transaction { session, envelope, body } = transaction;
-        RecorderFuture { shared: Arc::clone(&self.0), body, content: BytesMut::new(), message: Some((session, envelope)) }
+        RecorderFuture {
+            shared: Arc::clone(&self.0),
+            body,
+            content: BytesMut::new(),
+            message: Some((session, envelope)),
+        }
     }
 }
 

@@ -102,7 +102,7 @@ impl Line {
             Err(refusal) => self.write(&safe(&refusal), "not accepted"),
         }
         for (rcpt, result) in self.each.iter().zip(outcome.iter()) {
-            let reply = result.as_ref().map_or_else(|refusal| safe(refusal), |receipt| safe(&receipt.reply()));
+            let reply = result.as_ref().map_or_else(safe, |receipt| safe(&receipt.reply()));
             debug!(session = self.session, number = self.number, to = safe(&rcpt.to).as_str(), reply, "recipient");
         }
     }
@@ -161,7 +161,8 @@ mod tests {
             });
             let text = log.text();
             assert_eq!(text.lines().count(), lines, "{text}");
-            for part in ["id=\"0-1\"", "from=\"<a@sender.example>\"", "recipients=2", "size=5", "250 2.0.0", "accepted"] {
+            for part in ["id=\"0-1\"", "from=\"<a@sender.example>\"", "recipients=2", "size=5", "250 2.0.0", "accepted"]
+            {
                 assert!(text.contains(part), "{part}: {text}");
             }
         }

@@ -69,7 +69,9 @@ impl Failure {
             (_, Some(Errno::NOSPC | Errno::DQUOT)) => "free space or inodes, or raise the quota",
             (_, Some(Errno::ACCESS | Errno::PERM)) => "give the folder to the user that this server runs as",
             (_, Some(Errno::ROFS)) => "remount the file system read-write; look for disk errors in the kernel log",
-            (_, Some(Errno::LOOP | Errno::NOTDIR)) => "a symbolic link or file stands in the place of a folder; remove it",
+            (_, Some(Errno::LOOP | Errno::NOTDIR)) => {
+                "a symbolic link or file stands in the place of a folder; remove it"
+            }
             (_, Some(Errno::MFILE | Errno::NFILE)) => "raise the limit on open files",
             (_, Some(Errno::IO)) => "look for disk errors in the kernel log",
             _ => "the sender will try again",

@@ -9,7 +9,7 @@ use smtp_core::types::ReversePath;
 
 use super::Shared;
 use super::failure::Failure;
-use super::folder::set_mode;
+use super::folder::{Folder, set_mode};
 use super::plan::Target;
 use super::tree::Place;
 
@@ -70,11 +70,12 @@ impl Staging {
     /// refused before most of it has arrived.
     pub(super) fn write(&mut self, content: &[u8]) -> Result<(), Failure> {
         if self.first.is_none() {
-            // With one there is nothing to find out that making its file does not.
-            for target in self.message.targets.iter().filter(|_| self.message.targets.len() > 1) {
-                self.shared.tree.prepare(&target.place)?;
+            let mut tmp = None;
+            for target in &self.message.targets {
+                let prepared = self.shared.tree.prepare(&target.place)?;
+                tmp.get_or_insert(prepared);
             }
-            let (file, head) = self.create(0)?;
+            let (file, head) = self.create(0, tmp)?;
             self.first = Some(First { file, head, content: 0 });
         }
         let (Some(first), Some(staged)) = (&mut self.first, self.staged.first()) else { return Ok(()) };
@@ -98,7 +99,7 @@ impl Staging {
             sync(&first.file, &self.shared, staged)?;
         }
         for target in 1..self.message.targets.len() {
-            let (mut file, head) = self.create(target)?;
+            let (mut file, head) = self.create(target, None)?;
             let Some(staged) = self.staged.last_mut() else { continue };
             staged.size = head + first.content;
             let failed = |e| self.shared.failed("copy to", staged, e);
@@ -124,12 +125,15 @@ impl Staging {
         Ok(())
     }
 
-    /// A new file for this target with its head written.
-    fn create(&mut self, target: usize) -> Result<(File, u64), Failure> {
+    /// A new file for this target, in its `tmp` folder, with its head written.
+    fn create(&mut self, target: usize, tmp: Option<Folder>) -> Result<(File, u64), Failure> {
         let Some(target) = self.message.targets.get(target) else {
             return Err(Failure::new("find a recipient in", self.shared.tree.root(), io::ErrorKind::NotFound));
         };
-        let tmp = self.shared.tree.prepare(&target.place)?;
+        let tmp = match tmp {
+            Some(tmp) => tmp,
+            None => self.shared.tree.enter(&target.place)?.enter("tmp")?,
+        };
         let name = self.shared.names.make();
         let mut file = tmp.create(&name)?;
         // Noted at once: from here on there is something to remove.

@@ -102,7 +102,9 @@ async fn modes_do_not_depend_on_the_umask() {
         assert!(store.deliver(&["<jo@example.org>"], text("x\r\n")).await.single().is_ok());
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         let mailbox = store.root().join("example.org/jo");
-        for folder in [mailbox.parent().unwrap(), &mailbox, &mailbox.join("tmp"), &mailbox.join("new"), &mailbox.join("cur")] {
+        for folder in
+            [mailbox.parent().unwrap(), &mailbox, &mailbox.join("tmp"), &mailbox.join("new"), &mailbox.join("cur")]
+        {
             assert_eq!(mode(folder), 0o700, "{}", folder.display());
         }
         let file = fs::read_dir(mailbox.join("new")).unwrap().next().unwrap().unwrap();
@@ -122,7 +124,8 @@ async fn modes_do_not_depend_on_the_umask() {
 #[tokio::test]
 async fn one_mailbox_gets_one_copy_and_each_mailbox_its_own() {
     let store = Store::new();
-    let outcome = store.deliver(&["<a@example.org>", "<A@EXAMPLE.org>", "<postmaster>", "<b@x.example>"], text("x\r\n")).await;
+    let outcome =
+        store.deliver(&["<a@example.org>", "<A@EXAMPLE.org>", "<postmaster>", "<b@x.example>"], text("x\r\n")).await;
     assert_eq!(outcome.len(), 4);
     assert!(outcome.single().is_ok());
     let head = |to: &str| vec![format!("Return-Path: <a@sender.example>\nDelivered-To: {to}\nx\n")];
@@ -313,7 +316,8 @@ async fn a_session_that_is_dropped_anywhere_leaves_nothing_or_the_whole() {
     loop {
         let store = Store::new();
         let ended = Arc::new(AtomicBool::new(false));
-        let body = Body::from_source(Noting { body: pieces(content.as_bytes(), 100_000), ended: Arc::clone(&ended) }, None);
+        let body =
+            Body::from_source(Noting { body: pieces(content.as_bytes(), 100_000), ended: Arc::clone(&ended) }, None);
         let mut future = store.maildir.clone().call(transaction(&["<a@example.org>", "<b@example.org>"], body));
         let mut left = points;
         let finished = std::future::poll_fn(|cx| match (left, future.as_mut().poll(cx)) {

@@ -111,13 +111,13 @@ impl Tree {
 fn make_root(path: &Path) -> Result<(), Failure> {
     let missing: Vec<_> =
         path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).map(Path::to_owned).collect();
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|e| Failure::new("make the folder", path, e))?;
-    for made in missing {
-        Folder::at(parent(&made))?.sync()?;
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| Failure::new("make the folder", path, e))?;
+    for made in &missing {
+        Folder::at(parent(made))?.sync()?;
+    }
+    if missing.is_empty() {
+        // Whoever made it may have been killed before this. Where we may not look, an administrator made it.
+        let _ = Folder::at(parent(path)).and_then(|above| above.sync());
     }
     Ok(())
 }

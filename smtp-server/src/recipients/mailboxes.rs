@@ -21,7 +21,7 @@ use crate::name;
 /// - Any other domain, address literals included: 550 5.7.1, unless [`Mailboxes::relay_for_authenticated`].
 ///
 /// Domains compare without case and as A-labels (RFC 5890), local parts as the folder names that
-/// Maildir gives them, so without case. Cheap to clone.
+/// [`Maildir`](crate::maildir::Maildir) gives them, so without case. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Mailboxes(Arc<Inner>);
 
@@ -49,7 +49,8 @@ impl Mailboxes {
     /// # Errors
     /// [`Invalid`] if the domain is no name under IDNA (RFC 5891).
     pub fn and(mut self, domain: &Domain) -> Result<Self, Invalid> {
-        let domain = name::domain(domain.as_str()).ok_or(Invalid::new("local domain", "a name under IDNA (RFC 5891)"))?;
+        let domain =
+            name::domain(domain.as_str()).ok_or(Invalid::new("local domain", "a name under IDNA (RFC 5891)"))?;
         let inner = Arc::make_mut(&mut self.0);
         inner.domains.entry(domain.into()).or_default().insert(POSTMASTER.into());
         Ok(self)

@@ -112,7 +112,7 @@ impl ClientConnection {
         let (mut client, mut server) = MemoryStream::both(&self.knobs);
         client.place = place.map(Arc::new);
         server.place = client.place.clone();
-        let announcement = Announcement { opened, server };
+        let announcement = Announcement { opened, server: Box::new(server) };
         if self.knobs.client_speaks_first {
             client.announcement = Some(announcement);
         } else {
@@ -125,13 +125,13 @@ impl ClientConnection {
 /// The server's end of a stream that the server has not seen yet.
 pub(super) struct Announcement {
     opened: mpsc::Sender<MemoryStream>,
-    server: MemoryStream,
+    server: Box<MemoryStream>,
 }
 
 impl Announcement {
     pub(super) fn make(self) {
         // A stream keeps its place until both ends are gone, so there is room. A server that is gone sees nothing.
-        let _ = self.opened.try_send(self.server);
+        let _ = self.opened.try_send(*self.server);
     }
 }
 

@@ -118,10 +118,6 @@ impl Session {
         while let Some(pending) = self.pending.pop_front_if(|p| p.verdict.is_some()) {
             let Some(verdict) = pending.verdict else { continue };
             step = self.apply(pending.kept, verdict).or(step);
-            if self.closing {
-                // What stood behind it is not answered any more.
-                self.pending.clear();
-            }
         }
         step
     }

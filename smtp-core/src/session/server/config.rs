@@ -41,7 +41,8 @@ pub struct Limits {
     pub content_line: usize,
     /// Recipients of one transaction. Default 1,000; RFC 5321 §4.5.3.1.8 wants at least 100.
     pub recipients: usize,
-    /// Errors from which on each costs [`Limits::tarpit`]. Default 10. An accepted message sets the count to 0.
+    /// Errors (5yz replies) from which on each costs [`Limits::tarpit`]. Default 10. An accepted message sets the count
+    /// to 0.
     pub errors_soft: u32,
     /// Errors at which the session ends with 421. Default 20.
     pub errors_hard: u32,

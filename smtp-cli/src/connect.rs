@@ -1,0 +1,212 @@
+//! From a URL and TLS options to a connection: what `send` and `shell` have in common.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use smtp_client::{Connection, Error, Options, Step};
+use smtp_core::stream::{ConnectError, ConnectStep, Connector, TlsMode, TlsPolicy, Verification};
+use smtp_core::types::{AddressLiteral, EhloName, Host};
+use smtp_tls::{ClientTls, Pin};
+use smtp_transport_tcp::{ConnectOptions, TcpConnector};
+
+use crate::exit::{Exit, Failure};
+use crate::url::{Carrier, TlsChoice, Url};
+
+/// How the server's certificate is to be checked, as the options say it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TlsOptions {
+    /// `--tls-ca`
+    pub(crate) ca: Option<PathBuf>,
+    /// `--pin`
+    pub(crate) pin: Option<Pin>,
+    /// `--insecure`
+    pub(crate) insecure: bool,
+    /// `--tls-key-log`
+    pub(crate) key_log: bool,
+}
+
+impl TlsOptions {
+    /// The policy for `url`. Whoever names an issuer or a key, or is going to show a password, wants to know whom it
+    /// talks to: then TLS is required and verified.
+    ///
+    /// # Errors
+    /// If the options contradict each other or the URL.
+    pub(crate) fn policy(&self, url: &Url, auth: bool) -> Result<TlsPolicy, Failure> {
+        let named = [("--tls-ca", self.ca.is_some()), ("--pin", self.pin.is_some()), ("--insecure", self.insecure)];
+        let named: Vec<&str> = named.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect();
+        if let [first, second, ..] = *named {
+            return Err(Failure::usage(format!("{first} and {second} exclude each other")).help("give one of them"));
+        }
+        let verified = match self.pin {
+            Some(pin) => pin.into(),
+            None => Verification::Pkix,
+        };
+        let check = self.ca.is_some() || self.pin.is_some();
+        let must = check || (auth && !self.insecure);
+        let mode = match (url.scheme.carrier, url.tls) {
+            (Carrier::TlsOverTcp, _) => TlsMode::Implicit,
+            (Carrier::Tcp, Some(TlsChoice::Required)) => TlsMode::Required,
+            (Carrier::Tcp, Some(TlsChoice::None)) if check => {
+                return Err(Failure::usage(format!("{url} asks for no TLS, and {} for a certificate", named.join(", ")))
+                    .help("leave ?tls=none out"));
+            }
+            (Carrier::Tcp, Some(TlsChoice::None | TlsChoice::Opportunistic)) if must && !check => {
+                return Err(Failure::new(Exit::Policy, format!("{url}: AUTH needs TLS with a verified certificate"))
+                    .help("use ?tls=required or smtps://, with --tls-ca or --pin for a server of your own; --insecure does without"));
+            }
+            (Carrier::Tcp, Some(TlsChoice::None)) => TlsMode::None,
+            (Carrier::Tcp, Some(TlsChoice::Opportunistic) | None) if must => TlsMode::Required,
+            (Carrier::Tcp, Some(TlsChoice::Opportunistic) | None) => TlsMode::Opportunistic,
+        };
+        let verification = match mode {
+            _ if self.insecure => Verification::None,
+            TlsMode::None | TlsMode::Opportunistic => Verification::None,
+            TlsMode::Required | TlsMode::Implicit => verified,
+        };
+        Ok(TlsPolicy { mode, verification })
+    }
+
+    /// The connector for `url`.
+    ///
+    /// # Errors
+    /// If a file cannot be used.
+    pub(crate) fn connector(&self, url: &Url, wait: Option<Duration>) -> Result<Box<dyn Connector>, Failure> {
+        let mut tls = ClientTls::builder().key_log(self.key_log);
+        if let Some(ca) = &self.ca {
+            tls = tls.ca_file(ca);
+        }
+        let tls = tls.build().map_err(Failure::config)?;
+        match url.scheme.carrier {
+            Carrier::Tcp | Carrier::TlsOverTcp => {
+                let mut options = ConnectOptions::default();
+                if let Some(wait) = wait {
+                    options.attempt_timeout = wait;
+                    options.timeout = wait;
+                }
+                Ok(Box::new(TcpConnector::new(tls).with_options(options)))
+            }
+        }
+    }
+}
+
+/// Connects to `url` and reads the greeting. Without `hello` the name to greet with is found out here.
+///
+/// # Errors
+/// As [`Connection::connect`].
+pub(crate) async fn connect(
+    connector: &dyn Connector,
+    url: &Url,
+    policy: &TlsPolicy,
+    mut options: Options,
+    hello: Option<EhloName>,
+) -> Result<Connection, Error> {
+    let target = url.target();
+    let after = options.timeouts.connect;
+    let reach = async {
+        let mut carrier = connector.connect(&target, policy).await?;
+        let broke = |error| ConnectError::transient(&target.address, ConnectStep::Connect, error);
+        carrier.open().await.map_err(broke)
+    };
+    let stream = match tokio::time::timeout(after, reach).await {
+        Ok(stream) => stream?,
+        Err(_) => return Err(Error::Timeout { step: Step::Connect, after }),
+    };
+    options.hello = hello.unwrap_or_else(|| own_name(stream.info().local.map(|local| local.ip())));
+    Connection::over(stream, policy, Arc::new(options)).await
+}
+
+/// What to greet with if nobody says: the host's full name, or else the address it connects from (RFC 5321 §4.1.4).
+fn own_name(local: Option<std::net::IpAddr>) -> EhloName {
+    let name = host_name().filter(|name| name.contains('.'));
+    if let Some(name) = name.and_then(|name| EhloName::new(&name).ok()) {
+        return name;
+    }
+    let ip = local.unwrap_or(std::net::Ipv4Addr::LOCALHOST.into());
+    EhloName::from(Host::Literal(AddressLiteral::from(ip.to_canonical())))
+}
+
+/// What the system calls this machine.
+pub(crate) fn host_name() -> Option<String> {
+    let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
+    (!name.is_empty()).then_some(name)
+}
+
+/// The first line of a file that holds a password.
+///
+/// # Errors
+/// If it cannot be read or is empty.
+pub(crate) fn read_password(path: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::config(format!("cannot read the password in {}: {error}", path.display())))?;
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(line.to_owned()),
+        _ => Err(Failure::config(format!("no password in {}", path.display())).help("its first line has to be it")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(url: &str, auth: bool, options: &TlsOptions) -> Result<TlsPolicy, Failure> {
+        options.policy(&url.parse().unwrap(), auth)
+    }
+
+    fn plain() -> TlsOptions {
+        TlsOptions::default()
+    }
+
+    fn insecure() -> TlsOptions {
+        TlsOptions { insecure: true, ..plain() }
+    }
+
+    fn ca() -> TlsOptions {
+        TlsOptions { ca: Some("x".into()), ..plain() }
+    }
+
+    fn pin() -> TlsOptions {
+        TlsOptions { pin: Some(Pin::new([7; 32])), ..plain() }
+    }
+
+    #[test]
+    fn verification_holds_where_it_is_asked_for() {
+        use TlsMode::{Implicit, None, Opportunistic, Required};
+        use Verification::{None as Any, Pin, Pkix};
+        for (url, auth, options, mode, verification) in [
+            ("smtp://x", false, plain(), Opportunistic, Any),
+            ("smtp://x?tls=opportunistic", false, plain(), Opportunistic, Any),
+            ("smtp://x?tls=none", false, plain(), None, Any),
+            ("smtp://x?tls=required", false, plain(), Required, Pkix),
+            ("smtps://x", false, plain(), Implicit, Pkix),
+            ("smtp://x", false, ca(), Required, Pkix),
+            ("smtp://x?tls=opportunistic", false, ca(), Required, Pkix),
+            ("smtp://x", false, pin(), Required, Pin([7; 32])),
+            ("smtps://x", false, pin(), Implicit, Pin([7; 32])),
+            ("smtp://x?tls=required", false, insecure(), Required, Any),
+            ("smtps://x", false, insecure(), Implicit, Any),
+            ("smtp://x", true, plain(), Required, Pkix),
+            ("smtp://x", true, pin(), Required, Pin([7; 32])),
+            ("smtp://x", true, insecure(), Opportunistic, Any),
+            ("smtp://x?tls=none", true, insecure(), None, Any),
+        ] {
+            let expected = TlsPolicy { mode, verification };
+            assert_eq!(policy(url, auth, &options), Ok(expected), "{url} {auth} {options:?}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused_before_anything_is_sent() {
+        let code = |result: Result<TlsPolicy, Failure>| result.unwrap_err().exit().code();
+        assert_eq!(code(policy("smtp://x?tls=none", false, &pin())), 64);
+        assert_eq!(code(policy("smtp://x", false, &TlsOptions { insecure: true, ..ca() })), 64);
+        assert_eq!(code(policy("smtp://x?tls=none", true, &plain())), 77);
+        assert_eq!(code(policy("smtp://x?tls=opportunistic", true, &plain())), 77);
+    }
+
+    #[test]
+    fn without_a_full_name_the_address_is_the_name() {
+        let name = own_name(Some("::ffff:192.0.2.1".parse().unwrap()));
+        assert!(name.as_str() == "[192.0.2.1]" || name.as_str().contains('.'));
+    }
+}

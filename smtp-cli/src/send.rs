@@ -1,0 +1,188 @@
+//! `smtp send`: one message to one server, and everything there is to see of it.
+
+mod message;
+mod recorder;
+mod report;
+mod run;
+mod verdict;
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde::Deserialize;
+use smtp_core::types::{EhloName, Mailbox};
+use smtp_tls::Pin;
+
+use crate::settings::layered;
+use crate::url::Url;
+use crate::values::{self, Many, Wait};
+
+pub(crate) use message::Header;
+pub(crate) use run::run;
+pub(crate) use verdict::failure_of;
+
+/// How far a session goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Stage {
+    /// The greeting.
+    Connect,
+    /// The first EHLO.
+    Ehlo,
+    /// TLS, where the policy wants it, and EHLO inside.
+    Starttls,
+    /// Authentication, if there is one.
+    Auth,
+    /// MAIL.
+    Mail,
+    /// Every RCPT.
+    Rcpt,
+    /// The whole message.
+    Data,
+}
+
+/// Sends a message and shows what the server says to it.
+///
+/// Without --data a small message is made of --header and --body. What happened is told for each recipient, and by
+/// the exit code.
+#[derive(Debug, Default, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Arguments {
+    /// The server: smtp://host[:25][?tls=required|opportunistic|none] or smtps://host[:465].
+    ///
+    /// smtp:// without a parameter uses STARTTLS if it is offered and does not verify the certificate. It is verified
+    /// with ?tls=required, smtps://, --tls-ca, --pin, and when authenticating.
+    #[arg(long, value_name = "URL")]
+    #[serde(deserialize_with = "values::parsed")]
+    server: Option<Url>,
+
+    /// The envelope's sender; `<>` for none.
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<String>,
+
+    /// A recipient; may be repeated.
+    #[arg(long, value_name = "ADDRESS")]
+    #[serde(deserialize_with = "values::list")]
+    to: Vec<Many<Mailbox>>,
+
+    /// The message, header and all, from a file; `-` for standard input. Line ends become CRLF.
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+
+    /// A header field, `Name: value`; may be repeated. Takes the place of one with the same name.
+    #[arg(long, value_name = "NAME:VALUE")]
+    #[serde(deserialize_with = "values::list")]
+    header: Vec<Header>,
+
+    /// The text of the message.
+    #[arg(long, value_name = "TEXT", conflicts_with = "data")]
+    body: Option<String>,
+
+    /// Authenticate by this SASL mechanism only (PLAIN, LOGIN). Default: the strongest that is offered.
+    #[arg(long, value_name = "MECHANISM")]
+    auth: Option<String>,
+
+    /// Authenticate as this user.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+
+    /// The password is the first line of this file. The variable SMTP_SEND_PASSWORD may hold it instead; a terminal
+    /// is asked.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+
+    /// Trust the CAs in this PEM file instead of the system's, and require TLS.
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+
+    /// Trust this key alone, and require TLS: the hex SHA-256 of the leaf's SubjectPublicKeyInfo.
+    #[arg(long, value_name = "SHA256")]
+    #[serde(deserialize_with = "values::parsed")]
+    pin: Option<Pin>,
+
+    /// Do not verify the server's certificate, and authenticate over any channel.
+    #[arg(long)]
+    insecure: bool,
+
+    /// Write the session's TLS keys to the file that SSLKEYLOGFILE names. Whoever reads it reads the session.
+    #[arg(long)]
+    tls_key_log: bool,
+
+    /// The name to greet with. Default: this machine's full name, or its address.
+    #[arg(long, value_name = "NAME")]
+    #[serde(deserialize_with = "values::parsed")]
+    helo: Option<EhloName>,
+
+    /// How long each step may take, in seconds. Default: 120.
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<Wait>,
+
+    /// Wait for each reply before the next command.
+    #[arg(long)]
+    no_pipelining: bool,
+
+    /// Send the content with DATA, even if the server offers CHUNKING.
+    #[arg(long)]
+    no_chunking: bool,
+
+    /// Stop after this stage and QUIT.
+    #[arg(long, value_name = "STAGE", value_enum)]
+    quit_after: Option<Stage>,
+
+    /// Show the whole session.
+    #[arg(long)]
+    transcript: bool,
+
+    /// Report in JSON on standard output; a transcript goes to standard error then.
+    #[arg(long)]
+    json: bool,
+
+    /// Read options from this TOML file; its keys are their names.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+}
+
+layered!(Arguments {
+    server,
+    from,
+    to,
+    data,
+    header,
+    body,
+    auth,
+    user,
+    password_file,
+    tls_ca,
+    pin,
+    insecure,
+    tls_key_log,
+    helo,
+    timeout,
+    no_pipelining,
+    no_chunking,
+    quit_after,
+    transcript,
+    json,
+} except {});
+
+/// What stands below the options in `smtp send --help`.
+pub(crate) const MORE_HELP: &str = "\
+Examples:
+  smtp send --server smtp://127.0.0.1:2525 --from me@example.org --to you@localhost
+  smtp send --server smtps://mail.example.org --user me --password-file pw --from … --to … --data mail.eml
+  smtp send --server smtp://mx.example.org?tls=required --quit-after starttls --transcript
+
+In a transcript -> is sent and <- received; ~> and <~ are the same under TLS. Secrets are not shown.
+
+JSON (--json) is one object:
+  server      the URL
+  result      success, temporary, refused, message, unavailable, protocol, policy, config
+  exit        the exit code
+  from        the sender
+  recipients  [{to, status, code, enhanced, text, stage}]; status is accepted, temporary, refused or unsent;
+              stage is mail, rcpt, data or local; code, enhanced and text are null without a reply
+  steps       [{step, ms}] in order
+  peer, tls   whom the connection went to; {version, cipher, group, alpn, verified, resumed, pin}, or null
+  octets      the size of the message
+  error       {step, class, text, code}, or null; class as result";

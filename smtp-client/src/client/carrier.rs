@@ -1,0 +1,83 @@
+//! Connections that carry more than one session.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use smtp_core::stream::{self, ByteStream, Connector, Target, TlsPolicy};
+
+use crate::connection::{open, reach};
+use crate::{Error, Options};
+
+/// Connections on which another stream can be opened. Those that are themselves one stream are not kept here.
+#[derive(Default)]
+pub(super) struct Carriers(Mutex<Vec<Arc<Carrier>>>);
+
+/// A connection, and how many streams are in use on it.
+struct Carrier {
+    connection: tokio::sync::Mutex<Box<dyn stream::Connection>>,
+    max: usize,
+    used: AtomicUsize,
+}
+
+/// A stream's place on its carrier; dropping it makes room for another.
+struct Slot(Arc<Carrier>);
+
+impl Carriers {
+    /// A stream to `target`: on a connection that is there and has room, else on a new one. The other thing is what
+    /// the stream needs to live.
+    pub(super) async fn open(
+        &self,
+        connector: &dyn Connector,
+        target: &Target,
+        policy: &TlsPolicy,
+        options: &Options,
+    ) -> Result<(Box<dyn ByteStream>, Box<dyn Send>), Error> {
+        while let Some(slot) = self.reserve() {
+            let stream = {
+                let mut connection = slot.0.connection.lock().await;
+                open(&mut **connection, &target.address, options).await
+            };
+            match stream {
+                Ok(stream) => return Ok((stream, Box::new(slot))),
+                // It is of no more use: another, or a new one.
+                Err(_) => self.lock().retain(|carrier| !Arc::ptr_eq(carrier, &slot.0)),
+            }
+        }
+        let mut connection = reach(connector, target, policy, options).await?;
+        let max = connection.max_parallel();
+        let stream = open(&mut *connection, &target.address, options).await?;
+        if max <= 1 {
+            return Ok((stream, Box::new(connection)));
+        }
+        let carrier = Arc::new(Carrier { connection: connection.into(), max, used: AtomicUsize::new(1) });
+        self.lock().push(Arc::clone(&carrier));
+        Ok((stream, Box::new(Slot(carrier))))
+    }
+
+    /// Drops connections without a stream, which closes them; true if others are left.
+    pub(super) fn drop_unused(&self) -> bool {
+        let mut carriers = self.lock();
+        carriers.retain(|carrier| carrier.used.load(Ordering::Acquire) > 0);
+        !carriers.is_empty()
+    }
+
+    fn reserve(&self) -> Option<Slot> {
+        let room = |used: usize, max: usize| (used < max).then_some(used + 1);
+        let carriers = self.lock();
+        let carrier = carriers.iter().find(|carrier| {
+            let max = carrier.max;
+            carrier.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| room(used, max)).is_ok()
+        })?;
+        Some(Slot(Arc::clone(carrier)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Carrier>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.used.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,130 @@
+//! Idle sessions, kept for reuse.
+
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+
+use super::Shared;
+use crate::Connection;
+
+/// A session that was idle for less than this is in use as far as a server is concerned: no idle close is near.
+const HOT: Duration = Duration::from_secs(1);
+
+/// The idle sessions of a client, the one that was used last at the back.
+pub(super) struct Pool {
+    state: Mutex<State>,
+    max_idle: usize,
+    idle: Duration,
+    max_messages: u32,
+}
+
+#[derive(Default)]
+struct State {
+    sessions: VecDeque<(Connection, Instant)>,
+    /// A task closes what stays idle for too long; it lives only while there is something to close.
+    reaping: bool,
+}
+
+impl Pool {
+    pub(super) fn new(max_idle: usize, idle: Duration, max_messages: u32) -> Self {
+        Self { state: Mutex::default(), max_idle, idle, max_messages }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().sessions.len()
+    }
+
+    pub(super) fn take_all(&self) -> Vec<Connection> {
+        self.lock().sessions.drain(..).map(|(connection, _)| connection).collect()
+    }
+
+    /// The session that was used last, if it is as it was left; and whether it is hot. Those that are not are dropped:
+    /// the server has closed them, or said something that nobody asked for.
+    pub(super) async fn take(&self) -> Option<(Connection, bool)> {
+        loop {
+            let (mut connection, since) = self.lock().sessions.pop_back()?;
+            let idle = since.elapsed();
+            if idle >= self.idle {
+                retire(connection);
+            } else if connection.wire.is_undisturbed().await {
+                return Some((connection, idle < HOT));
+            }
+        }
+    }
+
+    /// Takes a session back. One that is not idle is cut off, one that has done its share is closed with QUIT.
+    pub(super) fn put(&self, shared: &Arc<Shared>, mut connection: Connection) {
+        if !connection.is_usable() {
+            return;
+        }
+        let limit = [self.max_messages, mail_max(&connection)].into_iter().filter(|n| *n > 0).min();
+        if self.max_idle == 0 || limit.is_some_and(|limit| connection.messages >= limit) {
+            return retire(connection);
+        }
+        connection.wire.rest();
+        let mut state = self.lock();
+        state.sessions.push_back((connection, Instant::now()));
+        let surplus = if state.sessions.len() > self.max_idle { state.sessions.pop_front() } else { None };
+        let reap = !core::mem::replace(&mut state.reaping, true);
+        drop(state);
+        if let Some((surplus, _)) = surplus {
+            retire(surplus);
+        }
+        if reap {
+            tokio::spawn(reaper(Arc::downgrade(shared)));
+        }
+    }
+
+    /// Takes out what has been idle for too long; when to look again, if there is anything left to watch. `others` says
+    /// that there is, beside the sessions.
+    fn expire(&self, others: bool) -> (Vec<Connection>, Option<Instant>) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        let mut expired = Vec::new();
+        while let Some((_, since)) = state.sessions.front() {
+            let end = *since + self.idle;
+            if end > now {
+                return (expired, Some(end));
+            }
+            expired.extend(state.sessions.pop_front().map(|(connection, _)| connection));
+        }
+        state.reaping = others;
+        (expired, others.then(|| now + self.idle))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn reaper(shared: std::sync::Weak<Shared>) {
+    loop {
+        // The client must not be kept alive by its reaper.
+        let Some(client) = shared.upgrade() else { return };
+        let (expired, next) = client.pool.expire(client.carriers.drop_unused());
+        drop(client);
+        expired.into_iter().for_each(retire);
+        match next {
+            Some(next) => tokio::time::sleep_until(next).await,
+            None => return,
+        }
+    }
+}
+
+/// Says QUIT in the background, under its own deadline, and closes.
+pub(super) fn retire(mut connection: Connection) {
+    if connection.is_usable() {
+        tokio::spawn(async move {
+            let _ = connection.quit().await;
+        });
+    }
+}
+
+/// How many messages the server wants on one session (RFC 9422 §4.1); 0 if it does not say.
+fn mail_max(connection: &Connection) -> u32 {
+    let limits = connection.capabilities().get("LIMITS").unwrap_or_default();
+    let mut limits = limits.split_ascii_whitespace().filter_map(|limit| limit.split_once('='));
+    limits.find(|(name, _)| name.eq_ignore_ascii_case("MAILMAX")).and_then(|(_, n)| n.parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,184 @@
+//! What the server has said so far to one transaction.
+
+use smtp_core::service::{Complete, Outcome, Receipt};
+use smtp_core::session::client::{Awaited, Event};
+use smtp_core::types::{AcceptedReply, Refusal, Reply, Severity, Verb};
+
+use crate::Error;
+
+/// The replies to one transaction, as they come.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    recipients: Vec<Recipient>,
+    /// Where the next reply to RCPT belongs.
+    next_rcpt: usize,
+    mail: Option<Reply>,
+    /// What ended the transaction for all that were accepted: a refused DATA or chunk, a 421.
+    stopped: Option<Refusal>,
+    replies: usize,
+    turned_away: bool,
+    lmtp: bool,
+    /// The last octet of the content was queued.
+    pub(super) ended: bool,
+}
+
+#[derive(Debug)]
+enum Recipient {
+    Unasked,
+    Refused(Refusal),
+    Accepted,
+    Final(AcceptedReply),
+}
+
+impl Attempt {
+    /// `lmtp`: one reply to the content for each recipient.
+    pub(super) fn new(recipients: usize, lmtp: bool) -> Self {
+        Self {
+            recipients: core::iter::repeat_with(|| Recipient::Unasked).take(recipients).collect(),
+            next_rcpt: 0,
+            mail: None,
+            stopped: None,
+            replies: 0,
+            turned_away: false,
+            lmtp,
+            ended: false,
+        }
+    }
+
+    /// An attempt whose `accepted` recipients were asked about before.
+    pub(super) fn of_accepted(accepted: usize, lmtp: bool) -> Self {
+        let mut attempt = Self::new(accepted, lmtp);
+        attempt.recipients.fill_with(|| Recipient::Accepted);
+        attempt
+    }
+
+    pub(super) fn refuse(&mut self, n: usize, refusal: &Refusal) {
+        if let Some(recipient) = self.recipients.get_mut(n) {
+            *recipient = Recipient::Refused(refusal.clone());
+        }
+    }
+
+    pub(super) fn refuse_all(&mut self, refusal: &Refusal) {
+        self.recipients.fill_with(|| Recipient::Refused(refusal.clone()));
+    }
+
+    pub(super) fn is_refused(&self, n: usize) -> bool {
+        matches!(self.recipients.get(n), Some(Recipient::Refused(_)))
+    }
+
+    /// Nobody is left to be asked about.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.recipients.iter().any(|r| matches!(r, Recipient::Unasked | Recipient::Accepted))
+    }
+
+    pub(super) const fn answered(&self) -> bool {
+        self.replies > 0
+    }
+
+    pub(super) fn some_refused(&self) -> bool {
+        self.answered() && self.recipients.iter().any(|r| matches!(r, Recipient::Refused(_)))
+    }
+
+    /// A 421 came before anything else.
+    pub(super) const fn turned_away(&self) -> bool {
+        self.turned_away
+    }
+
+    /// Somebody was accepted, nothing has stopped the transaction, and the content is still to be sent.
+    pub(super) fn wants_content(&self) -> bool {
+        !self.ended && self.stopped.is_none() && self.recipients.iter().any(|r| matches!(r, Recipient::Accepted))
+    }
+
+    /// True if a refusal, which is also recorded, makes more content pointless.
+    pub(super) const fn is_stopped(&self) -> bool {
+        self.stopped.is_some()
+    }
+
+    pub(super) fn record(&mut self, Event { to, reply }: Event) {
+        self.replies += 1;
+        if reply.code().get() == 421 {
+            self.turned_away = self.replies == 1;
+            // The server ends this session, not the one of whoever gave us the message: 421 must not travel on.
+            let (subject, detail) = reply.enhanced().map_or((3, 2), |e| (e.subject(), e.detail()));
+            let text = format!("next hop: {reply}");
+            self.stop(Refusal::new(451, (4, subject, detail), text));
+            return;
+        }
+        match to {
+            Awaited::Command(Verb::Mail) => self.mail = Some(reply),
+            Awaited::Command(Verb::Rcpt) => self.rcpt(reply),
+            Awaited::Content => self.content(reply),
+            // DATA that is not followed by 354, a chunk that is not taken, a RSET that does not help.
+            Awaited::Command(_) | Awaited::Nothing => {
+                if let Ok(refusal) = Refusal::try_from(reply) {
+                    self.stop(refusal);
+                }
+            }
+        }
+    }
+
+    fn rcpt(&mut self, reply: Reply) {
+        while self.is_refused(self.next_rcpt) {
+            self.next_rcpt += 1;
+        }
+        // Without a sender the reply to RCPT says nothing of the recipient.
+        let reply = self.mail.as_ref().filter(|mail| mail.severity() != Severity::Success).cloned().unwrap_or(reply);
+        if let Some(recipient) = self.recipients.get_mut(self.next_rcpt) {
+            *recipient = Refusal::try_from(reply).map_or(Recipient::Accepted, Recipient::Refused);
+        }
+        self.next_rcpt += 1;
+    }
+
+    fn content(&mut self, reply: Reply) {
+        let result = AcceptedReply::try_from(reply.clone());
+        let accepted = self.recipients.iter_mut().filter(|r| matches!(r, Recipient::Accepted));
+        let one = if self.lmtp { 1 } else { usize::MAX };
+        for recipient in accepted.take(one) {
+            *recipient = match &result {
+                Ok(accepted) => Recipient::Final(accepted.clone()),
+                Err(_) => Recipient::Refused(refusal_of(&reply)),
+            };
+        }
+        if let (Err(_), false) = (result, self.lmtp) {
+            self.stop(refusal_of(&reply));
+        }
+    }
+
+    /// The first thing that ended it counts; what follows is its echo.
+    fn stop(&mut self, refusal: Refusal) {
+        self.stopped.get_or_insert(refusal);
+    }
+
+    /// The channel broke when some had had their answer.
+    pub(super) fn broke(&mut self, error: &Error) {
+        self.stop(error.refusal());
+    }
+
+    /// The result of each recipient.
+    pub(super) fn outcome(self, complete: Option<Complete>) -> Outcome {
+        let no_sender = self.mail.and_then(|reply| Refusal::try_from(reply).ok());
+        let unanswered = no_sender.or(self.stopped).unwrap_or_else(no_answer);
+        let mut complete = complete;
+        let mut receipt: Option<Receipt> = None;
+        let results = self.recipients.into_iter().map(|recipient| match recipient {
+            Recipient::Refused(refusal) => Err(refusal),
+            Recipient::Unasked | Recipient::Accepted => Err(unanswered.clone()),
+            Recipient::Final(reply) => {
+                // One body, one proof: under LMTP the receipt of the others is a copy.
+                if let Some(complete) = complete.take() {
+                    receipt = Some(Receipt::relayed(complete, reply));
+                }
+                receipt.clone().ok_or_else(no_answer)
+            }
+        });
+        Outcome::each(results.collect())
+    }
+}
+
+fn refusal_of(reply: &Reply) -> Refusal {
+    Refusal::try_from(reply.clone()).unwrap_or_else(|_| no_answer())
+}
+
+fn no_answer() -> Refusal {
+    Refusal::fixed(451, (4, 4, 2), "the next hop gave no answer")
+}

@@ -1,0 +1,215 @@
+//! The accept loop: from listeners to sessions, and to an orderly end.
+
+mod connection;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use smtp_core::channel::SessionInfo;
+use smtp_core::service::{Delivery, Policy};
+use smtp_core::stream::Listener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What a [`Server`] allows. Each has a default.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What each session is, allows and waits for.
+    pub session: Arc<smtp_core::driver::Settings>,
+    /// Connections at the same time. At this number no more are accepted until one ends; they wait in the system's
+    /// queue, without a reply. Default 10,000. A [`SessionLimitLayer`](crate::policy::SessionLimitLayer) with a smaller
+    /// total tells those beyond it 421.
+    pub connections: usize,
+    /// How long a connection may take until its first stream is there: TLS handshakes, proxy headers. Default 60 s.
+    pub handshake: Duration,
+    /// How long sessions may go on after a shutdown was asked for, before they are aborted. Default 30 s. An idle
+    /// session is told 421 at once; one within a transaction may finish it.
+    pub drain: Duration,
+}
+
+impl Settings {
+    /// The defaults, with `session` for each session.
+    #[must_use]
+    pub fn new(session: smtp_core::driver::Settings) -> Self {
+        Self {
+            session: Arc::new(session),
+            connections: 10_000,
+            handshake: Duration::from_secs(60),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A server: listeners, and a stack of services for each session.
+///
+/// `make_stack` is called for each session (each stream of a connection that carries many) with what is known of it,
+/// and gives the policy and the delivery that serve it. A session that panics ends alone.
+pub struct Server<M> {
+    settings: Settings,
+    make_stack: M,
+    listeners: Vec<Box<dyn Listener>>,
+}
+
+impl<M> Server<M> {
+    /// A server that listens nowhere yet.
+    pub fn new<P, D>(settings: Settings, make_stack: M) -> Self
+    where
+        M: Fn(&Arc<SessionInfo>) -> (P, D) + Send + Sync + 'static,
+        P: Policy,
+        D: Delivery,
+    {
+        Self { settings, make_stack, listeners: Vec::new() }
+    }
+
+    /// Listens on `listener` too.
+    #[must_use]
+    pub fn listen(mut self, listener: impl Listener) -> Self {
+        self.listeners.push(Box::new(listener));
+        self
+    }
+
+    /// Serves until `shutdown` is cancelled, or no listener can accept any more, and then until the sessions have
+    /// ended or [`Settings::drain`] has passed.
+    ///
+    /// Dropping the future instead leaves the sessions running by themselves.
+    pub async fn run<P, D>(self, shutdown: CancellationToken) -> Summary
+    where
+        M: Fn(&Arc<SessionInfo>) -> (P, D) + Send + Sync + 'static,
+        P: Policy,
+        D: Delivery,
+    {
+        let drain = self.settings.drain;
+        let running = Arc::new(Running {
+            places: Arc::new(Semaphore::new(self.settings.connections.min(Semaphore::MAX_PERMITS))),
+            settings: self.settings,
+            make_stack: self.make_stack,
+            connections: TaskTracker::new(),
+            // A child: whoever cancels `shutdown` stops accepting and starts the drain in the same moment.
+            draining: shutdown.child_token(),
+            aborting: CancellationToken::new(),
+            tally: Tally::default(),
+        });
+        let mut accepting = JoinSet::new();
+        for listener in self.listeners {
+            accepting.spawn(accept(Arc::clone(&running), listener));
+        }
+        while accepting.join_next().await.is_some() {}
+        running.draining.cancel();
+        running.connections.close();
+        if tokio::time::timeout(drain, running.connections.wait()).await.is_err() {
+            tracing::warn!(connections = running.connections.len(), "the drain took too long; aborting what is left");
+            running.aborting.cancel();
+            running.connections.wait().await;
+        }
+        running.tally.summary()
+    }
+}
+
+impl<M> fmt::Debug for Server<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let urls: Vec<_> = self.listeners.iter().map(|listener| listener.url()).collect();
+        f.debug_struct("Server").field("settings", &self.settings).field("listeners", &urls).finish_non_exhaustive()
+    }
+}
+
+/// What became of the sessions of a [`Server`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// All of them.
+    pub sessions: u64,
+    /// Those that were still under way when the drain had taken too long.
+    pub aborted: u64,
+    /// Those that ended by a panic, which is a fault of this program.
+    pub panicked: u64,
+}
+
+/// A server at work.
+struct Running<M> {
+    settings: Settings,
+    make_stack: M,
+    places: Arc<Semaphore>,
+    connections: TaskTracker,
+    draining: CancellationToken,
+    aborting: CancellationToken,
+    tally: Tally,
+}
+
+/// Accepts connections until it must not or cannot any more.
+async fn accept<M, P, D>(running: Arc<Running<M>>, listener: Box<dyn Listener>)
+where
+    M: Fn(&Arc<SessionInfo>) -> (P, D) + Send + Sync + 'static,
+    P: Policy,
+    D: Delivery,
+{
+    let url = listener.url();
+    tracing::info!(url = url.as_str(), "listening");
+    let accepting = async {
+        loop {
+            let connection = match listener.accept().await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    tracing::error!(url = url.as_str(), %error, "the listener is of no more use");
+                    return;
+                }
+            };
+            // One connection is held here at most; the others wait in the listener's queue.
+            let Ok(place) = Arc::clone(&running.places).acquire_owned().await else { return };
+            let serving = Arc::clone(&running).connection(connection);
+            running.connections.spawn(async move {
+                serving.await;
+                drop(place);
+            });
+        }
+    };
+    tokio::select! {
+        biased;
+        () = running.draining.cancelled() => {}
+        () = accepting => {}
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    sessions: AtomicU64,
+    aborted: AtomicU64,
+    panicked: AtomicU64,
+}
+
+impl Tally {
+    /// Counts a session; the number is its id.
+    fn begin(&self) -> Counted<'_> {
+        Counted { tally: self, id: self.sessions.fetch_add(1, Ordering::Relaxed) + 1, finished: false }
+    }
+
+    fn summary(&self) -> Summary {
+        Summary {
+            sessions: self.sessions.load(Ordering::Relaxed),
+            aborted: self.aborted.load(Ordering::Relaxed),
+            panicked: self.panicked.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A session that has been counted, and notes how it ends.
+struct Counted<'a> {
+    tally: &'a Tally,
+    id: u64,
+    finished: bool,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tally.panicked.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(session = self.id, "a session panicked and was ended; the others go on");
+        } else if !self.finished {
+            self.tally.aborted.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! One connection and its sessions.
+
+use std::io;
+use std::sync::Arc;
+
+use smtp_core::channel::SessionInfo;
+use smtp_core::service::{Delivery, Policy};
+use smtp_core::stream::{ByteStream, Connection};
+use tokio::task::JoinSet;
+
+use super::Running;
+
+impl<M, P, D> Running<M>
+where
+    M: Fn(&Arc<SessionInfo>) -> (P, D) + Send + Sync + 'static,
+    P: Policy,
+    D: Delivery,
+{
+    /// Serves a connection to its end, or until the server aborts what is left.
+    pub(super) async fn connection(self: Arc<Self>, mut connection: Box<dyn Connection>) {
+        let streams = async {
+            let Some(first) = self.first_stream(&mut *connection).await else { return };
+            if connection.max_parallel() <= 1 {
+                self.one_after_another(&mut *connection, first).await;
+            } else {
+                self.side_by_side(&mut *connection, first).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.aborting.cancelled() => {}
+            () = streams => {}
+        }
+    }
+
+    /// The first stream, for which the peer has a deadline.
+    async fn first_stream(&self, connection: &mut dyn Connection) -> Option<Box<dyn ByteStream>> {
+        tokio::select! {
+            biased;
+            () = self.draining.cancelled() => None,
+            first = tokio::time::timeout(self.settings.handshake, connection.accept()) => {
+                self.opened(first.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no handshake in time"))))
+            }
+        }
+    }
+
+    /// A connection that is itself a stream: its session runs in the connection's own task.
+    async fn one_after_another(&self, connection: &mut dyn Connection, first: Box<dyn ByteStream>) {
+        let mut next = Some(first);
+        while let Some(stream) = next {
+            self.session(stream).await;
+            next = tokio::select! {
+                biased;
+                () = self.draining.cancelled() => None,
+                stream = connection.accept() => self.opened(stream),
+            };
+        }
+    }
+
+    /// A connection that carries many streams: a task for each, no more than it says. The connection is kept until the
+    /// last session has ended.
+    async fn side_by_side(self: &Arc<Self>, connection: &mut dyn Connection, first: Box<dyn ByteStream>) {
+        let most = connection.max_parallel();
+        let mut sessions = JoinSet::new();
+        let mut next = Some(first);
+        while let Some(stream) = next {
+            let serving = Arc::clone(self);
+            sessions.spawn(async move { serving.session(stream).await });
+            while sessions.len() >= most {
+                sessions.join_next().await;
+            }
+            // The same future until it is ready: accepting need not be safe to break off.
+            let mut accepting = connection.accept();
+            next = loop {
+                tokio::select! {
+                    biased;
+                    () = self.draining.cancelled() => break None,
+                    Some(_) = sessions.join_next() => {}
+                    stream = &mut accepting => break self.opened(stream),
+                }
+            };
+        }
+        while sessions.join_next().await.is_some() {}
+    }
+
+    fn opened(&self, stream: io::Result<Option<Box<dyn ByteStream>>>) -> Option<Box<dyn ByteStream>> {
+        stream.unwrap_or_else(|error| {
+            // Scanners make this common.
+            tracing::debug!(%error, "a connection broke");
+            None
+        })
+    }
+
+    async fn session(&self, stream: Box<dyn ByteStream>) {
+        let mut counted = self.tally.begin();
+        let session = Arc::new(SessionInfo::new(counted.id, stream.info()));
+        let (policy, delivery) = (self.make_stack)(&session);
+        let settings = Arc::clone(&self.settings.session);
+        let drain = self.draining.clone();
+        if let Err(error) = smtp_core::driver::serve(stream, session, policy, delivery, settings, drain).await {
+            tracing::debug!(session = counted.id, %error, "the channel broke");
+        }
+        counted.finished = true;
+    }
+}

@@ -1,0 +1,218 @@
+//! Playing the client.
+
+use std::time::Duration;
+
+use smtp_core::extension::Capabilities;
+use smtp_core::stream::ByteStream;
+
+use super::{Got, Mismatch, Need, Scenario, Step, What};
+use crate::Side;
+use crate::recorder::{Recorder, Transcript};
+use crate::talk::Talk;
+
+/// Plays the client of `scenario` on `io`, which leads to a server that has just been connected to.
+///
+/// # Errors
+/// [`Mismatch`] if the server does not keep to it.
+pub async fn run(scenario: &Scenario, io: Box<dyn ByteStream>) -> Result<Report, Mismatch> {
+    Runner::default().run(scenario, io).await
+}
+
+/// What came of a scenario.
+#[derive(Debug)]
+#[must_use]
+pub enum Report {
+    /// The other side kept to it; this is what was said.
+    Passed(Transcript),
+    /// It was not played, or not to its end, for this reason.
+    Skipped(String),
+}
+
+impl Report {
+    /// True unless it was skipped.
+    #[must_use]
+    pub const fn has_passed(&self) -> bool {
+        matches!(self, Self::Passed(_))
+    }
+}
+
+/// How a client is played.
+#[derive(Debug, Clone)]
+pub struct Runner {
+    wait: Duration,
+}
+
+impl Default for Runner {
+    fn default() -> Self {
+        Self { wait: Duration::from_secs(30) }
+    }
+}
+
+impl Runner {
+    /// How long to wait for the server at each step. Default: 30 s; servers answer slowly on purpose when a client
+    /// makes errors.
+    #[must_use]
+    pub const fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// As [`run`].
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub async fn run(&self, scenario: &Scenario, io: Box<dyn ByteStream>) -> Result<Report, Mismatch> {
+        let channel = io.info();
+        if let Some(reason) = scenario.unmet(&channel) {
+            return Ok(Report::Skipped(reason));
+        }
+        let (recorder, transcript) = Recorder::new(io, Side::Client);
+        let mut client = Client {
+            talk: Talk::new(Box::new(recorder), self.wait),
+            scenario,
+            midway: false,
+            ahead: Vec::new(),
+            judged: scenario.keywords().next().is_none(),
+            greeted: false,
+        };
+        match client.play(&scenario.steps_on(&channel)).await {
+            Ok(None) => Ok(Report::Passed(transcript)),
+            Ok(Some(reason)) => Ok(Report::Skipped(reason)),
+            Err((step, got)) => Err(Mismatch::new(scenario, step, got, &transcript)),
+        }
+    }
+}
+
+struct Client<'a> {
+    talk: Talk,
+    scenario: &'a Scenario,
+    /// The last line was not the last of its reply.
+    midway: bool,
+    /// Lines that were read before their turn, the next one last.
+    ahead: Vec<Vec<u8>>,
+    /// NEEDS and WITHOUT have been looked at.
+    judged: bool,
+    /// EHLO was sent.
+    greeted: bool,
+}
+
+/// A reason to stop early, or the step that failed.
+type Played<'a> = Result<Option<String>, (&'a Step, Got)>;
+
+impl<'a> Client<'a> {
+    async fn play(&mut self, steps: &[&'a Step]) -> Played<'a> {
+        let mut steps = steps.iter().copied().peekable();
+        while let Some(step) = steps.next() {
+            let at = |got| (step, got);
+            match &step.what {
+                What::ClientLine(_) | What::ClientRaw(_) => {
+                    let mut octets = step.what.client_octets().unwrap_or_default();
+                    while let Some(more) = steps.peek().and_then(|next| next.what.client_octets()) {
+                        octets.extend_from_slice(&more);
+                        steps.next();
+                    }
+                    self.greeted |= says_ehlo(&octets);
+                    self.talk.send(&octets).await.map_err(at)?;
+                }
+                What::ServerLine(pattern) => {
+                    if let Some(reason) = self.judge().await.map_err(at)? {
+                        return Ok(Some(reason));
+                    }
+                    let line = self.line().await.map_err(at)?;
+                    if !pattern.matches(&line) {
+                        return Err((step, Got::Octets(line)));
+                    }
+                }
+                What::ServerRest { without } => {
+                    let next = steps.peek().and_then(|next| match &next.what {
+                        What::ServerLine(pattern) => Some((*next, pattern)),
+                        _ => None,
+                    });
+                    let mut found = false;
+                    while self.midway && !found {
+                        let line = self.line().await.map_err(at)?;
+                        found = next.is_some_and(|(_, pattern)| pattern.matches(&line));
+                        if !found && without.as_ref().is_some_and(|keyword| is_about(&line, keyword)) {
+                            return Err((step, Got::Octets(line)));
+                        }
+                    }
+                    if found {
+                        steps.next();
+                    } else if let Some((next, pattern)) = next
+                        && pattern.is_within_reply()
+                    {
+                        return Err((next, Got::EndOfReply));
+                    }
+                }
+                What::ServerRaw(expected) => {
+                    let octets = self.talk.exact(expected.len()).await.map_err(at)?;
+                    if octets != *expected {
+                        return Err((step, Got::Octets(octets)));
+                    }
+                }
+                What::ServerCloses => self.talk.end().await.map_err(at)?,
+                What::ClientCloses => self.talk.finish().await.map_err(at)?,
+                What::Upgrade => self.talk.upgrade().await.map_err(at)?,
+                What::Wait(time) => tokio::time::sleep(*time).await,
+                What::Abort => self.talk.abort(),
+            }
+        }
+        // Whoever is left waiting hears of the end.
+        let _ = self.talk.finish().await;
+        Ok(None)
+    }
+
+    /// The next line of a reply.
+    async fn line(&mut self) -> Result<Vec<u8>, Got> {
+        let line = match self.ahead.pop() {
+            Some(line) => line,
+            None => self.talk.line().await?,
+        };
+        let is_reply = line.len() >= 3
+            && line[..3].iter().all(u8::is_ascii_digit)
+            && matches!(line.get(3), None | Some(b' ' | b'-'));
+        if !is_reply {
+            return Err(Got::Octets(line));
+        }
+        self.midway = line.get(3) == Some(&b'-');
+        Ok(line)
+    }
+
+    /// Looks at the first reply to EHLO as a whole, before its lines are compared: a server that lacks what the file
+    /// needs has done nothing wrong. Gives the reason if so.
+    async fn judge(&mut self) -> Result<Option<String>, Got> {
+        if self.judged || !self.greeted || self.midway {
+            return Ok(None);
+        }
+        let mut lines = vec![self.line().await?];
+        while self.midway {
+            lines.push(self.line().await?);
+        }
+        self.midway = false;
+        let reason = lines[0].starts_with(b"250").then(|| {
+            self.judged = true;
+            let text: Vec<_> = lines.iter().map(|line| String::from_utf8_lossy(line.get(4..).unwrap_or_default())).collect();
+            let offered = Capabilities::from_ehlo(&text.join("\n"));
+            self.scenario.keywords().find_map(|(need, keyword)| match (need, offered.has(keyword)) {
+                (Need::Offered, false) => Some(format!("only with {keyword}, which the server does not offer")),
+                (Need::Absent, true) => Some(format!("only without {keyword}, which the server offers")),
+                _ => None,
+            })
+        });
+        lines.reverse();
+        self.ahead = lines;
+        Ok(reason.flatten())
+    }
+}
+
+fn says_ehlo(octets: &[u8]) -> bool {
+    octets.split(|octet| *octet == b'\n').any(|line| {
+        line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"EHLO ") || verb.eq_ignore_ascii_case(b"LHLO "))
+    })
+}
+
+/// True if a line of the reply to EHLO begins with this keyword.
+fn is_about(line: &[u8], keyword: &str) -> bool {
+    let word = line.get(4..).unwrap_or_default().split(|octet| matches!(octet, b' ' | b'=')).next();
+    word.is_some_and(|word| word.eq_ignore_ascii_case(keyword.as_bytes()))
+}

@@ -1,0 +1,252 @@
+//! Settings.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
+use quinn::{IdleTimeout, TransportConfig, VarInt};
+
+/// Which of the two protocols a listener or a connector speaks. They differ in the name that TLS agrees on, so that
+/// neither is mistaken for the other, nor for anything else (RFC 7301).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Service {
+    /// Mail between servers: `smtp-quic-00`. The default.
+    #[default]
+    Relay,
+    /// Mail from its author (RFC 6409): `submission-quic-00`.
+    Submission,
+}
+
+impl Service {
+    /// The application protocol's name in the handshake.
+    //
+    #[must_use]
+    pub const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Relay => b"smtp-quic-00",
+            Self::Submission => b"submission-quic-00",
+        }
+    }
+}
+
+/// Whether mail may travel in the first flight of a resumed connection (RFC 9001 §4.6.1), before the handshake has
+/// shown that it is no replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum EarlyData {
+    /// No. The default.
+    //
+    #[default]
+    Off,
+    /// Yes; a server looks at nothing past the first EHLO until the handshake is complete
+    /// ([`ByteStream::poll_confirmed`](smtp_core::stream::ByteStream::poll_confirmed)). Saves a round trip. What a
+    /// client sends so early can be read by whoever steals the server's ticket store later: it has no forward
+    /// secrecy (RFC 8446 §2.3), so no password and no mail that demands secrecy may go there.
+    Gated,
+}
+
+/// How fast a sender sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Congestion {
+    /// RFC 9438. The default.
+    #[default]
+    Cubic,
+    /// RFC 9002 §7.
+    NewReno,
+    /// Quicker under random loss, but quinn calls its own experimental and not maintained: it may cause excessive
+    /// loss for others.
+    Bbr,
+}
+
+/// Settings of the connection itself, the same on both sides.
+#[derive(Debug, Clone)]
+pub struct TransportOptions {
+    /// How many sessions a server lets one client have at a time; a client just learns the server's. Default: 32.
+    pub max_streams: u32,
+    /// What may be on its way, or read by nobody yet, on one stream, in octets. Default: 512 KiB. (quinn: 1.25 MB.)
+    pub stream_window: u32,
+    /// The same for all streams of a connection together: this is what a peer can make this side hold, gaps
+    /// included. Default: 4 MiB. (quinn: unlimited.)
+    pub connection_window: u32,
+    /// What this side keeps because the peer has not acknowledged it yet, in octets. Default: 4 MiB.
+    pub send_window: u64,
+    /// A connection on which nothing at all arrives for so long is given up; the lower of both sides' counts. Default:
+    /// 660 s, which is above the 10 min that a client waits for the reply to its content (RFC 5321 §4.5.3.2.6).
+    pub idle_timeout: Duration,
+    /// How many octets are sent before the first acknowledgement is there. Default: none, which is the controller's
+    /// own, about 12 KB (RFC 9002 §7.2). 48 KB takes a typical mail in one flight.
+    pub initial_window: Option<u64>,
+    /// The round trip time that is assumed until one is measured: a lost first packet is sent again after three times
+    /// that. Default: none, which is 333 ms (RFC 9002 §6.2.2).
+    pub initial_rtt: Option<Duration>,
+    /// Default: CUBIC.
+    pub congestion: Congestion,
+    /// Where to write one qlog file per connection. Works only with this crate's feature `qlog`. Default: nowhere.
+    pub qlog_dir: Option<PathBuf>,
+}
+
+impl Default for TransportOptions {
+    fn default() -> Self {
+        Self {
+            max_streams: 32,
+            stream_window: 512 << 10,
+            connection_window: 4 << 20,
+            send_window: 4 << 20,
+            idle_timeout: Duration::from_secs(660),
+            initial_window: None,
+            initial_rtt: None,
+            congestion: Congestion::default(),
+            qlog_dir: None,
+        }
+    }
+}
+
+/// Which end a configuration is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Server,
+    Client {
+        keep_alive: Duration,
+    },
+}
+
+impl TransportOptions {
+    /// quinn's configuration.
+    ///
+    /// # Errors
+    /// If a number is beyond what QUIC can express, 2^62 - 1.
+    pub(crate) fn config(&self, side: Side) -> io::Result<TransportConfig> {
+        let mut config = TransportConfig::default();
+        let idle = IdleTimeout::try_from(self.idle_timeout)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the idle timeout is too long for QUIC"))?;
+        config
+            // No stream that this mapping has no use for can be opened at all.
+            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .max_concurrent_bidi_streams(VarInt::from_u32(0))
+            .datagram_receive_buffer_size(None)
+            //
+            .stream_receive_window(VarInt::from_u32(self.stream_window))
+            .receive_window(VarInt::from_u32(self.connection_window))
+            .send_window(self.send_window)
+            //
+            .max_idle_timeout(Some(idle))
+            .congestion_controller_factory(self.controller());
+        match side {
+            //
+            Side::Server => config.max_concurrent_bidi_streams(VarInt::from_u32(self.max_streams)),
+            //
+            Side::Client { keep_alive } => config.keep_alive_interval(Some(keep_alive)),
+        };
+        if let Some(rtt) = self.initial_rtt {
+            config.initial_rtt(rtt);
+        }
+        Ok(config)
+    }
+
+    fn controller(&self) -> Arc<dyn ControllerFactory + Send + Sync> {
+        /// The default of a controller with the initial window, if there is one to set.
+        macro_rules! controller {
+            ($config:ty) => {{
+                let mut config = <$config>::default();
+                if let Some(window) = self.initial_window {
+                    config.initial_window(window);
+                }
+                Arc::new(config)
+            }};
+        }
+        match self.congestion {
+            Congestion::Cubic => controller!(CubicConfig),
+            Congestion::NewReno => controller!(NewRenoConfig),
+            Congestion::Bbr => controller!(BbrConfig),
+        }
+    }
+}
+
+/// Settings of a [`QuicListener`](crate::QuicListener).
+#[derive(Debug, Clone)]
+pub struct QuicOptions {
+    /// Default: relay.
+    pub service: Service,
+    /// Limits, windows, timers.
+    pub transport: TransportOptions,
+    /// Default: off.
+    pub early_data: EarlyData,
+    /// Whether a client may go on from another address (RFC 9000 §9). What its sessions know is the address that the
+    /// handshake proved, all the same. Default: false, right for mail between servers; true suits submission.
+    pub migration: bool,
+    /// With more unfinished handshakes than this, a client has to prove its address first, which costs it a round
+    /// trip (RFC 9000 §8.1.2). Default: 64; 0 asks everybody.
+    pub retry_above: usize,
+    /// With this many unfinished handshakes, further clients are refused. Default: 1,024.
+    pub max_half_open: usize,
+    /// The time for a handshake. Default: 10 s.
+    pub handshake_timeout: Duration,
+    /// A connection without a session is closed after this. Default: 30 s.
+    pub quiet_timeout: Duration,
+    /// When the listener is gone and a connection has no session any more, it is left open for this long, so that the
+    /// last replies are not only acknowledged by the peer's QUIC, but read. Default: 1 s.
+    pub drain_grace: Duration,
+    /// How many streams a client may open and throw away: one that ends without an orderly end of its session takes
+    /// one from the account, an orderly one puts one back, up to this number. At nothing the connection is closed.
+    /// Default: 100.
+    pub churn: u32,
+    /// Whether an IPv6 socket takes IPv6 only. Default: true, on every system.
+    pub v6_only: bool,
+}
+
+impl Default for QuicOptions {
+    fn default() -> Self {
+        Self {
+            service: Service::default(),
+            transport: TransportOptions::default(),
+            early_data: EarlyData::default(),
+            migration: false,
+            retry_above: 64,
+            max_half_open: 1024,
+            handshake_timeout: Duration::from_secs(10),
+            quiet_timeout: Duration::from_secs(30),
+            drain_grace: Duration::from_secs(1),
+            churn: 100,
+            v6_only: true,
+        }
+    }
+}
+
+/// Settings of a [`QuicConnector`](crate::QuicConnector).
+#[derive(Debug, Clone)]
+pub struct ConnectOptions {
+    /// Default: relay.
+    pub service: Service,
+    /// Limits, windows, timers.
+    pub transport: TransportOptions,
+    /// Default: off.
+    pub early_data: EarlyData,
+    /// How often a sign of life is sent, so that routers on the way do not forget the connection (they do after some
+    /// 30 s without a packet, RFC 4787 §4.3 notwithstanding). Default: 20 s.
+    pub keep_alive: Duration,
+    /// The time for one address, handshake included. Default: 30 s.
+    pub attempt_timeout: Duration,
+    /// The time for all of it: name, addresses, handshake. Default: 5 min.
+    pub timeout: Duration,
+    /// How long an address may stay silent until the next one is tried beside it. Default: 250 ms (RFC 8305 §8).
+    pub stagger: Duration,
+    /// The local address to connect from. Only addresses of its family are tried then. Default: the system's choice.
+    pub local: Option<IpAddr>,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self {
+            service: Service::default(),
+            transport: TransportOptions::default(),
+            early_data: EarlyData::default(),
+            keep_alive: Duration::from_secs(20),
+            attempt_timeout: Duration::from_secs(30),
+            timeout: Duration::from_secs(5 * 60),
+            stagger: Duration::from_millis(250),
+            local: None,
+        }
+    }
+}
