@@ -1,6 +1,7 @@
 //! What the program tells the shell that started it, and how it says what went wrong.
 
 use std::fmt;
+use std::io::Write;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -128,15 +129,31 @@ impl Failure {
         &self.what
     }
 
+    /// What to do, in one line.
+    pub(crate) fn advice(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+
     /// Says it on stderr.
     pub(crate) fn report(&self) {
         let bad = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
         let good = Style::new().bold().fg_color(Some(AnsiColor::Green.into()));
-        anstream::eprintln!("smtp: {bad}error{bad:#}: {}", self.what);
+        say(format_args!("smtp: {bad}error{bad:#}: {}", self.what));
         if let Some(help) = &self.help {
-            anstream::eprintln!("{good}help{good:#}: {help}");
+            say(format_args!("{good}help{good:#}: {help}"));
         }
     }
+}
+
+/// Says what looks wrong, on stderr.
+pub(crate) fn warn(what: impl fmt::Display) {
+    let style = Style::new().bold().fg_color(Some(AnsiColor::Yellow.into()));
+    say(format_args!("smtp: {style}warning{style:#}: {}", one_line(&what.to_string())));
+}
+
+/// A line on stderr. Nobody may be there to read it.
+pub(crate) fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(anstream::stderr(), "{line}");
 }
 
 /// One line, whatever a peer or a file brought into it: no terminal is to be driven by an error.

@@ -1,5 +1,6 @@
 //! `smtp send`: one message to one server, and everything there is to see of it.
 
+mod lockstep;
 mod message;
 mod recorder;
 mod report;
@@ -7,10 +8,11 @@ mod run;
 mod verdict;
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::ValueEnum;
 use serde::Deserialize;
-use smtp_core::types::{EhloName, Mailbox};
+use smtp_core::types::{EhloName, Invalid, Mailbox, ReversePath};
 use smtp_tls::Pin;
 
 use crate::settings::layered;
@@ -41,6 +43,18 @@ pub(crate) enum Stage {
     Data,
 }
 
+/// Who sends: a mailbox, in angle brackets or without, or `<>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sender(ReversePath);
+
+impl FromStr for Sender {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if text.starts_with('<') { text.parse().map(Self) } else { Mailbox::new(text).map(|mailbox| Self(mailbox.into())) }
+    }
+}
+
 /// Sends a message and shows what the server says to it.
 ///
 /// Without --data a small message is made of --header and --body. What happened is told for each recipient, and by
@@ -58,7 +72,8 @@ pub(crate) struct Arguments {
 
     /// The envelope's sender; `<>` for none.
     #[arg(long, value_name = "ADDRESS")]
-    from: Option<String>,
+    #[serde(deserialize_with = "values::parsed")]
+    from: Option<Sender>,
 
     /// A recipient; may be repeated.
     #[arg(long, value_name = "ADDRESS")]
@@ -113,7 +128,8 @@ pub(crate) struct Arguments {
     #[serde(deserialize_with = "values::parsed")]
     helo: Option<EhloName>,
 
-    /// How long each step may take, in seconds. Default: 120.
+    /// How long each step may take, in seconds. Default: what RFC 5321 §4.5.3.2 grants a server, 2 to 10 minutes; 30
+    /// seconds to connect.
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<Wait>,
 
@@ -185,4 +201,4 @@ JSON (--json) is one object:
   steps       [{step, ms}] in order
   peer, tls   whom the connection went to; {version, cipher, group, alpn, verified, resumed, pin}, or null
   octets      the size of the message
-  error       {step, class, text, code}, or null; class as result";
+  error       {step, class, text, help}, or null; class as result";

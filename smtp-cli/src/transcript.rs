@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn who_said_what_under_which_cover() {
         let page = Page::default();
-        talk(&Transcript::to(anstream::StripStream::new(page.clone())));
+        talk(&Transcript::to(anstream::StripStream::new(Box::new(page.clone()) as Box<dyn Write + Send>)));
         assert_eq!(
             page.text(),
             "  * connected to 127.0.0.1:2525 over tcp\n \

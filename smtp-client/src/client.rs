@@ -37,7 +37,8 @@ pub struct Settings {
     pub credentials: Option<Credentials>,
     /// How many transactions run at the same time, each on a session of its own: 20. `poll_ready` waits for a place.
     pub max_sessions: usize,
-    /// How many idle sessions are kept for reuse: 4. 0 closes each after its message.
+    /// How many sessions are kept for reuse that have been idle for more than a second: 4. 0 closes each after its
+    /// message.
     pub max_idle: usize,
     /// How long a session may be idle before it is closed: 30 s, well below the 5 min after which servers may close
     /// it (RFC 5321 §4.5.3.2.7).
@@ -215,9 +216,11 @@ impl Shared {
 }
 
 impl Failure {
-    /// The channel was closed under a reused session before the server can have made anything of the transaction.
-    const fn is_stale(&self) -> bool {
-        matches!(self.error, Error::Closed { .. }) && !self.answered && !self.ended
+    /// The server closed a reused session before it can have made anything of the transaction.
+    fn is_stale(&self) -> bool {
+        let closed = matches!(self.error, Error::Closed { .. })
+            || self.error.reply().is_some_and(|reply| reply.code().get() == 421);
+        closed && !self.answered && !self.ended
     }
 }
 

@@ -10,7 +10,9 @@ use std::time::Instant;
 use smtp_core::channel::ChannelInfo;
 use smtp_core::extension::Capabilities;
 use smtp_core::session::client::Event;
-use smtp_core::stream::{self, Address, ByteStream, CloseCode, ConnectError, ConnectStep, Connector, Target, TlsPolicy};
+use smtp_core::stream::{
+    self, Address, ByteStream, CloseCode, ConnectError, ConnectStep, Connector, Target, TlsPolicy,
+};
 use smtp_core::types::{Command, EhloName, Reply, Severity};
 
 use crate::error::{Error, Local};
@@ -108,11 +110,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Refused`] if the server turned us away, and what the channel gives.
-    pub async fn over(
-        stream: Box<dyn ByteStream>,
-        policy: &TlsPolicy,
-        options: Arc<Options>,
-    ) -> Result<Self, Error> {
+    pub async fn over(stream: Box<dyn ByteStream>, policy: &TlsPolicy, options: Arc<Options>) -> Result<Self, Error> {
         let info = stream.info();
         if let Some(observer) = &options.observer {
             observer.connected(&info);
@@ -180,14 +178,26 @@ impl Connection {
         Ok(())
     }
 
-    /// An error unless a step can be taken.
-    pub(crate) fn ready(&self, step: Step) -> Result<(), Error> {
-        if self.wire.is_idle() {
-            Ok(())
-        } else if self.wire.is_open() {
-            Err(Error::local(step, Local::InDoubt))
-        } else {
-            Err(Error::Closed { step, source: None })
+    /// An error unless a step can be taken. Whatever the server has said unasked is heard first, lest it be taken for
+    /// the answer to what comes next.
+    pub(crate) async fn ready(&mut self, step: Step) -> Result<(), Error> {
+        if !self.wire.is_open() {
+            return Err(Error::Closed { step, source: None });
+        }
+        if !self.wire.session.is_idle() {
+            return Err(Error::local(step, Local::InDoubt));
+        }
+        let unasked = match self.wire.event_now().await {
+            Ok(None) if self.wire.is_idle() => return Ok(()),
+            // Half a line is there.
+            Ok(None) => self.wire.event(self.options.timeouts.of(step)).await,
+            Ok(Some(event)) => Ok(event),
+            Err(broken) => Err(broken),
+        };
+        match unasked {
+            // 421: the only thing that may be said so.
+            Ok(Event { reply, .. }) => Err(Error::Refused { step, reply }),
+            Err(broken) => Err(self.broken(step, broken)),
         }
     }
 
@@ -203,7 +213,7 @@ impl Connection {
     /// One command alone, and its reply whatever it says.
     pub(crate) async fn exchange(&mut self, command: &Command) -> Result<Reply, Error> {
         let step = Step::of_verb(command.verb());
-        self.ready(step)?;
+        self.ready(step).await?;
         self.queue(command).map_err(|why| Error::local(step, why))?;
         Ok(self.next().await?.reply)
     }

@@ -213,7 +213,8 @@ impl Error {
             Self::Tls(TlsError::Handshake(_)) => (7, 5),
             Self::Tls(_) => (7, 4),
             Self::Local {
-                cause: Local::Content(ContentError::BadLine(bad)) | Local::NotNow(NotNow::BadLine(bad)), ..
+                cause: Local::Content(ContentError::BadLine(bad)) | Local::NotNow(NotNow::BadLine(bad)),
+                ..
             } => {
                 return Refusal::new(554, (5, 6, 0), bad.to_string());
             }

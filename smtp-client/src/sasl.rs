@@ -169,8 +169,10 @@ impl Credentials {
     }
 }
 
+type Make = fn(&Credentials) -> Box<dyn Mechanism>;
+
 /// All that is known, the strongest first.
-const MECHANISMS: [(&str, fn(&Credentials) -> Box<dyn Mechanism>); 2] =
+const MECHANISMS: [(&str, Make); 2] =
     [(Plain::NAME, |c| Box::new(Plain::new(c))), (Login::NAME, |c| Box::new(Login::new(c)))];
 
 impl fmt::Debug for Credentials {

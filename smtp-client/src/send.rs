@@ -7,7 +7,7 @@ mod stream;
 
 pub(crate) use outgoing::Outgoing;
 
-use smtp_core::service::{Body, Outcome};
+use smtp_core::service::{Body, Outcome, Truncated};
 use smtp_core::session::State;
 use smtp_core::session::client::NotNow;
 use smtp_core::types::Envelope;
@@ -111,7 +111,7 @@ impl Connection {
             }
         }
         let turned_away = attempt.turned_away();
-        Ok(Delivered { outcome: attempt.outcome(content.take_complete()), turned_away })
+        Ok(Delivered { outcome: attempt.outcome(|| content.take_complete()), turned_away })
     }
 
     async fn attempt(
@@ -122,11 +122,13 @@ impl Connection {
         eager: bool,
         attempt: &mut Attempt,
     ) -> Result<(), Error> {
-        self.ready(Step::Mail)?;
+        self.ready(Step::Mail).await?;
         if matches!(self.wire.session.state(), State::Greeted | State::TurnedAway) {
             return Err(Error::local(Step::Mail, NotNow::BadSequence("send EHLO first")));
         }
-        content.hold(options.single_flight_max).await.map_err(|why| Error::local(Step::Mail, why))?;
+        let held = tokio::time::timeout(self.options.timeouts.source, content.hold(options.single_flight_max));
+        let held = held.await.unwrap_or(Err(Truncated("it did not come in time")));
+        held.map_err(|why| Error::local(Step::Mail, why))?;
         let plan = match envelope::plan(&self.wire.session, envelope, content, options) {
             Ok(plan) => plan,
             Err(refusal) => {

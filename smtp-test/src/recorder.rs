@@ -326,7 +326,7 @@ mod tests {
         let (client, mut server) = pair(Knobs::default().paced(Pace::OCTET_BY_OCTET));
         let (mut client, transcript) = Recorder::new(Box::new(client), Side::Client);
         server.write_all(b"220 * \\ \r\n334 \r\n").await.unwrap();
-        client.read_exact(&mut [0; 15]).await.unwrap();
+        client.read_exact(&mut [0; 16]).await.unwrap();
         client.write_all(b"c2VjcmV0\r\n\r\nbare\nend").await.unwrap();
         client.shutdown().await.unwrap();
         let text = "S+: 220 * \\\\\\x20\\r\\n\nS+: 334\\x20\\r\\n\nC: [redacted]\nC:\nC+: bare\\n\nC+: end\nC!\n";

@@ -10,6 +10,7 @@
 //! | `C+: raw` | the client sends these octets and no CRLF; `\r \n \t \0 \\ \xNN` stand for octets |
 //! | `C*: 3 "raw"` | the same, so many times |
 //! | `S: pattern` | the server sends one reply line; `*` stands for any text, `\*` and `\\` for themselves |
+//! | `S?: pattern` | the same, unless the server closes instead |
 //! | `S: ...` | any further lines of the same reply, up to one that the next `S:` matches, or to its end |
 //! | `S: ... without SIZE` | the same, and none of them is about that EHLO keyword |
 //! | `S*: 3 "pattern"` | so many lines of this pattern |
@@ -88,6 +89,7 @@ pub(crate) enum What {
     ClientRaw(Vec<u8>),
     ClientCloses,
     ServerLine(Pattern),
+    ServerMaybe(Pattern),
     ServerRest { without: Option<String> },
     ServerRaw(Vec<u8>),
     ServerCloses,
@@ -107,7 +109,7 @@ impl What {
     }
 
     pub(crate) const fn is_said_by_server(&self) -> bool {
-        matches!(self, Self::ServerLine(_) | Self::ServerRest { .. } | Self::ServerRaw(_))
+        matches!(self, Self::ServerLine(_) | Self::ServerMaybe(_) | Self::ServerRest { .. } | Self::ServerRaw(_))
     }
 }
 

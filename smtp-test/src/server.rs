@@ -64,7 +64,7 @@ async fn play_steps<'a>(talk: &mut Talk, steps: &[&'a Step]) -> Result<(), (&'a 
     for (i, step) in steps.iter().copied().enumerate() {
         let at = |got| (step, got);
         match &step.what {
-            What::ServerLine(pattern) => {
+            What::ServerLine(pattern) | What::ServerMaybe(pattern) => {
                 said.extend_from_slice(pattern.example().as_bytes());
                 said.extend_from_slice(b"\r\n");
             }

@@ -103,10 +103,12 @@ impl QuicError {
             },
             ConnectionError::TransportError(error) => match alert(error.code) {
                 // What rustls had to say is a text by now.
-                Some(_) => {
-                    let reason = rustls::Error::General(error.reason);
-                    Self::Handshake(HandshakeError::Other(reason))
-                }
+                Some(_) => Self::Handshake(match error.reason.strip_prefix("invalid peer certificate: ") {
+                    Some(reason) => {
+                        HandshakeError::BadCertificate { peer: own.peer(), reason: certificate_fault(reason) }
+                    }
+                    None => HandshakeError::Other(rustls::Error::General(error.reason)),
+                }),
                 None => Self::Transport(error.to_string()),
             },
             ConnectionError::CidsExhausted => Self::Transport(error.to_string()),
@@ -147,6 +149,15 @@ impl QuicError {
 impl From<QuicError> for io::Error {
     fn from(error: QuicError) -> Self {
         Self::new(error.kind(), error)
+    }
+}
+
+/// A verifier's own error comes in the clothes of the library that carried it.
+fn certificate_fault(reason: &str) -> String {
+    let bare = reason.strip_prefix("Other(OtherError(").and_then(|rest| rest.strip_suffix("))")).unwrap_or(reason);
+    match bare.strip_prefix("WrongPin ") {
+        Some(pins) => format!("its key is not the pinned one {pins}"),
+        None => bare.to_owned(),
     }
 }
 

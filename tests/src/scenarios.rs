@@ -7,57 +7,76 @@
 //! | other domains | 550 5.7.1, unless the client has authenticated |
 //! | users | `user` with the password `pass`, by PLAIN and LOGIN |
 //! | limits | 1,000,000 octets, 5 recipients, and the defaults of the core |
-//! | promises | `BINARYMIME`, `SMTPUTF8` |
+//! | promises | `8BITMIME`, `BINARYMIME`, `CHUNKING`, `SMTPUTF8` |
 //!
-//! Deliveries are kept in memory. [`Reference::slow`] lets every answer of the policy take some time, which must not
-//! change a single reply.
+//! Deliveries are kept in memory. [`Reference::slow`] lets every answer take some time, which must not change a single
+//! reply.
 
-use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use smtp_core::channel::{Identity, SessionInfo};
+use async_trait::async_trait;
+use smtp_core::channel::SessionInfo;
 use smtp_core::driver::{Settings, serve};
-use smtp_core::service::{BoxError, Delivery, Outcome, Policy, Promises, Receipt, Request, Transaction, Verdict};
+use smtp_core::service::{Delivery, Policy, Request, Transaction};
 use smtp_core::session::server::{Config, Limits, MechanismOffer};
-use smtp_core::stream::ByteStream;
-use smtp_core::types::{Command, ForwardPath, Mailbox, Refusal, Secret};
-use tower::service_fn;
+use smtp_core::stream::{BoxFuture, ByteStream};
+use smtp_core::types::{Command, Invalid, Secret};
+use smtp_server::auth::{Check, Users};
+use smtp_server::{AuthLayer, Mailboxes, Recorder};
+use tower_layer::Layer;
+use tower_service::Service;
 
 /// Where the scenario files are.
 #[must_use]
 pub fn folder() -> PathBuf {
-    // Both this crate and smtp-test stand right below the workspace.
+    // Whichever crate of the workspace this is compiled into.
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/scenarios")
 }
 
 /// The stack that the scenarios are about.
+///
+/// # Panics
+/// Never: what is parsed in here is constant.
 #[must_use]
+#[allow(clippy::expect_used, reason = "constants")]
 pub fn reference_stack() -> Reference {
-    let mechanisms = ["PLAIN", "LOGIN"].map(|name| MechanismOffer { name, needs_secure: true });
-    let limits = Limits { message_size: 1_000_000, recipients: 5, ..Limits::default() };
-    let config = Config::new("mx.example".parse().unwrap_or_else(|_| unreachable!("it is a domain")))
-        .promising(Promises::of(&["BINARYMIME", "SMTPUTF8"]))
-        .with_mechanisms(mechanisms.into())
-        .with_limits(limits);
-    Reference { config, pause: Duration::ZERO, recorder: Recorder::default(), sessions: Arc::default() }
+    Reference::new().expect("names and mailboxes that are constants")
 }
 
 /// A server stack with a recorder at its end. Clones share the recorder.
 #[derive(Debug, Clone)]
 pub struct Reference {
     config: Config,
-    pause: Duration,
+    mailboxes: Mailboxes,
+    auth: AuthLayer,
     recorder: Recorder,
+    pause: Duration,
     sessions: Arc<AtomicU64>,
 }
 
 impl Reference {
-    /// The same with every answer of the policy, and every delivery, taking so long: for MAIL, DATA and the like so
-    /// long, for RCPT up to twice that, so that recipients overtake each other.
+    fn new() -> Result<Self, Invalid> {
+        let auth = AuthLayer::passwords(Arc::new(OneUser));
+        let mechanisms = auth.names(true).map(|name| MechanismOffer { name, needs_secure: true });
+        let limits = Limits { message_size: 1_000_000, recipients: 5, ..Limits::default() };
+        let config = Config::new("mx.example".parse()?)
+            .promising(Recorder::PROMISES)
+            .with_mechanisms(mechanisms.collect())
+            .with_limits(limits);
+        let mailboxes = Mailboxes::new(&"here.example".parse()?)?
+            .only(&["alice@here.example".parse()?, "bob@here.example".parse()?])?
+            .relay_for_authenticated(true);
+        let recorder = Recorder::bounded(100_000, 1 << 30);
+        Ok(Self { config, mailboxes, auth, recorder, pause: Duration::ZERO, sessions: Arc::default() })
+    }
+
+    /// The same with every answer of the policy and of the delivery taking so long; some RCPT up to twice that, so that
+    /// recipients overtake each other.
     #[must_use]
     pub const fn slow(mut self, pause: Duration) -> Self {
         self.pause = pause;
@@ -74,7 +93,12 @@ impl Reference {
     /// What was delivered so far.
     #[must_use]
     pub fn delivered(&self) -> Vec<Delivered> {
-        self.recorder.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let delivered = |m: smtp_server::delivery::Recorded| Delivered {
+            from: m.envelope.mail.from.to_string(),
+            to: m.envelope.recipients.iter().map(|rcpt| rcpt.to.to_string()).collect(),
+            content: m.content.to_vec(),
+        };
+        self.recorder.messages().into_iter().map(delivered).collect()
     }
 
     /// Serves one session.
@@ -85,45 +109,16 @@ impl Reference {
         let id = self.sessions.fetch_add(1, Ordering::Relaxed);
         let session = Arc::new(SessionInfo::new(id, io.info()));
         let settings = Arc::new(Settings::new(self.config.clone()));
-        // The token of a drain that never comes; named through its default, to need no dependency for it.
-        serve(io, session, self.policy(), self.delivery(), settings, Default::default()).await
+        let (policy, delivery) = self.stack();
+        // A drain that never comes.
+        serve(io, session, policy, delivery, settings, Default::default()).await
     }
 
-    /// The policy of one session.
-    fn policy(&self) -> impl Policy + use<> {
-        let (pause, session) = (self.pause, Arc::new(Mutex::new(Login::default())));
-        service_fn(move |request: Request| {
-            let session = Arc::clone(&session);
-            async move {
-                if !pause.is_zero() {
-                    tokio::time::sleep(pause + pause.mul_f32(hurry(&request.command))).await;
-                }
-                let mut login = session.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok::<_, Infallible>(judge(&request, &mut login))
-            }
-        })
-    }
-
-    fn delivery(&self) -> impl Delivery + use<> {
-        let (recorder, pause) = (self.recorder.clone(), self.pause);
-        service_fn(move |mut transaction: Transaction| {
-            let recorder = recorder.clone();
-            async move {
-                let recipients = &transaction.envelope.recipients;
-                let mut delivered = Delivered {
-                    from: transaction.envelope.mail.from.to_string(),
-                    to: recipients.iter().map(|rcpt| rcpt.to.to_string()).collect(),
-                    content: Vec::new(),
-                };
-                tokio::time::sleep(pause).await;
-                let (content, complete) = transaction.body.collect(2_000_000).await?;
-                tokio::time::sleep(pause).await;
-                delivered.content = content.to_vec();
-                let n = delivered.to.len();
-                recorder.0.lock().unwrap_or_else(PoisonError::into_inner).push(delivered);
-                Ok::<_, BoxError>(Outcome::all(Ok(Receipt::discarded(complete)), n))
-            }
-        })
+    /// The services of one session.
+    #[must_use]
+    pub fn stack(&self) -> (impl Policy + use<>, impl Delivery + Clone + use<>) {
+        let policy = self.auth.layer(self.mailboxes.clone());
+        (Slow { inner: policy, pause: self.pause }, Slow { inner: self.recorder.clone(), pause: self.pause })
     }
 }
 
@@ -138,74 +133,74 @@ pub struct Delivered {
     pub content: Vec<u8>,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Recorder(Arc<Mutex<Vec<Delivered>>>);
+/// The one user there is.
+#[derive(Debug)]
+struct OneUser;
 
-/// Between 0 and 1, different for each recipient, so that later ones are done earlier.
-fn hurry(command: &Command) -> f32 {
-    match command {
-        Command::Rcpt(rcpt) => {
-            let sum: u32 = rcpt.to.to_string().bytes().map(u32::from).sum();
-            f32::from(u8::try_from(sum % 7).unwrap_or(0)) / 7.0
-        }
-        _ => 0.0,
+#[async_trait]
+impl Users for OneUser {
+    async fn verify(&self, name: &str, password: &Secret) -> Check {
+        if name == "user" && password.expose() == b"pass" { Check::Yes } else { Check::No }
     }
 }
 
-fn judge(request: &Request, login: &mut Login) -> Verdict {
-    match &request.command {
-        Command::Rcpt(rcpt) => recipient(&rcpt.to, request.session.identity.is_some()),
-        Command::Auth { mechanism, initial } => {
-            *login = Login { mechanism: mechanism.to_string(), name: None };
-            match initial {
-                None if mechanism.as_ref() == "PLAIN" => Verdict::Challenge(Default::default()),
-                None => Verdict::Challenge("Username:".into()),
-                Some(response) => login.go_on(response),
+/// Answers that take their time.
+#[derive(Debug, Clone)]
+struct Slow<S> {
+    inner: S,
+    pause: Duration,
+}
+
+/// How much longer than others a request takes.
+trait Slowness {
+    fn pause(&self, pause: Duration) -> Duration;
+}
+
+impl Slowness for Request {
+    fn pause(&self, pause: Duration) -> Duration {
+        match &self.command {
+            Command::Rcpt(rcpt) => {
+                let sum: u32 = rcpt.to.to_string().bytes().map(u32::from).sum();
+                pause + pause * (sum % 7) / 7
             }
+            _ => pause,
         }
-        Command::Response(response) => login.go_on(response),
-        _ => Verdict::Proceed,
     }
 }
 
-fn recipient(to: &ForwardPath, authenticated: bool) -> Verdict {
-    let ForwardPath::Mailbox(mailbox) = to else { return Verdict::Proceed };
-    if !mailbox.host().eq_ignore_ascii_case("here.example") {
-        return match authenticated {
-            true => Verdict::Proceed,
-            false => Refusal::fixed(550, (5, 7, 1), "relaying denied").into(),
-        };
-    }
-    match is_known(mailbox) {
-        true => Verdict::Proceed,
-        false => Refusal::fixed(550, (5, 1, 1), "no such mailbox here").into(),
+impl Slowness for Transaction {
+    fn pause(&self, pause: Duration) -> Duration {
+        pause
     }
 }
 
-fn is_known(mailbox: &Mailbox) -> bool {
-    ["alice", "bob", "postmaster"].iter().any(|name| mailbox.local_name().eq_ignore_ascii_case(name))
-}
+impl<R, S> Service<R> for Slow<S>
+where
+    R: Slowness,
+    S: Service<R>,
+    S::Response: Send,
+    S::Error: Send,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
 
-/// A SASL exchange under way.
-#[derive(Debug, Default)]
-struct Login {
-    mechanism: String,
-    name: Option<Secret>,
-}
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
 
-impl Login {
-    fn go_on(&mut self, response: &Secret) -> Verdict {
-        let right = match (self.mechanism.as_str(), self.name.take()) {
-            ("PLAIN", _) => response.expose() == b"\0user\0pass",
-            (_, Some(name)) => name.expose() == b"user" && response.expose() == b"pass",
-            (_, None) => {
-                self.name = Some(response.clone());
-                return Verdict::Challenge("Password:".into());
+    fn call(&mut self, request: R) -> Self::Future {
+        let pause = request.pause(self.pause);
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            if pause.is_zero() {
+                return answer.await;
             }
-        };
-        match right {
-            true => Verdict::Authenticated(Identity { user: "user".into(), mechanism: self.mechanism.as_str().into() }),
-            false => Refusal::fixed(535, (5, 7, 8), "authentication credentials invalid").into(),
-        }
+            tokio::time::sleep(pause).await;
+            let answer = answer.await;
+            tokio::time::sleep(pause).await;
+            answer
+        })
     }
 }

@@ -1,6 +1,6 @@
 //! Connections that carry more than one session.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smtp_core::stream::{self, ByteStream, Connector, Target, TlsPolicy};
@@ -10,7 +10,14 @@ use crate::{Error, Options};
 
 /// Connections on which another stream can be opened. Those that are themselves one stream are not kept here.
 #[derive(Default)]
-pub(super) struct Carriers(Mutex<Vec<Arc<Carrier>>>);
+pub(super) struct Carriers {
+    all: Mutex<Vec<Arc<Carrier>>>,
+    /// Held by who connects while a connection is expected to serve others too: they wait for it instead of making
+    /// one each.
+    turn: tokio::sync::Mutex<()>,
+    /// The last connection carried one stream only, or was not to be had: everybody connects for themselves.
+    each_alone: AtomicBool,
+}
 
 /// A connection, and how many streams are in use on it.
 struct Carrier {
@@ -32,26 +39,58 @@ impl Carriers {
         policy: &TlsPolicy,
         options: &Options,
     ) -> Result<(Box<dyn ByteStream>, Box<dyn Send>), Error> {
-        while let Some(slot) = self.reserve() {
-            let stream = {
-                let mut connection = slot.0.connection.lock().await;
-                open(&mut **connection, &target.address, options).await
-            };
-            match stream {
-                Ok(stream) => return Ok((stream, Box::new(slot))),
-                // It is of no more use: another, or a new one.
-                Err(_) => self.lock().retain(|carrier| !Arc::ptr_eq(carrier, &slot.0)),
+        loop {
+            while let Some(slot) = self.reserve() {
+                let stream = {
+                    let mut connection = slot.0.connection.lock().await;
+                    open(&mut **connection, &target.address, options).await
+                };
+                match stream {
+                    Ok(stream) => return Ok((stream, Box::new(slot))),
+                    // It is of no more use: another, or a new one.
+                    Err(_) => self.lock().retain(|carrier| !Arc::ptr_eq(carrier, &slot.0)),
+                }
             }
+            let turn = if self.is_each_alone() { None } else { Some(self.turn.lock().await) };
+            // Somebody may have connected meanwhile, or failed to.
+            let _turn = match turn {
+                Some(_) if self.has_room() => continue,
+                Some(turn) if !self.is_each_alone() => Some(turn),
+                _ => None,
+            };
+            let result = self.connect(connector, target, policy, options).await;
+            if result.is_err() {
+                self.each_alone.store(true, Ordering::Release);
+            }
+            return result;
         }
+    }
+
+    async fn connect(
+        &self,
+        connector: &dyn Connector,
+        target: &Target,
+        policy: &TlsPolicy,
+        options: &Options,
+    ) -> Result<(Box<dyn ByteStream>, Box<dyn Send>), Error> {
         let mut connection = reach(connector, target, policy, options).await?;
         let max = connection.max_parallel();
         let stream = open(&mut *connection, &target.address, options).await?;
+        self.each_alone.store(max <= 1, Ordering::Release);
         if max <= 1 {
             return Ok((stream, Box::new(connection)));
         }
         let carrier = Arc::new(Carrier { connection: connection.into(), max, used: AtomicUsize::new(1) });
         self.lock().push(Arc::clone(&carrier));
         Ok((stream, Box::new(Slot(carrier))))
+    }
+
+    fn is_each_alone(&self) -> bool {
+        self.each_alone.load(Ordering::Acquire)
+    }
+
+    fn has_room(&self) -> bool {
+        self.lock().iter().any(|carrier| carrier.used.load(Ordering::Acquire) < carrier.max)
     }
 
     /// Drops connections without a stream, which closes them; true if others are left.
@@ -72,7 +111,7 @@ impl Carriers {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Carrier>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

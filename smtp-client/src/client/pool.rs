@@ -2,14 +2,16 @@
 
 use core::time::Duration;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Shared;
 use crate::Connection;
 
-/// A session that was idle for less than this is in use as far as a server is concerned: no idle close is near.
+/// A session that was idle for less than this is in use as far as a server is concerned: no idle close is near. It is
+/// not counted among the idle ones either: under load sessions come back together and are wanted again at once.
 const HOT: Duration = Duration::from_secs(1);
 
 /// The idle sessions of a client, the one that was used last at the back.
@@ -18,6 +20,8 @@ pub(super) struct Pool {
     max_idle: usize,
     idle: Duration,
     max_messages: u32,
+    /// There are more than there should be for long.
+    surplus: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -29,7 +33,7 @@ struct State {
 
 impl Pool {
     pub(super) fn new(max_idle: usize, idle: Duration, max_messages: u32) -> Self {
-        Self { state: Mutex::default(), max_idle, idle, max_messages }
+        Self { state: Mutex::default(), max_idle, idle, max_messages, surplus: Arc::default() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -66,14 +70,13 @@ impl Pool {
         connection.wire.rest();
         let mut state = self.lock();
         state.sessions.push_back((connection, Instant::now()));
-        let surplus = if state.sessions.len() > self.max_idle { state.sessions.pop_front() } else { None };
+        let surplus = state.sessions.len() > self.max_idle;
         let reap = !core::mem::replace(&mut state.reaping, true);
         drop(state);
-        if let Some((surplus, _)) = surplus {
-            retire(surplus);
-        }
         if reap {
             tokio::spawn(reaper(Arc::downgrade(shared)));
+        } else if surplus {
+            self.surplus.notify_one();
         }
     }
 
@@ -84,7 +87,8 @@ impl Pool {
         let now = Instant::now();
         let mut expired = Vec::new();
         while let Some((_, since)) = state.sessions.front() {
-            let end = *since + self.idle;
+            let surplus = state.sessions.len() > self.max_idle;
+            let end = *since + if surplus { HOT.min(self.idle) } else { self.idle };
             if end > now {
                 return (expired, Some(end));
             }
@@ -99,17 +103,16 @@ impl Pool {
     }
 }
 
-async fn reaper(shared: std::sync::Weak<Shared>) {
+async fn reaper(shared: Weak<Shared>) {
     loop {
         // The client must not be kept alive by its reaper.
         let Some(client) = shared.upgrade() else { return };
         let (expired, next) = client.pool.expire(client.carriers.drop_unused());
-        drop(client);
         expired.into_iter().for_each(retire);
-        match next {
-            Some(next) => tokio::time::sleep_until(next).await,
-            None => return,
-        }
+        let Some(next) = next else { return };
+        let surplus = Arc::clone(&client.pool.surplus).notified_owned();
+        drop(client);
+        let _ = tokio::time::timeout_at(next, surplus).await;
     }
 }
 

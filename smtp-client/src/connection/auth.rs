@@ -36,7 +36,7 @@ impl Connection {
         if mechanism.exposes_secret() {
             exposure.allows(&self.info).map_err(|why| Error::local(Step::Auth, why))?;
         }
-        self.ready(Step::Auth)?;
+        self.ready(Step::Auth).await?;
         let mut held = mechanism.initial().map_err(|why| Error::local(Step::Auth, why))?;
         let name = mechanism.name().to_ascii_uppercase();
         let fits = |octets: usize| "AUTH ".len() + name.len() + 1 + octets.div_ceil(3) * 4 + 2 <= LINE_MAX;

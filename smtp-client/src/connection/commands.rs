@@ -58,7 +58,7 @@ impl Connection {
     /// As for every step; [`Local::NotNow`] if the server does not offer CHUNKING.
     pub async fn bdat(&mut self, chunk: Bytes, last: bool) -> Result<Reply, Error> {
         let step = if last { Step::EndOfContent } else { Step::Content };
-        self.ready(step)?;
+        self.ready(step).await?;
         let command = Command::Bdat { size: chunk.len() as u64, last };
         self.queue(&command).map_err(|why| Error::local(step, why))?;
         if !chunk.is_empty() {

@@ -29,7 +29,7 @@ impl Connection {
             match self.starttls().await {
                 Ok(()) => reply = self.ehlo().await?,
                 Err(Error::Tls(TlsError::NotOffered | TlsError::Refused(_)))
-                    if self.policy.mode == TlsMode::Opportunistic && self.wire.is_idle() => {}
+                    if self.policy.mode == TlsMode::Opportunistic && self.wire.session.is_idle() => {}
                 Err(error) => return Err(error),
             }
         }
@@ -46,11 +46,11 @@ impl Connection {
     pub async fn ehlo(&mut self) -> Result<Reply, Error> {
         let kind = if self.options.lmtp { HelloKind::Lhlo } else { HelloKind::Ehlo };
         let reply = self.greet(kind).await?;
-        // RFC 5321 §3.2 and §4.1.1.1. TLS and AUTH are extensions: who needs them cannot do with HELO. A 4yz is no
-        // sign of an old server.
+        // RFC 5321 §3.2 and §4.1.1.1. STARTTLS is an extension: who needs it cannot do with HELO. A 4yz is no sign of
+        // an old server.
         let old = reply.severity() == Severity::Permanent && kind == HelloKind::Ehlo;
-        let needs_no_extension = self.policy.mode != TlsMode::Required && self.info.tls.is_none();
-        if old && needs_no_extension && self.wire.is_idle() {
+        let needs_starttls = self.policy.mode == TlsMode::Required && self.info.tls.is_none();
+        if old && !needs_starttls && self.wire.session.is_idle() {
             let reply = self.greet(HelloKind::Helo).await?;
             return accepted(Step::Hello, reply);
         }

@@ -4,7 +4,7 @@ use smtp_core::service::{Complete, Outcome, Receipt};
 use smtp_core::session::client::{Awaited, Event};
 use smtp_core::types::{AcceptedReply, Refusal, Reply, Severity, Verb};
 
-use crate::Error;
+use crate::{Error, Step};
 
 /// The replies to one transaction, as they come.
 #[derive(Debug)]
@@ -12,8 +12,8 @@ pub(super) struct Attempt {
     recipients: Vec<Recipient>,
     /// Where the next reply to RCPT belongs.
     next_rcpt: usize,
-    mail: Option<Reply>,
-    /// What ended the transaction for all that were accepted: a refused DATA or chunk, a 421.
+    /// What ended the transaction for all who have no refusal of their own: a refused MAIL, DATA or chunk, a 421. The
+    /// first such thing counts; what follows is its echo.
     stopped: Option<Refusal>,
     replies: usize,
     turned_away: bool,
@@ -36,7 +36,6 @@ impl Attempt {
         Self {
             recipients: core::iter::repeat_with(|| Recipient::Unasked).take(recipients).collect(),
             next_rcpt: 0,
-            mail: None,
             stopped: None,
             replies: 0,
             turned_away: false,
@@ -75,8 +74,10 @@ impl Attempt {
         self.replies > 0
     }
 
+    /// The server has refused somebody, so that there is an answer to pass on whatever comes.
     pub(super) fn some_refused(&self) -> bool {
-        self.answered() && self.recipients.iter().any(|r| matches!(r, Recipient::Refused(_)))
+        let refused = || self.recipients.iter().any(|r| matches!(r, Recipient::Refused(_)));
+        self.answered() && (self.stopped.is_some() || refused())
     }
 
     /// A 421 came before anything else.
@@ -105,10 +106,13 @@ impl Attempt {
             return;
         }
         match to {
-            Awaited::Command(Verb::Mail) => self.mail = Some(reply),
             Awaited::Command(Verb::Rcpt) => self.rcpt(reply),
             Awaited::Content => self.content(reply),
-            // DATA that is not followed by 354, a chunk that is not taken, a RSET that does not help.
+            // What an earlier transaction left cannot be cleared: that says nothing of this one.
+            Awaited::Command(Verb::Rset) if reply.severity() != Severity::Success => {
+                self.stop(Error::Refused { step: Step::Reset, reply }.refusal());
+            }
+            // MAIL, DATA, a chunk.
             Awaited::Command(_) | Awaited::Nothing => {
                 if let Ok(refusal) = Refusal::try_from(reply) {
                     self.stop(refusal);
@@ -122,14 +126,18 @@ impl Attempt {
             self.next_rcpt += 1;
         }
         // Without a sender the reply to RCPT says nothing of the recipient.
-        let reply = self.mail.as_ref().filter(|mail| mail.severity() != Severity::Success).cloned().unwrap_or(reply);
-        if let Some(recipient) = self.recipients.get_mut(self.next_rcpt) {
+        if let (None, Some(recipient)) = (&self.stopped, self.recipients.get_mut(self.next_rcpt)) {
+            let reply = if self.next_rcpt > 0 { too_many(reply) } else { reply };
             *recipient = Refusal::try_from(reply).map_or(Recipient::Accepted, Recipient::Refused);
         }
         self.next_rcpt += 1;
     }
 
     fn content(&mut self, reply: Reply) {
+        // After a chunk that was refused the message cannot be whole, whatever is said to the last one.
+        if self.stopped.is_some() {
+            return;
+        }
         let result = AcceptedReply::try_from(reply.clone());
         let accepted = self.recipients.iter_mut().filter(|r| matches!(r, Recipient::Accepted));
         let one = if self.lmtp { 1 } else { usize::MAX };
@@ -144,7 +152,6 @@ impl Attempt {
         }
     }
 
-    /// The first thing that ended it counts; what follows is its echo.
     fn stop(&mut self, refusal: Refusal) {
         self.stopped.get_or_insert(refusal);
     }
@@ -154,24 +161,35 @@ impl Attempt {
         self.stop(error.refusal());
     }
 
-    /// The result of each recipient.
-    pub(super) fn outcome(self, complete: Option<Complete>) -> Outcome {
-        let no_sender = self.mail.and_then(|reply| Refusal::try_from(reply).ok());
-        let unanswered = no_sender.or(self.stopped).unwrap_or_else(no_answer);
-        let mut complete = complete;
+    /// The result of each recipient. `complete` is asked for the proof that the content went out whole only if somebody
+    /// was accepted.
+    pub(super) fn outcome(self, complete: impl FnOnce() -> Option<Complete>) -> Outcome {
+        let unanswered = self.stopped.unwrap_or_else(no_answer);
+        let mut complete = Some(complete);
         let mut receipt: Option<Receipt> = None;
         let results = self.recipients.into_iter().map(|recipient| match recipient {
             Recipient::Refused(refusal) => Err(refusal),
             Recipient::Unasked | Recipient::Accepted => Err(unanswered.clone()),
             Recipient::Final(reply) => {
                 // One body, one proof: under LMTP the receipt of the others is a copy.
-                if let Some(complete) = complete.take() {
+                if let Some(complete) = complete.take().and_then(|complete| complete()) {
                     receipt = Some(Receipt::relayed(complete, reply));
                 }
                 receipt.clone().ok_or_else(no_answer)
             }
         });
         Outcome::each(results.collect())
+    }
+}
+
+/// RFC 821 had 552 for one recipient too many, and RFC 5321 §4.5.3.1.10 asks clients to take it for a 452, unless the
+/// enhanced code shows that something else is meant.
+fn too_many(reply: Reply) -> Reply {
+    match reply.enhanced().map(|code| (code.subject(), code.detail())) {
+        None | Some((5, 3)) if reply.code().get() == 552 => {
+            Refusal::new(452, (4, 5, 3), format!("next hop: {reply}")).into_reply()
+        }
+        _ => reply,
     }
 }
 

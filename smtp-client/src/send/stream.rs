@@ -36,7 +36,7 @@ impl Connection {
             let event = self.next().await?;
             attempt.record(event);
         }
-        Ok(attempt.outcome(content.take_complete()))
+        Ok(attempt.outcome(|| content.take_complete()))
     }
 
     /// Streams the content of DATA. If it does not come whole, or cannot be sent, the connection is cut off: there is
@@ -50,6 +50,10 @@ impl Connection {
     }
 
     async fn data_blocks(&mut self, content: &mut Outgoing, attempt: &mut Attempt) -> Result<(), Error> {
+        // What stands behind the 354 already cannot be about content that has not been sent.
+        if self.take_replies(attempt).await? {
+            return Ok(());
+        }
         loop {
             match self.first(content).await? {
                 First::Reply(event) => {
@@ -97,7 +101,8 @@ impl Connection {
         let mut gathered = Gathered::default();
         loop {
             let mut last = false;
-            while gathered.octets < chunk_size && !last {
+            // Up to the piece that is too much: it may turn out that there is none, and the chunk is the last.
+            while gathered.octets <= chunk_size && !last {
                 match self.first(content).await? {
                     First::Piece(Piece::Data(data)) => gathered.push(data),
                     First::Piece(Piece::End) => last = true,
@@ -182,6 +187,11 @@ impl Connection {
                 Err(broken) => return Err(self.broken(self.content_step(attempt), broken)),
             }
         }
+        self.take_replies(attempt).await
+    }
+
+    /// Takes in the replies that are there; true if one of them ends the content.
+    async fn take_replies(&mut self, attempt: &mut Attempt) -> Result<bool, Error> {
         while self.wire.is_open() {
             match self.wire.event_now().await {
                 Ok(Some(event)) => attempt.record(event),

@@ -88,7 +88,8 @@ async fn a_server_that_asks_nonsense_is_cancelled() {
             peer.on("AUTH PLAIN AGpvAGh1bnRlcjI=", challenge).await;
             peer.on("*", "501 cancelled").await;
         };
-        let (result, ()) = tokio::join!(connection.auth(&jo()), server);
+        let jo = jo();
+        let (result, ()) = tokio::join!(connection.auth(&jo), server);
         assert!(matches!(result.unwrap_err(), Error::Local { step: Step::Auth, .. }));
         assert!(connection.is_usable() && !connection.is_authenticated());
     }

@@ -35,7 +35,7 @@ const MAIL: (&str, &str) = ("MAIL FROM:<from@client.test>", "250 ok");
 const RCPT: (&str, &str) = ("RCPT TO:<a@x.test>", "250 ok");
 const DATA: (&str, &str) = ("DATA", "354 go");
 const BODY: (&str, &str) = ("12345\n.", "250 taken");
-const CHUNK: (&str, &str) = ("BDAT 4", "");
+const CHUNK: (&str, &str) = ("BDAT 4", "250 ok");
 
 fn cases() -> Vec<Case> {
     let t = Timeouts::default();
@@ -50,7 +50,7 @@ fn cases() -> Vec<Case> {
         case(&[GREET, EHLO, MAIL, RCPT, DATA], Step::EndOfContent, t.end_of_content),
         case(&[GREET, EHLO, MAIL, RCPT, DATA, BODY], Step::Quit, t.quit),
         chunked(&[GREET, EHLO, MAIL, RCPT], Step::Content, t.block),
-        chunked(&[GREET, EHLO, MAIL, RCPT, CHUNK], Step::Content, t.block),
+        chunked(&[GREET, EHLO, MAIL, RCPT, CHUNK], Step::EndOfContent, t.end_of_content),
     ]
 }
 
@@ -103,7 +103,9 @@ async fn a_channel_that_closes_at_every_step_names_the_step() {
 #[tokio::test(start_paused = true)]
 async fn garbage_at_every_step_names_the_step() {
     for Case { script, step, transfer, .. } in cases() {
-        for garbage in [&b"HTTP/1.1 200 OK\r\n"[..], b"25\r\n", b"250 a\n", b"999 x\r\n", b"250-a\r\n550 b\r\n", b"\xff\xfe\r\n"] {
+        for garbage in
+            [&b"HTTP/1.1 200 OK\r\n"[..], b"25\r\n", b"250 a\n", b"999 x\r\n", b"250-a\r\n550 b\r\n", b"\xff\xfe\r\n"]
+        {
             let (stream, mut peer) = pair();
             let server = async {
                 play(&mut peer, script).await;
@@ -163,8 +165,12 @@ async fn a_server_that_stops_reading_ends_at_the_deadline_of_a_block() {
     let client = async {
         let mut connection = Connection::over(stream, &TlsPolicy::NONE, options()).await?;
         connection.hello().await?;
-        let body = Body::from_bytes(b"x".repeat(60_000).chunks(60).map(|l| [l, b"\r\n"].concat()).collect::<Vec<_>>().concat());
-        connection.send(&envelope(&["a@x.test"]), body, &SendOptions { single_flight_max: 0, ..SendOptions::default() }).await
+        let body = Body::from_bytes(
+            b"x".repeat(60_000).chunks(60).map(|l| [l, b"\r\n"].concat()).collect::<Vec<_>>().concat(),
+        );
+        connection
+            .send(&envelope(&["a@x.test"]), body, &SendOptions { single_flight_max: 0, ..SendOptions::default() })
+            .await
     };
     let (result, _peer) = tokio::join!(client, server);
     let error = result.unwrap_err();

@@ -50,12 +50,20 @@ impl Peer {
 
     /// The next line, without its CRLF.
     pub(crate) async fn line(&mut self) -> String {
+        let line = self.line_or_end().await;
+        line.unwrap_or_else(|| panic!("the client closed; it had said {:?}", String::from_utf8_lossy(&self.read)))
+    }
+
+    /// The next line; `None` if the client closes instead.
+    pub(crate) async fn line_or_end(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.read.windows(2).position(|w| w == b"\r\n") {
                 let line: Vec<u8> = self.read.drain(..end + 2).collect();
-                return String::from_utf8(line[..end].to_vec()).unwrap();
+                return Some(String::from_utf8(line[..end].to_vec()).unwrap());
             }
-            assert!(self.more().await, "the client closed; it had said {:?}", String::from_utf8_lossy(&self.read));
+            if !self.more().await {
+                return None;
+            }
         }
     }
 
@@ -83,6 +91,14 @@ impl Peer {
             assert!(self.more().await, "the client closed");
         }
         self.read.drain(..n).collect()
+    }
+
+    /// Whatever there is, at least something.
+    pub(crate) async fn some(&mut self) -> Vec<u8> {
+        if self.read.is_empty() {
+            assert!(self.more().await, "the client closed");
+        }
+        std::mem::take(&mut self.read)
     }
 
     /// What the client says until it closes.

@@ -60,7 +60,9 @@ async fn a_response_injected_behind_the_220_ends_it() {
 async fn the_downgrade_table() {
     let opportunistic = || TlsPolicy::OPPORTUNISTIC;
     // Not offered.
-    for (policy, goes_on) in [(TlsPolicy::NONE, true), (opportunistic(), true), (UNVERIFIED, false), (TlsPolicy::REQUIRED, false)] {
+    for (policy, goes_on) in
+        [(TlsPolicy::NONE, true), (opportunistic(), true), (UNVERIFIED, false), (TlsPolicy::REQUIRED, false)]
+    {
         let (stream, mut peer) = upgradable(Upgrade::Fails);
         let (result, ()) = tokio::join!(hello(stream, &policy), peer.greet("PIPELINING"));
         assert_eq!(result.is_ok(), goes_on, "{policy:?}");
@@ -99,7 +101,7 @@ async fn the_downgrade_table() {
         peer.greet("STARTTLS").await;
         peer.on("STARTTLS", "421 bye").await;
     };
-    let (result, ()) = tokio::join!(hello(stream, &opportunistic()), server);
+    let (result, ()) = tokio::join!(hello(stream, &TlsPolicy::OPPORTUNISTIC), server);
     assert!(result.is_err());
 }
 
@@ -152,8 +154,12 @@ async fn a_failed_handshake_is_tried_again_in_clear_where_the_policy_allows() {
     ] {
         let ((first, mut peer), (second, mut in_clear)) = (upgradable(Upgrade::Fails), upgradable(Upgrade::Fails));
         let connector = Scripted::of([first, second]);
-        let settings =
-            Settings { tls: tls.clone(), clear_after_failed_tls: allowed, options: (*options()).clone(), ..Settings::default() };
+        let settings = Settings {
+            tls: tls.clone(),
+            clear_after_failed_tls: allowed,
+            options: (*options()).clone(),
+            ..Settings::default()
+        };
         let mut client = Client::new(connector.clone(), target(), settings);
         let transaction = Transaction {
             session: smtp_core::channel::SessionInfo::local("test"),

@@ -188,14 +188,18 @@ pub(super) mod tests {
         // Some 10 ms each: a shortcut for unknown users would show as a ratio of a thousand.
         let users = UserList::new().with_hash("jo", &hash_with("right", 8 * 1024, 2)).unwrap();
         let mut best = [Duration::MAX; 2];
-        for _ in 0..5 {
+        // The best of several: on a busy machine any single one may be slow.
+        for _ in 0..50 {
             for (i, name) in ["jo", "nobody"].into_iter().enumerate() {
                 let start = Instant::now();
                 assert_eq!(verify(&users, name, "wrong").await, Check::No);
                 best[i] = best[i].min(start.elapsed());
             }
+            if best[1] * 2 > best[0] && best[0] * 2 > best[1] {
+                return;
+            }
         }
-        assert!(best[1] * 2 > best[0] && best[0] * 2 > best[1], "{best:?}");
+        panic!("{best:?}");
     }
 
     #[tokio::test]

@@ -78,7 +78,10 @@ impl Recorder {
         self.0.lock().messages.clone()
     }
 
-    /// Waits until there are at least `count` messages and gives them all, or what there is when `patience` ends.
+    /// Waits until there are at least `count` messages and gives all that were recorded.
+    ///
+    /// # Errors
+    /// When `patience` ends before; what there is by then is given all the same.
     pub async fn wait_for(&self, count: usize, patience: Duration) -> Result<Vec<Recorded>, Vec<Recorded>> {
         let enough = async {
             loop {

@@ -1,5 +1,7 @@
 //! The server on an in-memory transport.
 
+mod stack;
+
 use super::*;
 use crate::{AnyRecipient, Recorder};
 use async_trait::async_trait;

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
 use super::knobs::{Cut, CutHow, Knobs};
@@ -59,7 +60,7 @@ struct End {
 /// What a read found.
 #[derive(Debug)]
 pub(super) enum Found {
-    Octets(usize),
+    Octets,
     End { clean: bool },
     /// Something arrives then.
     At(Instant),
@@ -97,8 +98,8 @@ impl Link {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes octets that the other side of `side` has sent.
-    pub(super) fn read(&self, side: Side, room: &mut [u8], cx: &Context<'_>) -> io::Result<Found> {
+    /// Takes up to `room` octets that the other side of `side` has sent.
+    pub(super) fn read(&self, side: Side, buf: &mut ReadBuf<'_>, room: usize, cx: &Context<'_>) -> io::Result<Found> {
         let mut both = self.lock();
         let broken = both.broken;
         let lane = both.lane(side.other());
@@ -106,14 +107,15 @@ impl Link {
             if let Some(at) = segment.at.filter(|at| *at > Instant::now()) {
                 return Ok(Found::At(at));
             }
-            let n = room.len().min(segment.octets.len());
-            segment.octets.copy_to_slice(&mut room[..n]);
+            let n = room.min(segment.octets.len());
+            buf.put_slice(&segment.octets[..n]);
+            segment.octets.advance(n);
             if segment.octets.is_empty() {
                 lane.segments.pop_front();
             }
             lane.held -= n;
             wake(&mut lane.writer);
-            return Ok(Found::Octets(n));
+            return Ok(Found::Octets);
         }
         if broken {
             return Err(io::ErrorKind::ConnectionReset.into());

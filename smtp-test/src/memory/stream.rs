@@ -150,13 +150,12 @@ impl AsyncRead for MemoryStream {
             return Poll::Ready(Ok(()));
         }
         loop {
-            let space = buf.initialize_unfilled_to(room);
-            match self.link.read(self.side, space, cx)? {
-                Found::Octets(n) => {
+            let before = buf.filled().len();
+            match self.link.read(self.side, buf, room, cx)? {
+                Found::Octets => {
                     if self.masked {
-                        mask(&mut space[..n]);
+                        mask(&mut buf.filled_mut()[before..]);
                     }
-                    buf.advance(n);
                     return Poll::Ready(Ok(()));
                 }
                 Found::End { clean } if self.masked && !clean => {

@@ -49,6 +49,8 @@ fn line(scenario: &mut Scenario, number: usize, source: &str) -> Result<(), Stri
                 add(What::ServerRest { without: Some(keyword.to_owned()) });
             }
         }
+    } else if let Some(text) = after(source, "S?:") {
+        add(What::ServerMaybe(Pattern::parse(text)?));
     } else if let Some(text) = after(source, "S+:") {
         add(What::ServerRaw(unescape(text)?));
     } else if let Some(text) = after(source, "S*:") {
@@ -138,11 +140,11 @@ mod tests {
     fn all_lines_there_are() {
         let text = "title: All of it\nrfc: 5321 §4\n# why\n\nONLY secure !starttls\nNEEDS SIZE 8BITMIME\nWITHOUT DSN\n\
                     S: 220 *\nC: EHLO x\nS: 250-mx\nS: ...\nS: ... without SIZE\nC:\nC+: a\\r\\n\nC*: 3 \"ab\"\nS*: 2 \"250 *\"\n\
-                    S+: 250 x\\n\nUPGRADE\nWAIT 200 ms\nABORT\nC!\nS!\n";
+                    S+: 250 x\\n\nS?: 421 *\nUPGRADE\nWAIT 200 ms\nABORT\nC!\nS!\n";
         let scenario = parse("all", text).unwrap();
         assert_eq!((scenario.title(), scenario.references()), ("All of it", "5321 §4"));
         assert_eq!(scenario.conditions.len(), 5);
-        assert_eq!(scenario.steps.len(), 16);
+        assert_eq!(scenario.steps.len(), 17);
         assert_eq!(scenario.client_octets(), b"EHLO x\r\n\r\na\r\nababab");
     }
 

@@ -123,6 +123,13 @@ impl<'a> Client<'a> {
                         return Err((step, Got::Octets(line)));
                     }
                 }
+                What::ServerMaybe(pattern) => match self.line().await {
+                    Ok(line) if pattern.matches(&line) => {}
+                    Ok(line) => return Err((step, Got::Octets(line))),
+                    Err(Got::Closed(rest)) if rest.is_empty() => {}
+                    Err(Got::Broken(_)) => {}
+                    Err(got) => return Err((step, got)),
+                },
                 What::ServerRest { without } => {
                     let next = steps.peek().and_then(|next| match &next.what {
                         What::ServerLine(pattern) => Some((*next, pattern)),

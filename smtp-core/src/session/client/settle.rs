@@ -98,7 +98,7 @@ impl Session {
         Ok(Event { to, reply })
     }
 
-    /// 354. With recipients the content follows. Without, a server that follows RFC 2920 §3.1 to the letter still
+    /// The 354. With recipients the content follows. Without, a server that follows RFC 2920 §3.1 to the letter still
     /// expects an end of data.
     fn go_ahead(&mut self, reply: &Reply) -> Result<(), Fault> {
         if self.state == State::Rcpt {

@@ -1,0 +1,66 @@
+//! The command line as a whole.
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::settings::with_environment;
+use crate::{manual, send, serve, shell, sink};
+
+/// SMTP: a mail server in one command, a sink, a sender, a shell.
+///
+/// Start with `smtp serve`: it needs no configuration, and says how to send it a first mail.
+#[derive(Debug, Parser)]
+#[command(name = "smtp", version, arg_required_else_help = true, infer_subcommands = false)]
+#[command(disable_help_subcommand = true, after_help = MORE_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    _command: Subcommands,
+}
+
+#[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
+enum Subcommands {
+    #[command(after_help = serve::MORE_HELP)]
+    Serve(serve::Arguments),
+    #[command(after_help = sink::MORE_HELP)]
+    Sink(sink::Arguments),
+    #[command(after_help = crate::exit::SEND_TABLE, after_long_help = send_help())]
+    Send(send::Arguments),
+    #[command(after_help = shell::MORE_HELP)]
+    Shell(shell::Arguments),
+    Completions(manual::Completions),
+    Man(manual::Man),
+}
+
+const MORE_HELP: &str = "\
+Every option can also be given as an environment variable, SMTP_<SUBCOMMAND>_<OPTION> (SMTP_SERVE_DATA_DIR), and
+in a TOML file named by --config (data_dir = \"/var/lib/smtp\"). A flag outweighs the environment, the environment
+the file.";
+
+fn send_help() -> String {
+    format!("{}\n\n{}", crate::exit::SEND_TABLE, send::MORE_HELP)
+}
+
+/// The command with all that it takes, the environment included.
+pub(crate) fn command() -> clap::Command {
+    with_environment(Cli::command())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn help_shows_the_exit_codes_and_no_secret() {
+        let mut command = command();
+        let send = command.find_subcommand_mut("send").unwrap();
+        let help = send.render_long_help().to_string();
+        assert!(help.contains("Exit codes:") && help.contains("75  something may succeed later"), "{help}");
+        assert!(help.contains("[env: SMTP_SEND_PASSWORD_FILE]"), "{help}");
+        assert!(send.render_help().to_string().contains("Exit codes:"));
+    }
+}

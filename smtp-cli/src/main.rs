@@ -1,0 +1,82 @@
+//! The binary `smtp`.
+//!
+//! Each subcommand is a module: [`serve`], [`sink`], [`send`], [`shell`], [`manual`]. What they share: [`url`] is the
+//! vocabulary for listening and connecting, [`settings`] where options come from, [`connect`] the way to a server,
+//! [`listen`] the way to be one, [`transcript`] what a session looks like on a screen, and [`exit`] what the shell is
+//! told.
+
+mod cli;
+mod connect;
+mod exit;
+mod listen;
+mod logging;
+mod manual;
+mod send;
+mod serve;
+mod settings;
+mod shell;
+mod sink;
+mod transcript;
+mod url;
+mod values;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::io;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, FromArgMatches};
+use tokio::runtime::Builder;
+
+use crate::exit::{Exit, Failure};
+use crate::settings::load;
+
+fn main() -> ExitCode {
+    // The one place where the cryptography is chosen. It fails only if that was done before.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let exit = match cli::command().try_get_matches_from(&arguments) {
+        Ok(matches) => run(&matches),
+        // Help and the version are what was asked for.
+        Err(error) if !error.use_stderr() => {
+            let _ = error.print();
+            Ok(Exit::Success)
+        }
+        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            Ok(Exit::Usage)
+        }
+        Err(error) => Err(settings::usage(&error, &arguments)),
+    };
+    exit.unwrap_or_else(|failure| {
+        failure.report();
+        failure.exit()
+    })
+    .into()
+}
+
+fn run(matches: &ArgMatches) -> Result<Exit, Failure> {
+    let Some((name, matches)) = matches.subcommand() else { return Err(Failure::usage("no subcommand")) };
+    match name {
+        "serve" => block_on(&mut Builder::new_multi_thread(), serve::run(load(matches)?)),
+        "sink" => block_on(&mut Builder::new_multi_thread(), sink::run(load(matches)?)),
+        "send" => block_on(&mut Builder::new_current_thread(), send::run(load(matches)?)),
+        "shell" => block_on(&mut Builder::new_current_thread(), shell::run(load(matches)?)),
+        "completions" => manual::completions(&arguments(matches)?, cli::command()),
+        "man" => manual::man(&arguments(matches)?, cli::command()),
+        other => Err(Failure::usage(format!("no subcommand {other:?}"))),
+    }
+}
+
+fn arguments<T: FromArgMatches>(matches: &ArgMatches) -> Result<T, Failure> {
+    T::from_arg_matches(matches).map_err(Failure::usage)
+}
+
+fn block_on(builder: &mut Builder, work: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let cannot = |error: io::Error| Failure::new(Exit::Io, format!("cannot start: {error}"));
+    let runtime = builder.enable_all().build().map_err(cannot)?;
+    let exit = runtime.block_on(work);
+    // Somebody who waits at a prompt in a thread of its own does not keep the program.
+    runtime.shutdown_background();
+    exit
+}

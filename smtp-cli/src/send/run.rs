@@ -1,0 +1,235 @@
+//! The session: from the options to what became of each recipient.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smtp_client::sasl::{Credentials, Exposure};
+use smtp_client::{Connection, Error, Options, SendOptions, Step, Timeouts, Transfer};
+use smtp_core::extension::{BodyType, Size, SmtpUtf8};
+use smtp_core::service::Body;
+use smtp_core::stream::{Connector, TlsPolicy};
+use smtp_core::types::{EhloName, Envelope, Invalid, Mail, Mailbox, Parameters, Rcpt, ReversePath};
+
+use super::recorder::Recorder;
+use super::report::Report;
+use super::lockstep::{self, Until};
+use super::verdict::{Answer, Recipient, answers_of, failure_of, recipients};
+use super::{Arguments, Stage, message};
+use crate::connect::{TlsOptions, connect, read_password};
+use crate::exit::{Exit, Failure};
+use crate::transcript::{Output, Transcript};
+use crate::url::Url;
+use crate::values::flatten;
+
+/// What is to be done, checked as far as it can be without the server.
+struct Job {
+    url: Url,
+    policy: TlsPolicy,
+    connector: Box<dyn Connector>,
+    credentials: Option<Credentials>,
+    hello: Option<EhloName>,
+    timeouts: Timeouts,
+    from: Option<ReversePath>,
+    to: Vec<Mailbox>,
+    message: Bytes,
+    pipelining: bool,
+    transfer: Transfer,
+    last: Stage,
+}
+
+/// Runs `smtp send`.
+///
+/// # Errors
+/// If nothing can be sent because of the options; what a server says is in the report and the exit code.
+pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let output = if arguments.json { Output::Stderr } else { Output::Stdout };
+    let transcript = arguments.transcript.then(|| Transcript::new(output));
+    let json = arguments.json;
+    let job = Job::new(arguments)?;
+    let recorder = Arc::new(Recorder::new(transcript));
+    let mut report = job.run(&recorder).await;
+    report.seen = recorder.seen();
+    if json {
+        report.print_json();
+    } else {
+        report.print();
+    }
+    if let Some((_, failure)) = &report.error {
+        failure.report();
+    }
+    Ok(report.exit())
+}
+
+impl Job {
+    fn new(arguments: Arguments) -> Result<Self, Failure> {
+        let last = arguments.quit_after.unwrap_or(Stage::Data);
+        let missing = |option: &str| {
+            Failure::usage(format!("{option} is missing")).help("`smtp send --help` tells what is needed, with examples")
+        };
+        let url = arguments.server.ok_or_else(|| missing("--server URL"))?;
+        let from = arguments.from.map(|sender| sender.0);
+        if from.is_none() && last >= Stage::Mail {
+            return Err(missing("--from ADDRESS"));
+        }
+        let to = flatten(arguments.to);
+        if to.is_empty() && last >= Stage::Rcpt {
+            return Err(missing("--to ADDRESS"));
+        }
+        let tls = TlsOptions {
+            ca: arguments.tls_ca,
+            pin: arguments.pin,
+            insecure: arguments.insecure,
+            key_log: arguments.tls_key_log,
+        };
+        let with_auth = arguments.user.is_some() || arguments.auth.is_some();
+        let policy = tls.policy(&url, with_auth)?;
+        let wait = arguments.timeout.map(|wait| wait.0);
+        let connector = tls.connector(&url, wait)?;
+        let user = arguments.user.as_deref();
+        let credentials = with_auth
+            .then(|| credentials(user, arguments.password_file.as_deref(), arguments.auth.as_deref(), tls.insecure))
+            .transpose()?;
+        let message = match (&arguments.data, &from) {
+            (Some(path), _) => message::read(path, &arguments.header)?,
+            (None, Some(from)) => message::build(from, &to, &arguments.header, arguments.body.as_deref()),
+            (None, None) => Bytes::new(),
+        };
+        Ok(Self {
+            url,
+            policy,
+            connector,
+            credentials,
+            hello: arguments.helo,
+            timeouts: wait.map_or_else(Timeouts::default, Timeouts::all),
+            from,
+            to,
+            message,
+            pipelining: !arguments.no_pipelining,
+            transfer: if arguments.no_chunking { Transfer::Data } else { Transfer::Auto },
+            last,
+        })
+    }
+
+    async fn run(&self, recorder: &Arc<Recorder>) -> Report {
+        recorder.note(format_args!("connecting to {}", self.url));
+        let (answers, error) = match self.session(recorder).await {
+            Ok(answers) => (answers, None),
+            Err(error) => (None, Some((error.step(), failure_of(&error)))),
+        };
+        let recipients = match &answers {
+            Some(answers) => recipients(&self.to, answers, &recorder.seen()),
+            None => self.to.iter().cloned().map(Recipient::unsent).collect(),
+        };
+        // A sender can be refused when there is nobody yet to whom it matters.
+        let sender = answers.iter().flatten().filter(|_| self.to.is_empty()).find_map(|answer| answer.as_ref().err());
+        let error = error.or_else(|| {
+            let exit = if sender?.is_transient() { Exit::Temporary } else { Exit::Refused };
+            Some((Step::Mail, Failure::new(exit, format!("MAIL: refused: {}", sender?))))
+        });
+        Report {
+            server: self.url.clone(),
+            from: self.from.clone(),
+            recipients,
+            seen: recorder.seen(),
+            octets: self.message.len(),
+            error,
+        }
+    }
+
+    /// The whole session; no answers if it was to end before there are any.
+    async fn session(&self, recorder: &Arc<Recorder>) -> Result<Option<Vec<Answer>>, Error> {
+        let options = Options {
+            timeouts: self.timeouts.clone(),
+            observer: Some(Arc::clone(recorder) as Arc<dyn smtp_client::Observer>),
+            ..Options::default()
+        };
+        let mut connection = connect(&*self.connector, &self.url, &self.policy, options, self.hello.clone()).await?;
+        let result = self.stages(&mut connection).await;
+        // What counts has been said; and after an error there may be nobody to say it to.
+        let _ = connection.quit().await;
+        result
+    }
+
+    async fn stages(&self, connection: &mut Connection) -> Result<Option<Vec<Answer>>, Error> {
+        match self.last {
+            Stage::Connect => return Ok(None),
+            Stage::Ehlo => {
+                connection.ehlo().await?;
+                return Ok(None);
+            }
+            _ => connection.hello().await?,
+        };
+        if self.last >= Stage::Auth
+            && let Some(credentials) = &self.credentials
+        {
+            connection.auth(credentials).await?;
+        }
+        if self.last < Stage::Mail {
+            return Ok(None);
+        }
+        let local = |invalid: Invalid| Error::Local { step: Step::Mail, cause: invalid.into() };
+        let mail = self.mail(connection).map_err(local)?;
+        let envelope = Envelope { mail, recipients: self.to.iter().cloned().map(Rcpt::new).collect() };
+        let until = match self.last {
+            Stage::Mail => Some(Until::Mail),
+            Stage::Rcpt => Some(Until::Rcpt),
+            _ if self.pipelining => None,
+            _ => Some(Until::Content(self.message.clone(), self.transfer)),
+        };
+        if let Some(until) = until {
+            return lockstep::send(connection, &envelope, until).await.map(Some);
+        }
+        let options = SendOptions { transfer: self.transfer, ..SendOptions::default() };
+        let outcome = connection.send(&envelope, Body::from_bytes(self.message.clone()), &options).await?;
+        Ok(Some(answers_of(&outcome)))
+    }
+
+    /// MAIL, with what the message needs of the server; the client refuses what it does not offer.
+    fn mail(&self, connection: &Connection) -> Result<Mail, Invalid> {
+        let mut parameters = Parameters::default();
+        if connection.offers("SIZE") && self.last == Stage::Data {
+            parameters = parameters.with(&Size(self.message.len() as u64))?;
+        }
+        if !self.message.is_ascii() {
+            parameters = parameters.with(&BodyType::EightBitMime)?;
+        }
+        let from = self.from.clone().unwrap_or(ReversePath::Null);
+        let mut all = from.mailbox().into_iter().chain(&self.to);
+        // A header beyond US-ASCII wants SMTPUTF8 too; but mail with such headers is older than it, and is let go.
+        let header = || message::has_utf8_header(&self.message) && connection.offers("SMTPUTF8");
+        if all.any(|mailbox| !mailbox.is_ascii()) || header() {
+            parameters = parameters.with(&SmtpUtf8)?;
+        }
+        Ok(Mail { from, parameters })
+    }
+}
+
+/// Who we are to the server. The password comes from the file, the environment, or whoever sits at the terminal.
+fn credentials(
+    user: Option<&str>,
+    file: Option<&std::path::Path>,
+    mechanism: Option<&str>,
+    insecure: bool,
+) -> Result<Credentials, Failure> {
+    let user = user.ok_or_else(|| Failure::usage("--auth without --user").help("--user NAME says who authenticates"))?;
+    let password = match (file, std::env::var("SMTP_SEND_PASSWORD")) {
+        (Some(file), _) => read_password(file)?,
+        (None, Ok(password)) => password,
+        (None, Err(_)) if std::io::stdin().is_terminal() => {
+            let prompt = format!("password of {}: ", smtp_core::types::printable(user.as_bytes()));
+            rpassword::prompt_password(prompt)
+                .map_err(|error| Failure::new(Exit::Io, format!("cannot ask for the password: {error}")))?
+        }
+        (None, Err(_)) => {
+            return Err(Failure::usage(format!("no password for {user}"))
+                .help("--password-file FILE names the file whose first line is the password"));
+        }
+    };
+    let credentials = Credentials::new(user, &password).map_err(Failure::config)?;
+    let credentials = match mechanism {
+        Some(mechanism) => credentials.pinned(mechanism),
+        None => credentials,
+    };
+    Ok(credentials.exposed(Exposure { in_clear: insecure, to_unverified: insecure }))
+}

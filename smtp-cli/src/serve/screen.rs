@@ -1,0 +1,112 @@
+//! What somebody sees who has just started a server: what it does, and how to try it.
+
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+
+use super::Plan;
+use super::store::Store;
+use crate::url::{Carrier, TlsChoice, Url};
+
+const HEAD: Style = Style::new().bold();
+const LABEL: Style = Style::new().dimmed();
+const PASTE: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Cyan)));
+
+/// Shows it on stderr.
+pub(super) fn show(plan: &Plan, store: &Store, announced: &[String]) {
+    // Nobody may be looking.
+    let _ = write(&mut anstream::stderr().lock(), plan, store, announced, &program());
+}
+
+fn write(out: &mut impl Write, plan: &Plan, store: &Store, announced: &[String], program: &str) -> io::Result<()> {
+    writeln!(out, "{HEAD}smtp {} is up{HEAD:#}\n", env!("CARGO_PKG_VERSION"))?;
+    let mut label = "listens on";
+    for (url, shown) in plan.urls.iter().zip(announced) {
+        writeln!(out, "  {LABEL}{label:13}{LABEL:#}{shown}  {LABEL}{}{LABEL:#}", cover(url))?;
+        label = "";
+    }
+    writeln!(out, "  {LABEL}{:13}{LABEL:#}{}", "takes", takes(plan))?;
+    writeln!(out, "  {LABEL}{:13}{LABEL:#}{}/<domain>/<user>/new", "keeps it in", store.mail_dir.display())?;
+    let users = match &store.users {
+        None => "nobody; --user-file FILE or --user NAME:PASSWORD names some".to_owned(),
+        Some(users) if users.len() == 1 => "1 user, by PLAIN and LOGIN under TLS".to_owned(),
+        Some(users) => format!("{} users, by PLAIN and LOGIN under TLS", users.len()),
+    };
+    writeln!(out, "  {LABEL}{:13}{LABEL:#}{users}", "signs in")?;
+    if let Some(made) = store.tls.as_ref().and_then(|tls| tls.self_signed.as_ref()) {
+        let new = if made.is_new() { ", made just now" } else { "" };
+        writeln!(out, "  {LABEL}{:13}{LABEL:#}self-signed{new}; its pin, for --pin:", "certificate")?;
+        writeln!(out, "  {:13}{}", "", made.pin())?;
+    }
+    let Some((url, address)) = plan.urls.first().zip(announced.first()) else { return Ok(()) };
+    let address = reachable(address);
+    let to = plan.mailboxes.first().map_or_else(|| example(plan), ToString::to_string);
+    writeln!(out, "\n{HEAD}Send it a first mail{HEAD:#}, from another terminal:\n")?;
+    let pin = match store.tls.as_ref().and_then(|tls| tls.self_signed.as_ref()) {
+        Some(made) if url.scheme.carrier == Carrier::TlsOverTcp => format!(" --pin {}", made.pin()),
+        _ => String::new(),
+    };
+    writeln!(out, "  {PASTE}{program} send --server {address} --from me@example.org --to {to}{pin}{PASTE:#}")?;
+    let insecure = if url.tls == Some(TlsChoice::Required) { " --ssl-reqd -k" } else { "" };
+    let insecure = if url.scheme.carrier == Carrier::TlsOverTcp { " -k" } else { insecure };
+    writeln!(
+        out,
+        "  {PASTE}echo 'Subject: hello' | curl --crlf{insecure} {address} --mail-from me@example.org --mail-rcpt {to} -T -{PASTE:#}"
+    )?;
+    writeln!(out, "\n{LABEL}Ctrl-C ends it. The log follows.{LABEL:#}\n")?;
+    out.flush()
+}
+
+fn cover(url: &Url) -> &'static str {
+    match (url.scheme.carrier, url.tls) {
+        (Carrier::TlsOverTcp, _) => "TLS from the first octet",
+        (Carrier::Tcp, Some(TlsChoice::Required)) => "STARTTLS, required",
+        (Carrier::Tcp, Some(TlsChoice::None)) => "in clear",
+        (Carrier::Tcp, Some(TlsChoice::Opportunistic) | None) => "with STARTTLS",
+    }
+}
+
+fn takes(plan: &Plan) -> String {
+    let domains: Vec<&str> = plan.domains.iter().map(|domain| domain.as_str()).collect();
+    let domains = domains.join(", ");
+    if plan.mailboxes.is_empty() {
+        return format!("mail for anybody at {domains}; --mailbox ADDRESS makes a list of who there is");
+    }
+    let mut shown: Vec<String> = plan.mailboxes.iter().take(5).map(ToString::to_string).collect();
+    if plan.mailboxes.len() > shown.len() {
+        shown.push(format!("{} more", plan.mailboxes.len() - shown.len()));
+    }
+    format!("mail for {} and postmaster, and for nobody else at {domains}", shown.join(", "))
+}
+
+fn example(plan: &Plan) -> String {
+    format!("you@{}", plan.domains.first().map_or("localhost", |domain| domain.as_str()))
+}
+
+/// The URL for somebody on this machine: nobody can connect to "all addresses".
+fn reachable(url: &str) -> String {
+    url.replacen("//0.0.0.0:", "//127.0.0.1:", 1).replacen("//[::]:", "//[::1]:", 1)
+}
+
+/// How this program was called, so that the line works when it is pasted.
+fn program() -> String {
+    let name = std::env::args().next().unwrap_or_default();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+');
+    match name {
+        name if name.contains('/') && name.chars().all(plain) => name,
+        name if name.contains('/') => format!("'{}'", name.replace('\'', "'\\''")),
+        _ => "smtp".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_can_connect_to_what_is_shown() {
+        assert_eq!(reachable("smtp://0.0.0.0:25"), "smtp://127.0.0.1:25");
+        assert_eq!(reachable("smtps://[::]:465"), "smtps://[::1]:465");
+        assert_eq!(reachable("smtp://192.0.2.1:25"), "smtp://192.0.2.1:25");
+    }
+}

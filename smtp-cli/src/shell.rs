@@ -1,0 +1,118 @@
+//! `smtp shell`: the terminal as an SMTP client.
+
+mod input;
+mod talk;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use smtp_client::{Options, Timeouts};
+use smtp_core::types::EhloName;
+use smtp_tls::Pin;
+
+use crate::connect::{TlsOptions, connect};
+use crate::exit::{Exit, Failure};
+use crate::send::failure_of;
+use crate::settings::layered;
+use crate::transcript::{Output, Transcript};
+use crate::url::Url;
+use crate::values::{self, Wait};
+
+/// Talks SMTP by hand: what you type is sent, what the server says is shown.
+#[derive(Debug, Default, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Arguments {
+    /// The server: smtp://host[:25][?tls=…] or smtps://host[:465].
+    #[arg(value_name = "URL")]
+    #[serde(skip)]
+    url: Option<Url>,
+
+    /// Authenticate as this user, with the helper `auth`.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+
+    /// The password is the first line of this file.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+
+    /// Trust the CAs in this PEM file instead of the system's.
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+
+    /// Trust this key alone: the hex SHA-256 of the leaf's SubjectPublicKeyInfo.
+    #[arg(long, value_name = "SHA256")]
+    #[serde(deserialize_with = "values::parsed")]
+    pin: Option<Pin>,
+
+    /// Do not verify the server's certificate, and let `auth` work over any channel.
+    #[arg(long)]
+    insecure: bool,
+
+    /// Write the session's TLS keys to the file that SSLKEYLOGFILE names. Whoever reads it reads the session.
+    #[arg(long)]
+    tls_key_log: bool,
+
+    /// How long each step may take, in seconds. Default: what RFC 5321 §4.5.3.2 grants a server, 2 to 10 minutes.
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<Wait>,
+
+    /// Read options from this TOML file; its keys are their names.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+}
+
+layered!(Arguments {
+    user,
+    password_file,
+    tls_ca,
+    pin,
+    insecure,
+    tls_key_log,
+    timeout,
+} except { url });
+
+/// What stands below the options in `smtp shell --help`.
+pub(crate) const MORE_HELP: &str = "\
+Helpers, in lower case:
+  starttls          STARTTLS and the handshake; say EHLO again afterwards
+  auth [MECHANISM]  AUTH with --user and --password-file, or asks for them; after EHLO
+  quit              QUIT, as the end of the input does
+Everything else is sent as it stands. After the 354 to DATA lines are the message, until one that is a lone dot; dots
+at the start of other lines are doubled on the way by themselves. BDAT is not for lines.
+
+Input may come from a pipe:
+  printf 'EHLO me\\nVRFY postmaster\\n' | smtp shell smtp://127.0.0.1:2525";
+
+/// Runs `smtp shell`.
+///
+/// # Errors
+/// If there is no connection, or it breaks.
+pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let url = arguments.url.ok_or_else(|| {
+        Failure::usage("the server is missing").help("`smtp shell smtp://127.0.0.1:2525` talks to one")
+    })?;
+    let tls = TlsOptions {
+        ca: arguments.tls_ca,
+        pin: arguments.pin,
+        insecure: arguments.insecure,
+        key_log: arguments.tls_key_log,
+    };
+    let policy = tls.policy(&url, false)?;
+    let wait = arguments.timeout.map(|wait| wait.0);
+    let connector = tls.connector(&url, wait)?;
+    let input = input::Input::new().map_err(|error| Failure::new(Exit::Io, error))?;
+    let screen = Arc::new(talk::Screen::new(Transcript::new(Output::Stdout), input.is_terminal()));
+    let options = Options {
+        timeouts: wait.map_or_else(Timeouts::default, Timeouts::all),
+        observer: Some(Arc::clone(&screen) as Arc<dyn smtp_client::Observer>),
+        ..Options::default()
+    };
+    // Unused: whoever sits here greets by hand.
+    let hello: Option<EhloName> = None;
+    let connection =
+        connect(&*connector, &url, &policy, options, hello).await.map_err(|error| failure_of(&error))?;
+    let account = talk::Account { user: arguments.user, password_file: arguments.password_file, insecure: tls.insecure };
+    talk::Talk { connection, screen, input, account }.run().await
+}

@@ -1,0 +1,178 @@
+//! `smtp sink`: takes everything, keeps nothing, and counts.
+
+use std::convert::Infallible;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use smtp_core::driver;
+use smtp_core::service::BoxError;
+use smtp_core::session::server::{Config, Limits};
+use smtp_core::stream::Listener;
+use smtp_core::types::Domain;
+use smtp_server::{AnyRecipient, RequireTlsLayer, Server, Settings, Sink, TraceDeliveryLayer, TraceLayer};
+use smtp_tls::{Identity, SelfSigned, ServerTls};
+use tokio_util::sync::CancellationToken;
+use tower::util::{MapErr, option_layer};
+use tower_layer::Layer;
+
+use crate::exit::{Exit, Failure};
+use crate::listen::{self, Signals, Stopped};
+use crate::logging::{self, Format, Level};
+use crate::settings::layered;
+use crate::url::Url;
+use crate::values::{self, Many, Size, Wait, flatten};
+
+/// Accepts mail for anybody, discards it, and prints totals at the end.
+///
+/// For load tests and experiments. It listens on this machine only, unless --exposed.
+#[derive(Debug, Default, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Arguments {
+    /// Where to listen; may be repeated. Default: smtp://127.0.0.1:2525. Port 0 takes a free one.
+    #[arg(long, value_name = "URL")]
+    #[serde(deserialize_with = "values::list")]
+    listen: Vec<Many<Url>>,
+
+    /// Serve other machines too.
+    #[arg(long)]
+    exposed: bool,
+
+    /// The name to greet with. Default: localhost.
+    #[arg(long, value_name = "NAME")]
+    #[serde(deserialize_with = "values::parsed")]
+    hostname: Option<Domain>,
+
+    /// The largest message, in octets or as 10M. Default: 35M.
+    #[arg(long, value_name = "OCTETS")]
+    max_size: Option<Size>,
+
+    /// The certificate for TLS, in PEM, its own first. Default: one that is made now and forgotten afterwards.
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// The key of the certificate, in PEM.
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+
+    /// Write the sessions' TLS keys to the file that SSLKEYLOGFILE names.
+    #[arg(long)]
+    tls_key_log: bool,
+
+    /// How long open sessions may go on at the end, in seconds. Default: 5.
+    #[arg(long, value_name = "SECONDS")]
+    drain_deadline: Option<Wait>,
+
+    /// How much is logged. Default: warn.
+    #[arg(long, value_name = "LEVEL", value_enum)]
+    log: Option<Level>,
+
+    /// What log lines look like. Default: text.
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    log_format: Option<Format>,
+
+    /// Log more; may be repeated.
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    #[serde(skip)]
+    verbose: u8,
+
+    /// Read options from this TOML file; its keys are their names.
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+}
+
+layered!(Arguments {
+    listen,
+    exposed,
+    hostname,
+    max_size,
+    tls_cert,
+    tls_key,
+    tls_key_log,
+    drain_deadline,
+    log,
+    log_format,
+} except { verbose });
+
+/// What stands below the options in `smtp sink --help`.
+pub(crate) const MORE_HELP: &str = "\
+On standard output: a line `listening URL` for each listener, and at the end, after SIGINT or SIGTERM,
+  totals messages=1000 recipients=1000 octets=4096000 sessions=20 seconds=1.234
+where the seconds count from when it began to listen.";
+
+/// Runs `smtp sink`.
+///
+/// # Errors
+/// If it cannot start, or cannot go on.
+pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let level = arguments.log.unwrap_or(Level::Warn);
+    let _log = logging::start(level, arguments.verbose, arguments.log_format.unwrap_or_default());
+    let mut urls = flatten(arguments.listen);
+    if urls.is_empty() {
+        urls.extend(listen::DEFAULT_URL.parse::<Url>());
+    }
+    let hostname = match arguments.hostname {
+        Some(hostname) => hostname,
+        None => "localhost".parse().map_err(Failure::config)?,
+    };
+    let identity = listen::named_identity(arguments.tls_cert, arguments.tls_key)?;
+    let tls = listen::want_tls(&urls).then(|| tls(identity, &hostname, arguments.tls_key_log)).transpose()?;
+    let listeners = listen::bind(&urls, tls.as_ref())?;
+    let exposed = arguments.exposed;
+    if let Some(open) = listeners.sockets.iter().find(|socket| !socket.is_local() && !exposed) {
+        return Err(Failure::usage(format!("{} can be reached from other machines, and a sink takes mail for anybody", open.url()))
+            .help("--exposed says that this is meant"));
+    }
+
+    let sink = Sink::new();
+    let limits = Limits::default();
+    let limits = Limits { message_size: arguments.max_size.map_or(limits.message_size, |size| size.0), ..limits };
+    let config = Config::new(hostname).promising(Sink::PROMISES).with_limits(limits);
+    let mut settings = Settings::new(driver::Settings::new(config));
+    settings.drain = arguments.drain_deadline.map_or(Duration::from_secs(5), |wait| wait.0);
+    let (counted, strict) = (sink.clone(), listeners.strict);
+    // At a level where it would write nothing it shall cost nothing.
+    let traced = level as usize + usize::from(arguments.verbose) >= Level::Info as usize;
+    let server = Server::new(settings, move |session| {
+        let anybody = if exposed { AnyRecipient::exposed() } else { AnyRecipient::new() };
+        let policy = option_layer(strict.holds(session).then_some(RequireTlsLayer)).layer(anybody);
+        let policy = option_layer(traced.then_some(TraceLayer)).layer(policy);
+        let delivery = MapErr::new(sink.clone(), BoxError::from as fn(Infallible) -> BoxError);
+        (policy, option_layer(traced.then_some(TraceDeliveryLayer)).layer(delivery))
+    });
+    let announced = listen::urls(&listeners.sockets);
+    let server = listeners.sockets.into_iter().fold(server, Server::listen);
+    let (signals, shutdown) = (Signals::new()?, CancellationToken::new());
+    let serving = tokio::spawn(server.run(shutdown.clone()));
+    listen::announce(&announced);
+    let began = Instant::now();
+    let stopped = listen::until_stopped(serving, shutdown, signals, || {}).await?;
+    let sessions = match stopped {
+        Stopped::Drained(summary) => summary.sessions,
+        Stopped::AtOnce => 0,
+    };
+    let _ = writeln!(
+        io::stdout(),
+        "totals messages={} recipients={} octets={} sessions={sessions} seconds={:.3}",
+        counted.messages(),
+        counted.recipients(),
+        counted.octets(),
+        began.elapsed().as_secs_f64()
+    );
+    Ok(Exit::Success)
+}
+
+/// TLS with the certificate that was named, or with one that nobody keeps.
+fn tls(named: Option<Identity>, hostname: &Domain, key_log: bool) -> Result<ServerTls, Failure> {
+    let build = |identity| ServerTls::builder().identity(identity).key_log(key_log).build().map_err(Failure::config);
+    if let Some(identity) = named {
+        return build(identity);
+    }
+    let folder = tempfile::tempdir()
+        .map_err(|error| Failure::new(Exit::Io, format!("cannot make a certificate: {error}")))?;
+    let certificate =
+        SelfSigned::load_or_create(&folder.path().join("tls"), &[hostname.as_str()]).map_err(Failure::config)?;
+    build(certificate.identity())
+}

@@ -1,0 +1,14 @@
+//! The binary `smtp`, as its users run it.
+//!
+//! Everything happens on the loopback interface, on ports that the system picks, in folders of its own, and within
+//! bounded time; a test ends no process but those it started.
+
+mod drain;
+mod errors;
+mod manual;
+mod play;
+mod send;
+mod serve;
+mod settings;
+mod shell;
+mod sink;

@@ -1,0 +1,73 @@
+//! `smtp shell`, from a pipe.
+
+use crate::play::{Server, dead_port, run, run_with, scripted, smtp};
+
+#[test]
+fn lines_are_sent_as_they_stand_and_answers_shown() {
+    let server = Server::serve(&[]);
+    let input = "EHLO me\nstarttls\nEHLO me\nMAIL FROM:<a@b.example>\nRCPT TO:<u@localhost>\nRCPT TO:<x@y.example>\n\
+                 DATA\nSubject: by hand\n\n.dot\n..\n.\nBOGUS\n";
+    let talk = run_with(smtp(["shell", server.url()]), input.as_bytes());
+    assert_eq!(talk.code, Some(0), "{talk:?}");
+    for part in [
+        "<- 220 ",
+        "-> EHLO me",
+        "<- 250-STARTTLS",
+        "certificate not verified",
+        "~> RCPT TO:<x@y.example>",
+        "<~ 550 5.7.1",
+        "<~ 354 ",
+        "octets of content)",
+        "~> BOGUS",
+        "<~ 500 ",
+        "~> QUIT",
+        "<~ 221 ",
+    ] {
+        assert!(talk.stdout.contains(part), "{part}: {}", talk.stdout);
+    }
+    let [message] = &*server.messages("localhost", "u") else { panic!() };
+    assert!(message.ends_with("Subject: by hand\n\n.dot\n..\n"), "{message:?}");
+}
+
+#[test]
+fn auth_helps_where_it_is_safe() {
+    let server = Server::serve(&["--user", "jo:secret"]);
+    let certificate = server.folder().join("smtp-data/tls/certificate.pem");
+    let certificate = certificate.to_str().unwrap();
+    let input = b"auth\nEHLO me\nstarttls\nEHLO me\nauth plain\nsecret\nquit\n";
+    let talk = run_with(smtp(["shell", server.url(), "--user", "jo", "--tls-ca", certificate]), input);
+    assert!(talk.stdout.contains("offers no AUTH here"), "{talk:?}");
+    assert!(talk.stdout.contains("~> AUTH PLAIN ***") && talk.stdout.contains("<~ 235 "), "{talk:?}");
+    assert!(!talk.stdout.contains("secret") && !talk.stdout.contains("AGpv"), "{talk:?}");
+
+    // The same without knowing the server: the password stays here.
+    let input = b"EHLO me\nstarttls\nEHLO me\nauth\njo\nsecret\nquit\n";
+    let talk = run_with(smtp(["shell", server.url()]), input);
+    assert!(!talk.stdout.contains("AUTH PLAIN") && talk.stdout.contains("credentials are not sent"), "{talk:?}");
+}
+
+#[test]
+fn a_raw_exchange_hides_what_is_secret() {
+    let server = Server::serve(&["--user", "jo:secret"]);
+    let input = b"EHLO me\nstarttls\nEHLO me\nAUTH LOGIN\nam8=\nc2VjcmV0\nquit\n";
+    let talk = run_with(smtp(["shell", server.url()]), input);
+    assert!(talk.stdout.contains("<~ 235 ") && !talk.stdout.contains("c2VjcmV0"), "{talk:?}");
+}
+
+#[test]
+fn half_a_message_is_not_sent() {
+    let server = Server::serve(&[]);
+    let input = b"EHLO me\nMAIL FROM:<a@b.example>\nRCPT TO:<u@localhost>\nDATA\nSubject: half\n";
+    let talk = run_with(smtp(["shell", server.url()]), input);
+    assert_eq!(talk.code, Some(75), "{talk:?}");
+    assert!(talk.stderr.contains("lone dot"), "{talk:?}");
+    assert!(server.messages("localhost", "u").is_empty());
+}
+
+#[test]
+fn the_end_of_the_other_side_is_the_end() {
+    let gone = scripted("220 x\r\n", &[("NOOP", "421 closing\r\n")]);
+    let talk = run_with(smtp(["shell", &gone]), b"NOOP\nNOOP\n");
+    assert_eq!((talk.code, talk.stdout.matches("NOOP").count()), (Some(0), 1), "{talk:?}");
+    assert_eq!(run(smtp(["shell", &dead_port()])).code, Some(69));
+}

@@ -1,0 +1,213 @@
+//! Every scenario, on every kind of channel, against the reference server.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests; the exception for tests covers only their functions")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::scenarios::{Reference, folder, reference_stack};
+use smtp_core::service::Promises;
+use smtp_test::memory::{Cut, Knobs, MemoryStream, Pace, Tls, pair};
+use smtp_test::scenario::{Mismatch, Report, Runner, Scenario, run};
+use smtp_test::server;
+
+/// Scenarios that the core does not pass yet, each with what is wrong with it there. A test fails when one of them
+/// passes, so that the list does not outlive its reasons.
+const KNOWN: [(&str, &str); 0] = [];
+
+fn all() -> Vec<Scenario> {
+    Scenario::load_all(&folder()).unwrap()
+}
+
+/// The channels that scenarios are played on.
+fn channels() -> Vec<(&'static str, Knobs)> {
+    let odd = Pace { read: 5, write: 3, pending: 3, lazy: false };
+    vec![
+        ("friendly", Knobs::default()),
+        ("octet by octet", Knobs::default().paced(Pace::OCTET_BY_OCTET)),
+        ("stormy", Knobs::default().paced(Pace::STORMY)),
+        ("odd pieces", Knobs::default().paced(odd)),
+        ("lazy", Knobs::default().paced(Pace::LAZY)),
+        ("narrow", Knobs { capacity: 3, ..Knobs::default() }),
+        ("far away", Knobs { latency: Duration::from_millis(80), ..Knobs::default() }),
+        ("harsh", Knobs { harsh_close: true, ..Knobs::default() }),
+        ("client first", Knobs { client_speaks_first: true, ..Knobs::default() }),
+        ("client first, octet by octet", Knobs { client_speaks_first: true, ..Knobs::default() }.paced(Pace::OCTET_BY_OCTET)),
+        ("TLS", Knobs { tls: Tls::Implicit, ..Knobs::default() }),
+        ("in clear", Knobs::clear()),
+        ("STARTTLS", Knobs::starttls()),
+        ("STARTTLS, octet by octet", Knobs::starttls().paced(Pace::OCTET_BY_OCTET)),
+        ("STARTTLS, stormy, lazy", Knobs::starttls().paced(Pace { lazy: true, ..Pace::STORMY })),
+    ]
+}
+
+async fn play(scenario: &Scenario, reference: &Reference, knobs: &Knobs) -> Result<Report, Mismatch> {
+    let (client, server) = pair(knobs.clone());
+    let session = tokio::spawn({
+        let reference = reference.clone();
+        async move { reference.serve(Box::new(server)).await }
+    });
+    let report = Runner::default().wait(Duration::from_secs(100)).run(scenario, Box::new(client)).await;
+    // It ends by itself, whatever came of the conversation.
+    let _ = tokio::time::timeout(Duration::from_secs(3_600), session).await.expect("the session ends").unwrap();
+    report
+}
+
+/// Plays all scenarios on all channels; gives how often each was played to its end.
+async fn play_all(reference: &Reference, known: &[(&str, &str)]) -> BTreeMap<String, u32> {
+    let mut passed = BTreeMap::new();
+    let mut failures = Vec::new();
+    let mut failed_as_known: BTreeMap<&str, u32> = known.iter().map(|(name, _)| (*name, 0)).collect();
+    for scenario in all() {
+        let name = scenario.name().rsplit('/').next().unwrap().trim_end_matches(".txt").to_owned();
+        let times = passed.entry(name.clone()).or_insert(0);
+        for (channel, knobs) in channels() {
+            match play(&scenario, reference, &knobs).await {
+                Ok(Report::Passed(_)) => *times += 1,
+                Ok(Report::Skipped(_)) => {}
+                Err(mismatch) => match failed_as_known.get_mut(&*name) {
+                    Some(times) => *times += 1,
+                    None => failures.push((name.clone(), format!("{channel}: {mismatch}"))),
+                },
+            }
+        }
+    }
+    let mut names: Vec<_> = failures.iter().map(|(name, _)| name.as_str()).collect();
+    names.dedup();
+    let count = names.len();
+    for name in names {
+        // One of each is enough to read.
+        let of_it: Vec<_> = failures.iter().filter(|(n, _)| n == name).collect();
+        println!("{} channels, first {}", of_it.len(), of_it[0].1);
+    }
+    assert_eq!(count, 0, "scenarios failed, see above");
+    let fixed: Vec<_> = failed_as_known.iter().filter(|(_, times)| **times == 0).collect();
+    assert!(fixed.is_empty(), "these pass now, take them off the list: {fixed:?}");
+    passed
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_scenario_on_every_channel() {
+    let full = play_all(&reference_stack(), &KNOWN).await;
+    let bare = reference_stack().with(|config| config.promises = Promises::MINIMUM);
+    let bare = play_all(&bare, &KNOWN).await;
+    assert!(full.len() >= 40, "only {} scenarios", full.len());
+    // One that is skipped everywhere tests nothing.
+    let skipped: Vec<_> = full.iter().filter(|(name, times)| **times + bare[*name] == 0).map(|(name, _)| name).collect();
+    let skipped: Vec<_> = skipped.iter().filter(|name| !KNOWN.iter().any(|(known, _)| known == *name)).collect();
+    assert!(skipped.is_empty(), "played nowhere: {skipped:?}");
+}
+
+/// Whether services answer at once or take their time is no reason for other replies.
+#[tokio::test(start_paused = true)]
+async fn every_scenario_with_services_that_take_their_time() {
+    play_all(&reference_stack().slow(Duration::from_millis(7)), &KNOWN).await;
+}
+
+/// Each file is a conversation that two sides can have: the scripted server says what the played client expects.
+#[tokio::test(start_paused = true)]
+async fn every_scenario_agrees_with_itself() {
+    for scenario in all() {
+        for (channel, knobs) in channels() {
+            let (client, server) = pair(knobs);
+            let (client, server) = tokio::join!(run(&scenario, Box::new(client)), server::play(&scenario, Box::new(server)));
+            let client = client.unwrap_or_else(|e| panic!("{channel}, client: {e}"));
+            let server = server.unwrap_or_else(|e| panic!("{channel}, server: {e}"));
+            // What NEEDS and WITHOUT ask for the script does not offer.
+            if let (Report::Passed(client), Report::Passed(server)) = (client, server) {
+                assert_eq!(client.revealed().is_empty(), server.revealed().is_empty(), "{channel}");
+            }
+        }
+    }
+}
+
+/// A transcript is a scenario: what was recorded can be played again.
+#[tokio::test(start_paused = true)]
+async fn what_was_recorded_can_be_played_again() {
+    for scenario in all() {
+        let Ok(Report::Passed(transcript)) = play(&scenario, &reference_stack(), &Knobs::default()).await else { continue };
+        let again = Scenario::parse("transcript", &transcript.revealed()).unwrap();
+        // Long ones keep their end only.
+        if transcript.revealed().starts_with('#') {
+            continue;
+        }
+        let report = play(&again, &reference_stack(), &Knobs::default()).await;
+        assert!(report.unwrap_or_else(|e| panic!("{}: {e}", scenario.name())).has_passed());
+    }
+}
+
+/// A reply that differs in one octet, a line too few, a line too many: all are found, with file and line.
+#[tokio::test]
+async fn a_mismatch_says_where_and_why() {
+    let script = Scenario::parse("script", "S: 220 mx.example\nC: EHLO *\nS: 250-mx.example\nS: 250 SIZE 1\nC: QUIT\nS: 221 bye\nS!\n");
+    let script = script.unwrap();
+    for (text, line, says) in [
+        ("S: 221 *\n", 1, "got       220 mx.example"),
+        ("S: 220 *\nC: EHLO x\nS: 250 *\n", 3, "got       250-mx.example"),
+        ("S: 220 *\nC: EHLO x\nS: 250-*\nS: ...\nS: 250 *\n", 5, "the channel was closed"),
+        ("S: 220 *\nC: EHLO x\nS: 250-*\nS: ...\nS: 250-AUTH *\n", 5, "the reply ended without it"),
+        ("S: 220 *\nC: EHLO x\nS: 250-*\nS: ... without SIZE\n", 4, "got       250 SIZE 1"),
+        ("S: 220 *\nS!\n", 2, "the channel was closed"),
+        ("S: 220 *\nC: EHLO x\nC: QUIT\nS: 250-*\nS: ...\nS!\n", 6, "got       221 bye"),
+    ] {
+        let scenario = Scenario::parse("file", text).unwrap();
+        let (client, server) = pair(Knobs::default());
+        let _playing = tokio::spawn({
+            let script = script.clone();
+            async move { server::play(&script, Box::new(server)).await }
+        });
+        let result = Runner::default().wait(Duration::from_millis(50)).run(&scenario, Box::new(client)).await;
+        let says = if says == "the channel was closed" && result.is_err() { "got       " } else { says };
+        let mismatch = result.expect_err(text);
+        assert_eq!(mismatch.line, line, "{text}\n{mismatch}");
+        assert!(mismatch.to_string().starts_with(&format!("file:{line}:\n  expected  ")), "{mismatch}");
+        assert!(mismatch.to_string().contains(says), "{mismatch}");
+        assert!(mismatch.to_string().contains("    S: 220 mx.example"), "{mismatch}");
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_apply_is_skipped_with_a_reason() {
+    let reference = reference_stack();
+    for (text, reason) in [
+        ("ONLY plain\n", "only on a channel that is plain"),
+        ("ONLY !secure\n", "only on a channel that is !secure"),
+        ("NEEDS DSN\nS: 220 *\nC: EHLO x\nS: 999\n", "only with DSN, which the server does not offer"),
+        ("WITHOUT SIZE\nS: 220 *\nC: EHLO x\nS: 999\n", "only without SIZE, which the server offers"),
+    ] {
+        let scenario = Scenario::parse("file", text).unwrap();
+        match play(&scenario, &reference, &Knobs::default()).await.unwrap() {
+            Report::Skipped(why) => assert_eq!(why, reason),
+            Report::Passed(_) => panic!("played: {text}"),
+        }
+    }
+}
+
+/// A client that stops in the middle, by a closed or a broken channel, leaves no message behind.
+#[tokio::test(start_paused = true)]
+async fn a_channel_cut_at_any_octet_delivers_nothing_half() {
+    let conversation = b"EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<alice@here.example>\r\nDATA\r\none\r\n.\r\nMAIL FROM:<>\r\n\
+        RCPT TO:<bob@here.example>\r\nBDAT 5\r\ntwo\r\nBDAT 7 LAST\r\nthree\r\nQUIT\r\n";
+    let first = conversation.windows(5).position(|w| w == b"\r\n.\r\n").unwrap() + 5;
+    let second = conversation.windows(7).position(|w| w == b"three\r\n").unwrap() + 7;
+    for tls in [Tls::None, Tls::Implicit] {
+        for cut in 0..=conversation.len() {
+            for how in [Cut::eof, Cut::reset] {
+                let reference = reference_stack();
+                let knobs = Knobs { from_client: Some(how(cut as u64)), tls, ..Knobs::default() };
+                let (mut client, server): (MemoryStream, _) = pair(knobs);
+                let serving = tokio::spawn({
+                    let reference = reference.clone();
+                    async move { reference.serve(Box::new(server)).await }
+                });
+                use tokio::io::AsyncWriteExt;
+                let _ = client.write_all(conversation).await;
+                let _ = serving.await.unwrap();
+                let whole = usize::from(cut >= first) + usize::from(cut >= second);
+                assert_eq!(reference.delivered().len(), whole, "cut at {cut}, {tls:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,23 @@
+#![doc = include_str!("../README.md")]
+
+mod code;
+mod connection;
+mod connector;
+mod error;
+mod link;
+mod listener;
+mod options;
+mod qlog;
+mod race;
+mod resolve;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod stream;
+
+pub use connection::QuicConnection;
+pub use connector::QuicConnector;
+pub use error::QuicError;
+pub use listener::{ListenError, QuicListener};
+pub use options::{Congestion, ConnectOptions, EarlyData, QuicOptions, Service, TransportOptions};
+pub use resolve::{Resolve, SystemResolver};
+pub use stream::QuicStream;

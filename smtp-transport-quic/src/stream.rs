@@ -1,0 +1,181 @@
+//! One QUIC stream as the byte stream of one session.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use quinn::{RecvStream, SendStream, StoppedError, VarInt};
+use smtp_core::channel::ChannelInfo;
+use smtp_core::stream::{BoxFuture, ByteStream, CloseCode};
+use smtp_tls::Role;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::code;
+use crate::error::QuicError;
+use crate::link::{Handshake, Link};
+
+type Stopped = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send>>;
+
+/// A session's stream.
+///
+/// Shutting it down sends FIN; on a server's side it then waits until the client has acknowledged all, or has closed
+/// the connection as clients do after the 221. A stream that is dropped without having been shut down is reset.
+pub struct QuicStream {
+    send: SendStream,
+    recv: RecvStream,
+    state: State,
+    /// The peer has sent something.
+    used: bool,
+    confirming: Option<BoxFuture<'static, Handshake>>,
+    /// Last, so that the connection outlives the halves.
+    link: Arc<Link>,
+}
+
+/// What this side still sends.
+enum State {
+    Open,
+    /// FIN has been sent; the peer may not have all yet.
+    Finished(Option<Stopped>),
+    /// All is with the peer.
+    Done,
+    /// Given up.
+    Aborted,
+}
+
+impl QuicStream {
+    /// A stream that has just been opened, by either side.
+    pub(crate) fn new(link: Arc<Link>, (send, recv): (SendStream, RecvStream)) -> Self {
+        // It fails only on a stream that is over already.
+        let _ = send.set_priority(link.begin());
+        let state = State::Open;
+        Self { send, recv, state, used: false, confirming: None, link }
+    }
+
+    /// The number of the stream on its connection: 0, 4, 8 … (RFC 9000 §2.1).
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        VarInt::from(self.send.id()).into_inner()
+    }
+
+    /// Ends both directions at once.
+    fn give_up(&mut self, code: CloseCode) {
+        let wire = code::to_wire(code);
+        if !matches!(self.state, State::Done) {
+            // A stream that is over already needs neither.
+            let _ = self.send.reset(wire);
+            self.state = State::Aborted;
+        }
+        //
+        let _ = self.recv.stop(wire);
+    }
+}
+
+impl ByteStream for QuicStream {
+    fn info(&self) -> ChannelInfo {
+        self.link.info()
+    }
+
+    // The other streams of the connection go on.
+    fn abort(mut self: Box<Self>, code: CloseCode) {
+        self.give_up(code);
+    }
+
+    // The driver looks at nothing past the first EHLO before this is ready.
+    fn poll_confirmed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let now = *self.link.handshake.borrow();
+        let handshake = match now {
+            Handshake::Pending => {
+                let confirming = self.confirming.get_or_insert_with(|| {
+                    let mut handshake = self.link.handshake.clone();
+                    Box::pin(async move {
+                        let done = handshake.wait_for(|handshake| *handshake != Handshake::Pending).await;
+                        done.map_or(Handshake::Failed, |handshake| *handshake)
+                    })
+                });
+                ready!(confirming.as_mut().poll(cx))
+            }
+            other => other,
+        };
+        self.confirming = None;
+        Poll::Ready(match handshake {
+            Handshake::Done | Handshake::Pending => Ok(()),
+            // Only a stream that was opened early is lost; those opened afterwards are like any other.
+            Handshake::EarlyDataRefused if self.recv.is_0rtt() => Err(QuicError::EarlyDataRefused.into()),
+            Handshake::EarlyDataRefused => Ok(()),
+            Handshake::Failed => Err(match self.link.quic.close_reason() {
+                Some(error) => self.link.error(error).into(),
+                None => QuicError::ClosedHere.into(),
+            }),
+        })
+    }
+}
+
+impl AsyncRead for QuicStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let role = self.link.role;
+        let result = ready!(self.recv.poll_read_buf(cx, buf)).map_err(|error| QuicError::from_read(error, role));
+        self.used |= buf.filled().len() > before;
+        Poll::Ready(result.map_err(Into::into))
+    }
+}
+
+impl AsyncWrite for QuicStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let role = self.link.role;
+        let result = ready!(Pin::new(&mut self.send).poll_write(cx, buf));
+        Poll::Ready(result.map_err(|error| QuicError::from_write(error, role).into()))
+    }
+
+    /// quinn sends by itself; there is nothing to push.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if matches!(this.state, State::Open) {
+            let finished = this.send.finish().is_ok();
+            this.state = match this.link.role {
+                _ if !finished => State::Aborted,
+                // FIN alone promises nothing: a CONNECTION_CLOSE would overtake what is under way.
+                Role::Server => State::Finished(Some(Box::pin(this.send.stopped()))),
+                // A client waits for replies, which is better.
+                Role::Client => State::Finished(None),
+            };
+        }
+        let error = match &mut this.state {
+            State::Finished(Some(stopped)) => {
+                let result = ready!(stopped.as_mut().poll(cx));
+                QuicError::from_stopped(result, this.link.role)
+            }
+            State::Finished(None) | State::Done => return Poll::Ready(Ok(())),
+            State::Open | State::Aborted => Some(QuicError::StreamClosed),
+        };
+        this.state = if error.is_none() { State::Done } else { State::Aborted };
+        Poll::Ready(error.map_or(Ok(()), |error| Err(error.into())))
+    }
+}
+
+impl Drop for QuicStream {
+    fn drop(&mut self) {
+        let orderly = self.used && matches!(self.state, State::Done | State::Finished(None));
+        match self.state {
+            // quinn would send FIN, which says that nothing is missing.
+            State::Open => self.give_up(CloseCode::Cancelled),
+            // A client that still sends after the last reply is told that nobody listens.
+            State::Finished(_) | State::Done | State::Aborted => {
+                let _ = self.recv.stop(code::to_wire(CloseCode::NoError));
+            }
+        }
+        self.link.end(orderly);
+    }
+}
+
+impl fmt::Debug for QuicStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuicStream").field("id", &self.id()).field("link", &self.link).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,168 @@
+//! On real sockets.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use smtp_core::channel::Peer;
+use smtp_core::stream::{ConnectStep, Connector, Listener, TlsMode, TlsPolicy, Verification};
+use smtp_transport_quic::{ConnectOptions, QuicConnector, QuicListener, QuicOptions, Service};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::*;
+
+fn bind(options: QuicOptions) -> QuicListener {
+    QuicListener::bind("127.0.0.1:0".parse().unwrap(), &server_tls(), options).unwrap()
+}
+
+fn connector(options: ConnectOptions) -> QuicConnector {
+    QuicConnector::new(&client_tls(), options).unwrap()
+}
+
+#[tokio::test]
+async fn a_mail_in_one_flight() {
+    let listener = bind(QuicOptions::default());
+    let address = listener.local_addr();
+    assert_eq!(listener.url(), format!("smtp+quic://{address}"));
+    assert!(listener.is_local());
+    let served = serve_all(listener);
+    let connector = connector(ConnectOptions::default());
+    let mut connection = connector.connect(&target_of(address), &UNVERIFIED).await.unwrap();
+    assert_eq!(connection.max_parallel(), 32);
+    let mut stream = connection.open().await.unwrap();
+    let said = talk(&mut stream, &flight(7, 1_000)).await.unwrap();
+    assert_eq!(codes(&said), FLIGHT_CODES, "{said}");
+    assert!(said.contains("CHUNKING") && !said.contains("STARTTLS"), "{said}");
+    assert_eq!(taken(&served.taken), [body(7, 1_000)]);
+    drop((stream, connection));
+    connector.wait_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_mails_on_one_connection() {
+    let listener = bind(QuicOptions::default());
+    let address = listener.local_addr();
+    let served = serve_all(listener);
+    let connector = connector(ConnectOptions::default());
+    let mut connection = connector.connect(&target_of(address), &UNVERIFIED).await.unwrap();
+    let places = Arc::new(tokio::sync::Semaphore::new(connection.max_parallel()));
+    let mut sessions = tokio::task::JoinSet::new();
+    for number in 0..200 {
+        let place = Arc::clone(&places).acquire_owned().await.unwrap();
+        let mut stream = connection.open().await.unwrap();
+        sessions.spawn(async move {
+            let _place = place;
+            let said = talk(&mut stream, &flight(number, 20_000)).await.unwrap();
+            assert_eq!(codes(&said), FLIGHT_CODES, "{said}");
+        });
+    }
+    while let Some(result) = sessions.join_next().await {
+        result.unwrap();
+    }
+    let mut numbers: Vec<usize> = taken(&served.taken).iter().map(|body| number_in(body)).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..200).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn both_ends_know_the_same_channel() {
+    let listener = bind(QuicOptions::default());
+    let address = listener.local_addr();
+    let connector = connector(ConnectOptions::default());
+    let target = target_of(address);
+    let (client, server) = tokio::join!(
+        async {
+            let mut connection = connector.connect(&target, &UNVERIFIED).await.unwrap();
+            let mut stream = connection.open().await.unwrap();
+            stream.write_all(b"EHLO c\r\n").await.unwrap();
+            (connection, stream)
+        },
+        async {
+            let mut connection = listener.accept().await.unwrap();
+            let stream = connection.accept().await.unwrap().unwrap();
+            (connection, stream)
+        }
+    );
+    let (c, s) = (client.1.info(), server.1.info());
+    assert_eq!((c.transport, s.transport), ("quic", "quic"));
+    assert!(c.secure && s.secure && !c.can_upgrade && !s.can_upgrade);
+    assert!(c.client_speaks_first && s.client_speaks_first);
+    assert_eq!(c.implied, ["PIPELINING", "CHUNKING", "8BITMIME", "ENHANCEDSTATUSCODES"]);
+    assert_eq!(c.peer, Peer::Ip(address));
+    assert_eq!(s.local, Some(address));
+    assert!(matches!(s.peer, Peer::Ip(SocketAddr::V4(peer)) if peer.ip().is_loopback()));
+    let (c, s) = (c.tls.unwrap(), s.tls.unwrap());
+    assert_eq!((c.version, s.version), ("TLSv1.3", "TLSv1.3"));
+    assert_eq!((c.alpn.as_deref(), s.alpn.as_deref()), (Some("smtp-quic-00"), Some("smtp-quic-00")));
+    assert_eq!((c.sni.as_deref(), s.sni.as_deref()), (Some("mx.example"), Some("mx.example")));
+    assert!(c.exporter.is_some());
+    assert_eq!(c.exporter, s.exporter);
+    assert_eq!((c.peer_certificates.len(), c.verified), (1, false));
+    assert_eq!((s.peer_certificates.len(), s.verified), (0, false));
+}
+
+#[tokio::test]
+async fn verification_is_the_policys() {
+    let tls = server_tls();
+    let listener = QuicListener::bind("127.0.0.1:0".parse().unwrap(), &tls, QuicOptions::default()).unwrap();
+    let target = target_of(listener.local_addr());
+    let _served = serve_all(listener);
+    let connector = connector(ConnectOptions::default());
+    let policy = |verification| TlsPolicy { mode: TlsMode::Implicit, verification };
+
+    let pinned = policy(Verification::from(tls.pin().unwrap()));
+    let mut connection = connector.connect(&target, &pinned).await.unwrap();
+    assert!(connection.open().await.unwrap().info().tls.unwrap().verified);
+
+    let error = connector.connect(&target, &policy(Verification::Pin([7; 32]))).await.err().unwrap();
+    assert_eq!((error.step, error.transient), (ConnectStep::Tls, false), "{error}");
+    assert!(error.to_string().contains("pinned"), "{error}");
+    let error = connector.connect(&target, &TlsPolicy::NONE).await.err().unwrap();
+    assert_eq!((error.step, error.transient), (ConnectStep::Tls, false), "{error}");
+}
+
+#[tokio::test]
+async fn another_protocol_is_refused() {
+    let listener = bind(QuicOptions::default());
+    let target = target_of(listener.local_addr());
+    let served = serve_all(listener);
+    let submission = connector(ConnectOptions { service: Service::Submission, ..Default::default() });
+    let error = submission.connect(&target, &UNVERIFIED).await.err().unwrap();
+    assert_eq!((error.step, error.transient), (ConnectStep::Tls, false), "{error}");
+    assert!(error.to_string().contains("no_application_protocol"), "{error}");
+    // The others are served as before.
+    let relay = connector(ConnectOptions::default());
+    let mut stream = relay.connect(&target, &UNVERIFIED).await.unwrap().open().await.unwrap();
+    assert_eq!(codes(&talk(&mut stream, &flight(1, 100)).await.unwrap()), FLIGHT_CODES);
+    assert_eq!(served.sessions.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn everybody_can_be_asked_for_a_proof_of_address() {
+    let listener = bind(QuicOptions { retry_above: 0, ..Default::default() });
+    let target = target_of(listener.local_addr());
+    let _served = serve_all(listener);
+    let connector = connector(ConnectOptions::default());
+    let mut stream = connector.connect(&target, &UNVERIFIED).await.unwrap().open().await.unwrap();
+    assert_eq!(codes(&talk(&mut stream, &flight(1, 100)).await.unwrap()), FLIGHT_CODES);
+}
+
+#[tokio::test]
+async fn a_listener_that_is_gone_refuses_new_connections_and_finishes_the_old() {
+    let listener = bind(QuicOptions::default());
+    let target = target_of(listener.local_addr());
+    let served = serve_all(listener);
+    let connector = connector(ConnectOptions::default());
+    let mut connection = connector.connect(&target, &UNVERIFIED).await.unwrap();
+    let mut stream = connection.open().await.unwrap();
+    stream.write_all(b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n").await.unwrap();
+    until(&mut stream, "250").await;
+    served.drain.cancel();
+    served.accepting.await.unwrap();
+    let error = connector.connect(&target, &UNVERIFIED).await.err().unwrap();
+    assert!(error.transient, "{error}");
+    stream.write_all(b"BDAT 3 LAST\r\nx\r\n").await.unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).await.unwrap();
+    assert!(said.ends_with("shutting down\r\n"), "{said}");
+    assert_eq!(taken(&served.taken), [b"x\r\n"]);
+}

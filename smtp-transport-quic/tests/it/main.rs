@@ -1,0 +1,10 @@
+//! The transport with the driver on top: on loopback sockets, and on a simulated network in virtual time.
+
+mod chaos;
+mod closing;
+mod early;
+mod hostile;
+mod loopback;
+mod rounds;
+mod support;
+mod tags;
