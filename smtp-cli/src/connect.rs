@@ -48,8 +48,11 @@ impl TlsOptions {
             (Carrier::TlsOverTcp, _) => TlsMode::Implicit,
             (Carrier::Tcp, Some(TlsChoice::Required)) => TlsMode::Required,
             (Carrier::Tcp, Some(TlsChoice::None)) if check => {
-                return Err(Failure::usage(format!("{url} asks for no TLS, and {} for a certificate", named.join(", ")))
-                    .help("leave ?tls=none out"));
+                return Err(Failure::usage(format!(
+                    "{url} asks for no TLS, and {} for a certificate",
+                    named.join(", ")
+                ))
+                .help("leave ?tls=none out"));
             }
             (Carrier::Tcp, Some(TlsChoice::None | TlsChoice::Opportunistic)) if must && !check => {
                 return Err(Failure::new(Exit::Policy, format!("{url}: AUTH needs TLS with a verified certificate"))

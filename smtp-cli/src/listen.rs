@@ -1,6 +1,6 @@
 //! Being a server: what `serve` and `sink` have in common.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -61,12 +61,15 @@ pub(crate) fn bind(urls: &[Url], tls: Option<&ServerTls>) -> Result<Listeners, F
         let own = tls.map(|tls| tls.for_listener(&[])).transpose().map_err(Failure::config)?;
         let tls = match (url.scheme.carrier, url.tls, own) {
             (Carrier::TlsOverTcp, _, Some(tls)) => Tls::Implicit(tls),
-            (Carrier::Tcp, Some(TlsChoice::Required | TlsChoice::Opportunistic) | None, Some(tls)) => Tls::StartTls(tls),
+            (Carrier::Tcp, Some(TlsChoice::Required | TlsChoice::Opportunistic) | None, Some(tls)) => {
+                Tls::StartTls(tls)
+            }
             (Carrier::Tcp | Carrier::TlsOverTcp, _, _) => Tls::None,
         };
         let options = ListenOptions { tls, ..ListenOptions::default() };
-        let socket = TcpListener::bind(address, options)
-            .map_err(|error| Failure::new(Exit::Unavailable, error).help("--listen URL takes another address or port"))?;
+        let socket = TcpListener::bind(address, options).map_err(|error| {
+            Failure::new(Exit::Unavailable, error).help("--listen URL takes another address or port")
+        })?;
         if url.tls == Some(TlsChoice::Required) {
             strict.0.push(socket.local_addr());
         }
@@ -161,6 +164,8 @@ pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    /// It was started at a terminal.
+    terminal: bool,
 }
 
 impl Signals {
@@ -169,11 +174,13 @@ impl Signals {
     /// # Errors
     /// If the system does not let it.
     pub(crate) fn new() -> Result<Self, Failure> {
-        let of = |kind| signal(kind).map_err(|error| Failure::new(Exit::Io, format!("cannot listen to signals: {error}")));
+        let of =
+            |kind| signal(kind).map_err(|error| Failure::new(Exit::Io, format!("cannot listen to signals: {error}")));
         Ok(Self {
             interrupt: of(SignalKind::interrupt())?,
             terminate: of(SignalKind::terminate())?,
             hangup: of(SignalKind::hangup())?,
+            terminal: io::stderr().is_terminal(),
         })
     }
 
@@ -181,7 +188,10 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => Wish::Stop,
             _ = self.terminate.recv() => Wish::Stop,
-            _ = self.hangup.recv() => Wish::Reload,
+            // From a terminal that was closed it means what it always meant.
+            _ = self.hangup.recv() => {
+                if self.terminal && !io::stderr().is_terminal() { Wish::Stop } else { Wish::Reload }
+            }
         }
     }
 }
@@ -195,10 +205,8 @@ mod tests {
     fn a_strict_listener_is_known_by_its_address() {
         let strict = Strict(vec!["0.0.0.0:25".parse().unwrap(), "127.0.0.1:587".parse().unwrap()]);
         let holds = |local: &str| {
-            let channel = ChannelInfo {
-                local: Some(local.parse().unwrap()),
-                ..ChannelInfo::new("tcp", Peer::Named("x".into()))
-            };
+            let channel =
+                ChannelInfo { local: Some(local.parse().unwrap()), ..ChannelInfo::new("tcp", Peer::Named("x".into())) };
             strict.holds(&SessionInfo::new(1, channel))
         };
         assert!(holds("192.0.2.1:25") && holds("127.0.0.1:587"));

@@ -60,7 +60,10 @@ fn run(matches: &ArgMatches) -> Result<Exit, Failure> {
     match name {
         "serve" => block_on(&mut Builder::new_multi_thread(), serve::run(load(matches)?)),
         "sink" => block_on(&mut Builder::new_multi_thread(), sink::run(load(matches)?)),
-        "send" => block_on(&mut Builder::new_current_thread(), send::run(load(matches)?)),
+        "send" => {
+            let arguments = load(matches)?;
+            block_on(&mut Builder::new_current_thread(), async { Ok(send::run(arguments).await) })
+        }
         "shell" => block_on(&mut Builder::new_current_thread(), shell::run(load(matches)?)),
         "completions" => manual::completions(&arguments(matches)?, cli::command()),
         "man" => manual::man(&arguments(matches)?, cli::command()),

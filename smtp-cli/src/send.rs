@@ -51,7 +51,11 @@ impl FromStr for Sender {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        if text.starts_with('<') { text.parse().map(Self) } else { Mailbox::new(text).map(|mailbox| Self(mailbox.into())) }
+        if text.starts_with('<') {
+            text.parse().map(Self)
+        } else {
+            Mailbox::new(text).map(|mailbox| Self(mailbox.into()))
+        }
     }
 }
 
@@ -62,9 +66,9 @@ impl FromStr for Sender {
 #[derive(Debug, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Arguments {
-    /// The server: smtp://host[:25][?tls=required|opportunistic|none] or smtps://host[:465].
+    /// The server: smtp://host:port with ?tls=required, opportunistic or none, or smtps://host:port.
     ///
-    /// smtp:// without a parameter uses STARTTLS if it is offered and does not verify the certificate. It is verified
+    /// The ports are 25 and 465 if none is named. smtp:// without a parameter uses STARTTLS if it is offered and does not verify the certificate. It is verified
     /// with ?tls=required, smtps://, --tls-ca, --pin, and when authenticating.
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "values::parsed")]
@@ -186,19 +190,23 @@ layered!(Arguments {
 pub(crate) const MORE_HELP: &str = "\
 Examples:
   smtp send --server smtp://127.0.0.1:2525 --from me@example.org --to you@localhost
-  smtp send --server smtps://mail.example.org --user me --password-file pw --from … --to … --data mail.eml
-  smtp send --server smtp://mx.example.org?tls=required --quit-after starttls --transcript
+  smtp send --server smtps://mail.example.org --user me --password-file pw --from … --to …
+  smtp send --server 'smtp://mx.example.org?tls=required' --quit-after starttls --transcript
 
 In a transcript -> is sent and <- received; ~> and <~ are the same under TLS. Secrets are not shown.
 
 JSON (--json) is one object:
   server      the URL
-  result      success, temporary, refused, message, unavailable, protocol, policy, config
+  result      success, temporary, refused, message, unavailable, protocol, policy,
+              config, usage
   exit        the exit code
   from        the sender
-  recipients  [{to, status, code, enhanced, text, stage}]; status is accepted, temporary, refused or unsent;
-              stage is mail, rcpt, data or local; code, enhanced and text are null without a reply
-  steps       [{step, ms}] in order
-  peer, tls   whom the connection went to; {version, cipher, group, alpn, verified, resumed, pin}, or null
+  recipients  [{to, status, code, enhanced, text, stage}]
+              status: accepted, temporary, refused, unsent; stage: mail, rcpt, data, local
+              code, enhanced and text are null without a reply
+  steps       [{step, ms}], in order
+  peer        whom the connection went to, or null
+  tls         {version, cipher, group, alpn, verified, resumed, pin}, or null
   octets      the size of the message
-  error       {step, class, text, help}, or null; class as result";
+  error       {step, class, text, help}, or null
+              class: as result; step: setup, if there was no session";

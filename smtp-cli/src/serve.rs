@@ -17,7 +17,7 @@ use crate::listen::{self, Signals, Stopped};
 use crate::logging::{self, Format, Level};
 use crate::settings::layered;
 use crate::url::Url;
-use crate::values::{self, Many, Size, Wait, flatten};
+use crate::values::{self, Hidden, Many, Size, Wait, flatten};
 
 /// Runs a mail server: accepts mail for local domains and stores it in Maildir folders.
 ///
@@ -28,8 +28,9 @@ use crate::values::{self, Many, Size, Wait, flatten};
 pub(crate) struct Arguments {
     /// Where to listen; may be repeated. Default: smtp://127.0.0.1:2525.
     ///
-    /// smtp://address[:25] offers STARTTLS; ?tls=required takes no mail before it (530), ?tls=none offers none.
-    /// smtps://address[:465] is TLS from the first octet. Port 0 takes a free one.
+    /// smtp://address:port offers STARTTLS; with ?tls=required it takes no mail before it (530), with ?tls=none it
+    /// offers none. smtps://address:port is TLS from the first octet. The ports are 25 and 465 if none is named; 0 is
+    /// a free one.
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "values::list")]
     listen: Vec<Many<Url>>,
@@ -53,7 +54,7 @@ pub(crate) struct Arguments {
 
     /// Where mail, keys and certificates are kept. Default: ./smtp-data.
     ///
-    /// Mail lands in DIR/mail/<domain>/<user>/{tmp,new,cur}.
+    /// Mail lands in DIR/mail/DOMAIN/USER/{tmp,new,cur}.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
@@ -66,7 +67,7 @@ pub(crate) struct Arguments {
     /// Other users of this machine can see a command line: for trying out only.
     #[arg(long, value_name = "NAME:PASSWORD")]
     #[serde(deserialize_with = "values::list")]
-    user: Vec<String>,
+    user: Vec<Hidden>,
 
     /// The largest message, in octets or as 10M. Default: 35M.
     #[arg(long, value_name = "OCTETS")]
@@ -98,7 +99,6 @@ pub(crate) struct Arguments {
 
     /// Log more; may be repeated.
     #[arg(short, long, action = clap::ArgAction::Count)]
-    #[serde(skip)]
     verbose: u8,
 
     /// Read options from this TOML file; its keys are their names.
@@ -122,18 +122,20 @@ layered!(Arguments {
     drain_deadline,
     log,
     log_format,
-} except { verbose });
+    verbose,
+} except {});
 
 /// What stands below the options in `smtp serve --help`.
 pub(crate) const MORE_HELP: &str = "\
 On standard output there is a line `listening URL` for each listener, once it accepts; all else is on standard error.
-SIGTERM and SIGINT end it: a client hears 421 at its next command, and may finish what it is sending. A second one
+
+SIGTERM and SIGINT end it: a client hears 421 at its next command, and may finish what it is sending. A second one \
 ends it at once. SIGHUP reads the certificates again.
 
 Examples:
   smtp serve
-  smtp serve --listen smtp://0.0.0.0:25 --listen smtps://0.0.0.0:465 --domain example.org --hostname mx.example.org \\
-             --tls-cert fullchain.pem --tls-key privkey.pem --data-dir /var/lib/smtp";
+  smtp serve --listen smtp://0.0.0.0:25 --domain example.org --hostname mx.example.org
+  smtp serve --mailbox me@localhost --user me:secret --listen smtps://127.0.0.1:4465";
 
 /// Runs `smtp serve`.
 ///
@@ -155,10 +157,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let server = listeners.sockets.into_iter().fold(server, Server::listen);
 
     let (signals, shutdown) = (Signals::new()?, CancellationToken::new());
-    let serving = tokio::spawn(server.run(shutdown.clone()));
     if format == Format::Text {
         screen::show(&plan, &store, &announced);
     }
+    let serving = tokio::spawn(server.run(shutdown.clone()));
     listen::announce(&announced);
     sweep(store.maildir.clone());
 
@@ -183,7 +185,7 @@ struct Plan {
     mailboxes: Vec<Mailbox>,
     data_dir: PathBuf,
     user_file: Option<PathBuf>,
-    users: Vec<String>,
+    users: Vec<Hidden>,
     max_size: Option<Size>,
     identity: Option<smtp_tls::Identity>,
     key_log: bool,

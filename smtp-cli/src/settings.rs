@@ -45,19 +45,39 @@ macro_rules! layered {
 }
 pub(crate) use layered;
 
-/// The command with an environment variable for each option of each subcommand. Their values are never shown: some
-/// are secrets.
+/// The command with an environment variable for each option of each subcommand. The help has the rule, not each name,
+/// and never a value: some are secrets.
 pub(crate) fn with_environment(command: Command) -> Command {
     command.mut_subcommands(|subcommand| {
         let prefix = subcommand.get_name().to_owned();
-        subcommand.mut_args(|arg| match arg.get_long() {
+        let mut example = None;
+        let subcommand = subcommand.mut_args(|arg| match arg.get_long() {
             Some(long) if !matches!(long, "help" | "version") => {
                 let name = variable(&prefix, long);
-                arg.env(name).hide_env_values(true)
+                example.get_or_insert_with(|| format!("{name} for --{long}"));
+                arg.env(name).hide_env(true).hide_env_values(true)
             }
             _ => arg,
-        })
+        });
+        match example {
+            Some(example) => with_rule(subcommand, &example),
+            None => subcommand,
+        }
     })
+}
+
+/// The command with the rule for its variables below all else in its help.
+fn with_rule(command: Command, example: &str) -> Command {
+    let file = if command.get_arguments().any(|arg| arg.get_id() == "config") {
+        ", and as a key of the file that --config names; a flag outweighs the environment, and that the file"
+    } else {
+        ""
+    };
+    let rule = format!("Each option can also be given in the environment, {example}{file}.");
+    let below = |text: Option<String>| text.map_or_else(|| rule.clone(), |text| format!("{text}\n\n{rule}"));
+    let short = below(command.get_after_help().map(ToString::to_string));
+    let long = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
+    command.after_help(short).after_long_help(below(long))
 }
 
 /// `SMTP_SERVE_DATA_DIR` for `data-dir` of `serve`.
@@ -77,9 +97,8 @@ pub(crate) fn load<T: Layered>(matches: &ArgMatches) -> Result<T, Failure> {
                 .help("check the path given by --config")
         })?;
         let file = parse::<T>(&text).map_err(|fault| fault.failure(path, &text))?;
-        let given = |id: &str| {
-            matches!(matches.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
-        };
+        let given =
+            |id: &str| matches!(matches.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable));
         options.fill(file, &given);
     }
     Ok(options)
@@ -172,10 +191,9 @@ pub(crate) fn usage(error: &clap::Error, arguments: &[OsString]) -> Failure {
         Some(name) => Failure::usage(format!("{what} (it comes from the environment variable {name})")),
         None => Failure::usage(what),
     };
-    let page = subcommand.filter(|_| error.kind() != ErrorKind::InvalidSubcommand).map_or_else(
-        || "smtp --help".to_owned(),
-        |subcommand| format!("smtp {subcommand} --help"),
-    );
+    let page = subcommand
+        .filter(|_| error.kind() != ErrorKind::InvalidSubcommand)
+        .map_or_else(|| "smtp --help".to_owned(), |subcommand| format!("smtp {subcommand} --help"));
     match tips.first() {
         Some(tip) => failure.help(format!("{tip}; `{page}` tells more")),
         None => failure.help(format!("`{page}` tells what can be given")),
@@ -249,6 +267,14 @@ mod tests {
         assert_eq!(options.domain, ["c.example"]);
         assert_eq!(options.timeout, "2".parse().ok());
         assert!(options.no_chunking);
+    }
+
+    #[test]
+    fn the_example_in_the_readme_is_a_configuration() {
+        let readme = include_str!("../README.md");
+        let example = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+        let parsed = parse::<crate::serve::Arguments>(example);
+        assert!(parsed.is_ok(), "{:?}", parsed.unwrap_err());
     }
 
     #[test]

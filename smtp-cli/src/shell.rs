@@ -23,7 +23,7 @@ use crate::values::{self, Wait};
 #[derive(Debug, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Arguments {
-    /// The server: smtp://host[:25][?tls=…] or smtps://host[:465].
+    /// The server: smtp://host:port or smtps://host:port, with port 25 or 465 if none is named.
     #[arg(value_name = "URL")]
     #[serde(skip)]
     url: Option<Url>,
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
 
-    /// The password is the first line of this file.
+    /// The password is the first line of this file. The variable SMTP_SHELL_PASSWORD may hold it instead.
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 
@@ -79,7 +79,8 @@ Helpers, in lower case:
   starttls          STARTTLS and the handshake; say EHLO again afterwards
   auth [MECHANISM]  AUTH with --user and --password-file, or asks for them; after EHLO
   quit              QUIT, as the end of the input does
-Everything else is sent as it stands. After the 354 to DATA lines are the message, until one that is a lone dot; dots
+
+Everything else is sent as it stands. After the 354 to DATA lines are the message, until one that is a lone dot; dots \
 at the start of other lines are doubled on the way by themselves. BDAT is not for lines.
 
 Input may come from a pipe:
@@ -111,8 +112,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     };
     // Unused: whoever sits here greets by hand.
     let hello: Option<EhloName> = None;
-    let connection =
-        connect(&*connector, &url, &policy, options, hello).await.map_err(|error| failure_of(&error))?;
-    let account = talk::Account { user: arguments.user, password_file: arguments.password_file, insecure: tls.insecure };
+    let connection = connect(&*connector, &url, &policy, options, hello).await.map_err(|error| failure_of(&error))?;
+    let account =
+        talk::Account { user: arguments.user, password_file: arguments.password_file, insecure: tls.insecure };
     talk::Talk { connection, screen, input, account }.run().await
 }

@@ -1,13 +1,16 @@
 //! `smtp sink`: takes everything, keeps nothing, and counts.
 
 use std::convert::Infallible;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use smtp_core::channel::SessionInfo;
 use smtp_core::driver;
-use smtp_core::service::BoxError;
+use smtp_core::service::{BoxError, Delivery, Policy};
 use smtp_core::session::server::{Config, Limits};
 use smtp_core::stream::Listener;
 use smtp_core::types::Domain;
@@ -17,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tower::util::{MapErr, option_layer};
 use tower_layer::Layer;
 
-use crate::exit::{Exit, Failure};
-use crate::listen::{self, Signals, Stopped};
+use crate::exit::{Exit, Failure, say};
+use crate::listen::{self, Signals, Strict};
 use crate::logging::{self, Format, Level};
 use crate::settings::layered;
 use crate::url::Url;
@@ -74,7 +77,6 @@ pub(crate) struct Arguments {
 
     /// Log more; may be repeated.
     #[arg(short, long, action = clap::ArgAction::Count)]
-    #[serde(skip)]
     verbose: u8,
 
     /// Read options from this TOML file; its keys are their names.
@@ -94,7 +96,8 @@ layered!(Arguments {
     drain_deadline,
     log,
     log_format,
-} except { verbose });
+    verbose,
+} except {});
 
 /// What stands below the options in `smtp sink --help`.
 pub(crate) const MORE_HELP: &str = "\
@@ -109,6 +112,8 @@ where the seconds count from when it began to listen.";
 pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let level = arguments.log.unwrap_or(Level::Warn);
     let _log = logging::start(level, arguments.verbose, arguments.log_format.unwrap_or_default());
+    // At a level where it would write nothing it shall cost nothing.
+    let traced = level as usize + usize::from(arguments.verbose) >= Level::Info as usize;
     let mut urls = flatten(arguments.listen);
     if urls.is_empty() {
         urls.extend(listen::DEFAULT_URL.parse::<Url>());
@@ -122,46 +127,85 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let listeners = listen::bind(&urls, tls.as_ref())?;
     let exposed = arguments.exposed;
     if let Some(open) = listeners.sockets.iter().find(|socket| !socket.is_local() && !exposed) {
-        return Err(Failure::usage(format!("{} can be reached from other machines, and a sink takes mail for anybody", open.url()))
-            .help("--exposed says that this is meant"));
+        let what = format!("{} can be reached from other machines, and a sink takes mail for anybody", open.url());
+        return Err(Failure::usage(what).help("--exposed says that this is meant"));
     }
 
-    let sink = Sink::new();
-    let limits = Limits::default();
-    let limits = Limits { message_size: arguments.max_size.map_or(limits.message_size, |size| size.0), ..limits };
-    let config = Config::new(hostname).promising(Sink::PROMISES).with_limits(limits);
-    let mut settings = Settings::new(driver::Settings::new(config));
-    settings.drain = arguments.drain_deadline.map_or(Duration::from_secs(5), |wait| wait.0);
-    let (counted, strict) = (sink.clone(), listeners.strict);
-    // At a level where it would write nothing it shall cost nothing.
-    let traced = level as usize + usize::from(arguments.verbose) >= Level::Info as usize;
-    let server = Server::new(settings, move |session| {
-        let anybody = if exposed { AnyRecipient::exposed() } else { AnyRecipient::new() };
-        let policy = option_layer(strict.holds(session).then_some(RequireTlsLayer)).layer(anybody);
-        let policy = option_layer(traced.then_some(TraceLayer)).layer(policy);
-        let delivery = MapErr::new(sink.clone(), BoxError::from as fn(Infallible) -> BoxError);
-        (policy, option_layer(traced.then_some(TraceDeliveryLayer)).layer(delivery))
+    let settings = settings(hostname, arguments.max_size, arguments.drain_deadline);
+    let (counts, strict) = (Counts::default(), listeners.strict);
+    let server = Server::new(settings, {
+        let counts = counts.clone();
+        move |session| {
+            counts.sessions.fetch_add(1, Ordering::Relaxed);
+            stack(session, &counts.sink, &strict, exposed, traced)
+        }
     });
     let announced = listen::urls(&listeners.sockets);
     let server = listeners.sockets.into_iter().fold(server, Server::listen);
     let (signals, shutdown) = (Signals::new()?, CancellationToken::new());
+    if io::stderr().is_terminal() {
+        say(format_args!("Takes mail for anybody and keeps none of it. Ctrl-C ends it and prints totals."));
+    }
     let serving = tokio::spawn(server.run(shutdown.clone()));
     listen::announce(&announced);
     let began = Instant::now();
-    let stopped = listen::until_stopped(serving, shutdown, signals, || {}).await?;
-    let sessions = match stopped {
-        Stopped::Drained(summary) => summary.sessions,
-        Stopped::AtOnce => 0,
-    };
-    let _ = writeln!(
-        io::stdout(),
-        "totals messages={} recipients={} octets={} sessions={sessions} seconds={:.3}",
-        counted.messages(),
-        counted.recipients(),
-        counted.octets(),
-        began.elapsed().as_secs_f64()
-    );
+    listen::until_stopped(serving, shutdown, signals, || {}).await?;
+    counts.print(began.elapsed());
     Ok(Exit::Success)
+}
+
+fn settings(hostname: Domain, max_size: Option<Size>, drain: Option<Wait>) -> Settings {
+    let mut limits = Limits::default();
+    if let Some(size) = max_size {
+        limits.message_size = size.0;
+    }
+    let config = Config::new(hostname).promising(Sink::PROMISES).with_limits(limits);
+    let mut settings = Settings::new(driver::Settings::new(config));
+    settings.drain = drain.map_or(Duration::from_secs(5), |wait| wait.0);
+    settings
+}
+
+/// The services of one session: as little as can be.
+fn stack(
+    session: &SessionInfo,
+    sink: &Sink,
+    strict: &Strict,
+    exposed: bool,
+    traced: bool,
+) -> (impl Policy + use<>, impl Delivery + use<>) {
+    // Anybody gets mail here, on this machine unless it was said otherwise.
+    let policy = if exposed { AnyRecipient::exposed() } else { AnyRecipient::new() };
+    // `?tls=required`: nothing that matters is said in clear.
+    let policy = option_layer(strict.holds(session).then_some(RequireTlsLayer)).layer(policy);
+    // The log, if somebody wants one.
+    let policy = option_layer(traced.then_some(TraceLayer)).layer(policy);
+
+    // It cannot fail; the layer above wants an error type that could.
+    let delivery = MapErr::new(sink.clone(), BoxError::from as fn(Infallible) -> BoxError);
+    let delivery = option_layer(traced.then_some(TraceDeliveryLayer)).layer(delivery);
+    (policy, delivery)
+}
+
+/// What came.
+#[derive(Debug, Clone, Default)]
+struct Counts {
+    sink: Sink,
+    sessions: Arc<AtomicU64>,
+}
+
+impl Counts {
+    fn print(&self, elapsed: Duration) {
+        // Nobody may be there to read it.
+        let _ = writeln!(
+            io::stdout(),
+            "totals messages={} recipients={} octets={} sessions={} seconds={:.3}",
+            self.sink.messages(),
+            self.sink.recipients(),
+            self.sink.octets(),
+            self.sessions.load(Ordering::Relaxed),
+            elapsed.as_secs_f64()
+        );
+    }
 }
 
 /// TLS with the certificate that was named, or with one that nobody keeps.
@@ -170,8 +214,8 @@ fn tls(named: Option<Identity>, hostname: &Domain, key_log: bool) -> Result<Serv
     if let Some(identity) = named {
         return build(identity);
     }
-    let folder = tempfile::tempdir()
-        .map_err(|error| Failure::new(Exit::Io, format!("cannot make a certificate: {error}")))?;
+    let folder =
+        tempfile::tempdir().map_err(|error| Failure::new(Exit::Io, format!("cannot make a certificate: {error}")))?;
     let certificate =
         SelfSigned::load_or_create(&folder.path().join("tls"), &[hostname.as_str()]).map_err(Failure::config)?;
     build(certificate.identity())

@@ -4,8 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde::de::value::SeqAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, Error, IntoDeserializer, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error, IntoDeserializer, SeqAccess, Visitor};
 
 /// A number of octets: `10485760`, `10M`, `"35 MiB"`. Units are powers of 1,024.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +95,10 @@ pub(crate) fn flatten<T>(lists: Vec<Many<T>>) -> Vec<T> {
 }
 
 /// Reads a value from a file in its text form; numbers may stand without quotes.
-fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(from: D, what: &'static str) -> Result<T, D::Error> {
+fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(
+    from: D,
+    what: &'static str,
+) -> Result<T, D::Error> {
     struct Text<T>(&'static str, std::marker::PhantomData<T>);
     impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Text<T> {
         type Value = T;
@@ -136,6 +140,32 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Many<T> {
     }
 }
 
+/// A text that is a secret, or holds one: it is not shown by accident.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Hidden(String);
+
+impl Hidden {
+    /// The text.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Hidden {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hidden(…)")
+    }
+}
+
 /// For lists, which a file may also give as a single value: `#[serde(deserialize_with = "values::list")]`.
 pub(crate) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
     struct List<T>(std::marker::PhantomData<T>);
@@ -169,7 +199,8 @@ mod tests {
 
     #[test]
     fn sizes_and_times() {
-        for (text, octets) in [("1", 1), ("10485760", 10 << 20), ("10M", 10 << 20), ("35 MiB", 35 << 20), ("2k", 2048)] {
+        for (text, octets) in [("1", 1), ("10485760", 10 << 20), ("10M", 10 << 20), ("35 MiB", 35 << 20), ("2k", 2048)]
+        {
             assert_eq!(text.parse(), Ok(Size(octets)), "{text}");
         }
         for bad in ["", "0", "-1", "1.5M", "x", "1 TB", "99999999999999999999", "99999999999999G"] {

@@ -44,7 +44,7 @@ pub(crate) struct Opening {
 
 /// How far it is.
 pub(crate) enum Attempt {
-    New(Incoming),
+    New(Box<Incoming>),
     /// Under way until the instant.
     Connecting(Connecting, Instant),
     /// It was used up by a step that did not come to its end.

@@ -107,7 +107,7 @@ impl QuicListener {
         };
         Opening {
             server: self.qlog.server_config(&self.server, &self.options, incoming.remote_address()),
-            attempt: Attempt::New(incoming),
+            attempt: Attempt::New(Box::new(incoming)),
             local: Some(local),
             options: Arc::clone(&self.options),
             draining: self.draining.clone(),

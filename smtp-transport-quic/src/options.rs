@@ -41,7 +41,8 @@ pub enum EarlyData {
     #[default]
     Off,
     /// Yes; a server looks at nothing past the first EHLO until the handshake is complete
-    /// ([`ByteStream::poll_confirmed`](smtp_core::stream::ByteStream::poll_confirmed)). Saves a round trip. What a
+    /// ([`ByteStream::poll_confirmed`](smtp_core::stream::ByteStream::poll_confirmed)). Saves a round trip for a mail
+    /// that is larger than the initial window; one that fits waits as long for the proof as for a handshake. What a
     /// client sends so early can be read by whoever steals the server's ticket store later: it has no forward
     /// secrecy (RFC 8446 §2.3), so no password and no mail that demands secrecy may go there.
     Gated,
@@ -63,7 +64,8 @@ pub enum Congestion {
 /// Settings of the connection itself, the same on both sides.
 #[derive(Debug, Clone)]
 pub struct TransportOptions {
-    /// How many sessions a server lets one client have at a time; a client just learns the server's. Default: 32.
+    /// How many sessions a server lets one client have at a time, and at moments up to a seventh more; on a client, how
+    /// many it wants. Default: 32.
     pub max_streams: u32,
     /// What may be on its way, or read by nobody yet, on one stream, in octets. Default: 512 KiB. (quinn: 1.25 MB.)
     pub stream_window: u32,
@@ -107,9 +109,7 @@ impl Default for TransportOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     Server,
-    Client {
-        keep_alive: Duration,
-    },
+    Client { keep_alive: Duration },
 }
 
 impl TransportOptions {
@@ -135,7 +135,7 @@ impl TransportOptions {
             .congestion_controller_factory(self.controller());
         match side {
             //
-            Side::Server => config.max_concurrent_bidi_streams(VarInt::from_u32(self.max_streams)),
+            Side::Server => config.max_concurrent_bidi_streams(VarInt::from_u32(self.granted_streams())),
             //
             Side::Client { keep_alive } => config.keep_alive_interval(Some(keep_alive)),
         };
@@ -143,6 +143,12 @@ impl TransportOptions {
             config.initial_rtt(rtt);
         }
         Ok(config)
+    }
+
+    /// quinn gives credit for new streams back in batches of an eighth. A client with all but one of its sessions at
+    /// rest would wait for ever for the one; a seventh more makes sure that [`Self::max_streams`] always find a place.
+    fn granted_streams(&self) -> u32 {
+        self.max_streams.saturating_add(self.max_streams.div_ceil(7))
     }
 
     fn controller(&self) -> Arc<dyn ControllerFactory + Send + Sync> {

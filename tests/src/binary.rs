@@ -124,7 +124,13 @@ impl Server {
     ///
     /// # Errors
     /// When it does not within `patience`.
-    pub fn wait_for_messages(&self, domain: &str, user: &str, n: usize, patience: Duration) -> io::Result<Vec<Vec<u8>>> {
+    pub fn wait_for_messages(
+        &self,
+        domain: &str,
+        user: &str,
+        n: usize,
+        patience: Duration,
+    ) -> io::Result<Vec<Vec<u8>>> {
         let until = Instant::now() + patience;
         loop {
             let messages = self.messages(domain, user)?;

@@ -26,7 +26,7 @@ use smtp_core::service::{Delivery, Policy, Request, Transaction};
 use smtp_core::session::server::{Config, Limits, MechanismOffer};
 use smtp_core::stream::{BoxFuture, ByteStream};
 use smtp_core::types::{Command, Invalid, Secret};
-use smtp_server::auth::{Check, Users};
+use smtp_server::auth::{Check, Throttle, Users};
 use smtp_server::{AuthLayer, Mailboxes, Recorder};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -61,7 +61,9 @@ pub struct Reference {
 
 impl Reference {
     fn new() -> Result<Self, Invalid> {
-        let auth = AuthLayer::passwords(Arc::new(OneUser));
+        // All scenarios come from one address, and many of them fail on purpose.
+        let patient = Throttle::new(1_000_000, Duration::from_millis(1));
+        let auth = AuthLayer::passwords(Arc::new(OneUser)).throttle(patient);
         let mechanisms = auth.names(true).map(|name| MechanismOffer { name, needs_secure: true });
         let limits = Limits { message_size: 1_000_000, recipients: 5, ..Limits::default() };
         let config = Config::new("mx.example".parse()?)

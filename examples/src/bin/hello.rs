@@ -1,7 +1,7 @@
 //! A mail server. `cargo run --bin hello`, then send something to anybody@localhost on port 2525.
 
 use smtp_core::{driver, session::server::Config, stream::Listener};
-use smtp_server::{Maildir, Mailboxes, Server, Settings};
+use smtp_server::{Mailboxes, Maildir, Server, Settings};
 use smtp_transport_tcp::{ListenOptions, TcpListener};
 use tokio_util::sync::CancellationToken;
 

@@ -14,7 +14,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let host = host.parse::<std::net::IpAddr>().map_or_else(|_| host.parse(), |ip| Ok(literal(ip)))?;
 
     let to = to.iter().map(|to| Ok(Rcpt::new(ForwardPath::from(to.parse::<Mailbox>()?))));
-    let envelope = Envelope { mail: Mail::new(from.parse::<Mailbox>()?), recipients: to.collect::<Result<_, Invalid>>()? };
+    let envelope =
+        Envelope { mail: Mail::new(from.parse::<Mailbox>()?), recipients: to.collect::<Result<_, Invalid>>()? };
     let content = format!("From: <{from}>\r\nSubject: hello\r\n\r\nworld\r\n");
 
     // In clear. With certificates to verify, or a pin: TcpConnector::new(tls) and TlsPolicy::REQUIRED.

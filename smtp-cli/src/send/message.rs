@@ -77,7 +77,11 @@ pub(crate) fn read(path: &Path, headers: &[Header]) -> Result<Bytes, Failure> {
         Failure::new(Exit::Data, format!("cannot read the message in {}: {error}", path.display()))
             .help("check the path given by --data")
     })?;
-    let message = canonical(&text);
+    let mut message = canonical(&text);
+    // By DATA it would get one, by BDAT not: the message is the same by either.
+    if !message.is_empty() && !message.ends_with(b"\r\n") {
+        message.extend_from_slice(b"\r\n");
+    }
     if headers.is_empty() { Ok(message.into()) } else { Ok(with_headers(&message, headers).into()) }
 }
 
@@ -235,7 +239,9 @@ mod tests {
 
     #[test]
     fn no_second_field_hides_in_one() {
-        for bad in ["X: a\r\nBcc: b", "X: a\nb", "X: a\rb", "X: a\0", "X\n: a", "no colon", ": x", "a b: c", "X: \u{7f}"] {
+        for bad in
+            ["X: a\r\nBcc: b", "X: a\nb", "X: a\rb", "X: a\0", "X\n: a", "no colon", ": x", "a b: c", "X: \u{7f}"]
+        {
             assert!(bad.parse::<Header>().is_err(), "{bad:?}");
         }
         assert_eq!("X:a:b".parse::<Header>().unwrap().to_string(), "X: a:b");
@@ -255,7 +261,7 @@ mod tests {
     fn a_file_may_have_any_line_ends() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m");
-        std::fs::write(&path, "Subject: x\n\na\r\nb\n").unwrap();
+        std::fs::write(&path, "Subject: x\n\na\r\nb").unwrap();
         assert_eq!(read(&path, &[]).unwrap(), "Subject: x\r\n\r\na\r\nb\r\n");
         let failure = read(&dir.path().join("none"), &[]).unwrap_err();
         assert_eq!(failure.exit().code(), 65);

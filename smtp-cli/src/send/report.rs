@@ -16,10 +16,10 @@ use crate::transcript::{reply_style, tls_line};
 use crate::url::Url;
 
 /// All there is to tell.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Report {
     /// Where it went.
-    pub(super) server: Url,
+    pub(super) server: Option<Url>,
     /// The sender.
     pub(super) from: Option<ReversePath>,
     /// What became of each recipient.
@@ -28,8 +28,8 @@ pub(super) struct Report {
     pub(super) seen: Seen,
     /// The size of the message, in octets.
     pub(super) octets: usize,
-    /// What ended it early, and at which step.
-    pub(super) error: Option<(Step, Failure)>,
+    /// What ended it early, and at which step of the session, if there was one.
+    pub(super) error: Option<(Option<Step>, Failure)>,
 }
 
 impl Report {
@@ -57,9 +57,9 @@ impl Report {
         if let Some(channel) = &self.seen.channel {
             let dim = Style::new().dimmed();
             // Where it went wrong the facts may be of half a session.
-            if self.error.is_none() {
+            if let (Some(server), None) = (&self.server, &self.error) {
                 let tls = channel.tls.as_ref().map_or_else(|| "in clear".to_owned(), tls_line);
-                writeln!(out, "{dim}{}, {tls}{dim:#}", self.server)?;
+                writeln!(out, "{dim}{server}, {tls}{dim:#}")?;
             }
             writeln!(out, "{dim}{}{dim:#}", timing(&self.seen.steps))?;
         }
@@ -76,7 +76,7 @@ impl Report {
     fn json(&self) -> Json<'_> {
         let exit = self.exit();
         Json {
-            server: self.server.to_string(),
+            server: self.server.as_ref().map(ToString::to_string),
             result: exit.class(),
             exit: exit.code(),
             from: self.from.as_ref().map(|from| from.mailbox().map_or("", |mailbox| mailbox.as_str())),
@@ -97,7 +97,7 @@ impl Report {
             tls: self.seen.channel.as_ref().and_then(|channel| channel.tls.as_ref()).map(JsonTls::of),
             octets: self.octets,
             error: self.error.as_ref().map(|(step, failure)| JsonError {
-                step: name(*step),
+                step: step.map_or("setup", name),
                 class: failure.exit().class(),
                 text: failure.what(),
                 help: failure.advice(),
@@ -159,7 +159,7 @@ const fn name(step: Step) -> &'static str {
 /// The documented form; see `smtp send --help`.
 #[derive(Serialize)]
 struct Json<'a> {
-    server: String,
+    server: Option<String>,
     result: &'static str,
     exit: u8,
     from: Option<&'a str>,
@@ -228,11 +228,15 @@ mod tests {
 
     fn report() -> Report {
         let to = |name: &str| Mailbox::new(name).unwrap();
-        let decided = |name, reply, exit| {
-            Recipient { to: to(name), reply: Some(reply), stage: Some("rcpt"), exit, unsent: false }
+        let decided = |name, reply, exit| Recipient {
+            to: to(name),
+            reply: Some(reply),
+            stage: Some("rcpt"),
+            exit,
+            unsent: false,
         };
         Report {
-            server: "smtp://127.0.0.1:25".parse().unwrap(),
+            server: "smtp://127.0.0.1:25".parse().ok(),
             from: Some(ReversePath::Null),
             recipients: vec![
                 decided("a@x", Reply::fixed(250, (2, 0, 0), "stored"), Exit::Success),
@@ -273,7 +277,7 @@ mod tests {
     #[test]
     fn an_error_outweighs_what_recipients_got() {
         let mut report = report();
-        report.error = Some((Step::Rcpt, Failure::new(Exit::Protocol, "RCPT: nonsense")));
+        report.error = Some((Some(Step::Rcpt), Failure::new(Exit::Protocol, "RCPT: nonsense")));
         assert_eq!(report.exit(), Exit::Protocol);
         let json = serde_json::to_value(report.json()).unwrap();
         assert_eq!(json["error"]["step"], "rcpt");

@@ -11,9 +11,9 @@ use smtp_core::service::Body;
 use smtp_core::stream::{Connector, TlsPolicy};
 use smtp_core::types::{EhloName, Envelope, Invalid, Mail, Mailbox, Parameters, Rcpt, ReversePath};
 
+use super::lockstep::{self, Until};
 use super::recorder::Recorder;
 use super::report::Report;
-use super::lockstep::{self, Until};
 use super::verdict::{Answer, Recipient, answers_of, failure_of, recipients};
 use super::{Arguments, Stage, message};
 use crate::connect::{TlsOptions, connect, read_password};
@@ -38,18 +38,21 @@ struct Job {
     last: Stage,
 }
 
-/// Runs `smtp send`.
-///
-/// # Errors
-/// If nothing can be sent because of the options; what a server says is in the report and the exit code.
-pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+/// Runs `smtp send`. What went wrong is in the report and in the exit code.
+pub(crate) async fn run(arguments: Arguments) -> Exit {
     let output = if arguments.json { Output::Stderr } else { Output::Stdout };
     let transcript = arguments.transcript.then(|| Transcript::new(output));
     let json = arguments.json;
-    let job = Job::new(arguments)?;
-    let recorder = Arc::new(Recorder::new(transcript));
-    let mut report = job.run(&recorder).await;
-    report.seen = recorder.seen();
+    let blank = Report {
+        server: arguments.server.clone(),
+        from: arguments.from.clone().map(|sender| sender.0),
+        recipients: flatten(arguments.to.clone()).into_iter().map(Recipient::unsent).collect(),
+        ..Report::default()
+    };
+    let report = match Job::new(arguments) {
+        Ok(job) => job.run(&Arc::new(Recorder::new(transcript)), blank).await,
+        Err(failure) => Report { error: Some((None, failure)), ..blank },
+    };
     if json {
         report.print_json();
     } else {
@@ -58,14 +61,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     if let Some((_, failure)) = &report.error {
         failure.report();
     }
-    Ok(report.exit())
+    report.exit()
 }
 
 impl Job {
     fn new(arguments: Arguments) -> Result<Self, Failure> {
         let last = arguments.quit_after.unwrap_or(Stage::Data);
         let missing = |option: &str| {
-            Failure::usage(format!("{option} is missing")).help("`smtp send --help` tells what is needed, with examples")
+            Failure::usage(format!("{option} is missing"))
+                .help("`smtp send --help` tells what is needed, with examples")
         };
         let url = arguments.server.ok_or_else(|| missing("--server URL"))?;
         let from = arguments.from.map(|sender| sender.0);
@@ -111,30 +115,23 @@ impl Job {
         })
     }
 
-    async fn run(&self, recorder: &Arc<Recorder>) -> Report {
+    async fn run(&self, recorder: &Arc<Recorder>, blank: Report) -> Report {
         recorder.note(format_args!("connecting to {}", self.url));
         let (answers, error) = match self.session(recorder).await {
             Ok(answers) => (answers, None),
-            Err(error) => (None, Some((error.step(), failure_of(&error)))),
+            Err(error) => (None, Some((Some(error.step()), failure_of(&error)))),
         };
         let recipients = match &answers {
             Some(answers) => recipients(&self.to, answers, &recorder.seen()),
-            None => self.to.iter().cloned().map(Recipient::unsent).collect(),
+            None => blank.recipients,
         };
         // A sender can be refused when there is nobody yet to whom it matters.
         let sender = answers.iter().flatten().filter(|_| self.to.is_empty()).find_map(|answer| answer.as_ref().err());
         let error = error.or_else(|| {
             let exit = if sender?.is_transient() { Exit::Temporary } else { Exit::Refused };
-            Some((Step::Mail, Failure::new(exit, format!("MAIL: refused: {}", sender?))))
+            Some((Some(Step::Mail), Failure::new(exit, format!("MAIL: refused: {}", sender?))))
         });
-        Report {
-            server: self.url.clone(),
-            from: self.from.clone(),
-            recipients,
-            seen: recorder.seen(),
-            octets: self.message.len(),
-            error,
-        }
+        Report { recipients, seen: recorder.seen(), octets: self.message.len(), error, ..blank }
     }
 
     /// The whole session; no answers if it was to end before there are any.
@@ -178,7 +175,8 @@ impl Job {
             _ => Some(Until::Content(self.message.clone(), self.transfer)),
         };
         if let Some(until) = until {
-            return lockstep::send(connection, &envelope, until).await.map(Some);
+            let answers = lockstep::send(connection, &envelope, until).await?;
+            return Ok((!answers.is_empty()).then_some(answers));
         }
         let options = SendOptions { transfer: self.transfer, ..SendOptions::default() };
         let outcome = connection.send(&envelope, Body::from_bytes(self.message.clone()), &options).await?;
@@ -212,7 +210,8 @@ fn credentials(
     mechanism: Option<&str>,
     insecure: bool,
 ) -> Result<Credentials, Failure> {
-    let user = user.ok_or_else(|| Failure::usage("--auth without --user").help("--user NAME says who authenticates"))?;
+    let user =
+        user.ok_or_else(|| Failure::usage("--auth without --user").help("--user NAME says who authenticates"))?;
     let password = match (file, std::env::var("SMTP_SEND_PASSWORD")) {
         (Some(file), _) => read_password(file)?,
         (None, Ok(password)) => password,

@@ -126,9 +126,7 @@ fn judge(error: &Error) -> (Exit, Option<&'static str>) {
         Error::Refused { step, reply } => refused(*step, reply),
         Error::Closed { .. } => (Exit::Temporary, Some("the server's log may say why; try again later")),
         Error::Timeout { .. } => (Exit::Temporary, Some("--timeout SECONDS waits longer; or try again later")),
-        Error::Misbehaved { .. } => {
-            (Exit::Protocol, Some("is this an SMTP server? --transcript shows what it said"))
-        }
+        Error::Misbehaved { .. } => (Exit::Protocol, Some("is this an SMTP server? --transcript shows what it said")),
         Error::Tls(TlsError::NotOffered) => {
             (Exit::Unavailable, Some("smtps:// may be meant; ?tls=opportunistic does without TLS where there is none"))
         }

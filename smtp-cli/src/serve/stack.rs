@@ -9,7 +9,7 @@ use smtp_core::service::{Delivery, Policy};
 use smtp_core::session::server::{Config, Limits, MechanismOffer};
 use smtp_server::auth::Users;
 use smtp_server::{
-    AuthLayer, LoopLayer, Maildir, Mailboxes, ReceivedLayer, RequireTlsLayer, SessionLimitLayer, Settings,
+    AuthLayer, LoopLayer, Mailboxes, Maildir, ReceivedLayer, RequireTlsLayer, SessionLimitLayer, Settings,
     TraceDeliveryLayer, TraceLayer,
 };
 use tower::util::option_layer;
@@ -101,8 +101,11 @@ fn mailboxes(plan: &Plan) -> Result<Mailboxes, Failure> {
     for mailbox in &plan.mailboxes {
         mailboxes = mailboxes.only([mailbox]).map_err(|error| {
             let domains: Vec<&str> = plan.domains.iter().map(|domain| domain.as_str()).collect();
-            Failure::config(format!("--mailbox {mailbox}: {error}"))
-                .help(format!("--domain {} makes its domain a local one; local are {}", mailbox.host(), domains.join(", ")))
+            Failure::config(format!("--mailbox {mailbox}: {error}")).help(format!(
+                "--domain {} makes its domain a local one; local are {}",
+                mailbox.host(),
+                domains.join(", ")
+            ))
         })?;
     }
     Ok(mailboxes)

@@ -80,7 +80,8 @@ fn tls(plan: &Plan) -> Result<StoredTls, Failure> {
     let (identity, self_signed) = match &plan.identity {
         Some(identity) => (identity.clone(), None),
         None => {
-            let names: Vec<&str> = std::iter::once(&plan.hostname).chain(&plan.domains).map(|name| name.as_str()).collect();
+            let names: Vec<&str> =
+                std::iter::once(&plan.hostname).chain(&plan.domains).map(|name| name.as_str()).collect();
             let made = SelfSigned::load_or_create(&plan.data_dir.join("tls"), &names).map_err(Failure::config)?;
             (made.identity(), Some(made))
         }
@@ -98,11 +99,13 @@ fn users(plan: &Plan) -> Result<Option<Arc<UserList>>, Failure> {
     };
     for user in &plan.users {
         let (name, password) = user
+            .expose()
             .split_once(':')
             .filter(|(_, password)| !password.is_empty())
             // The text is not repeated: it may be a password.
             .ok_or_else(|| Failure::usage("--user is NAME:PASSWORD, and there is no colon or no password in it"))?;
-        users = users.with(name, &Secret::new(password)).map_err(|error| Failure::config(format!("--user: {error}")))?;
+        users =
+            users.with(name, &Secret::new(password)).map_err(|error| Failure::config(format!("--user: {error}")))?;
     }
     Ok((!users.is_empty()).then(|| Arc::new(users)))
 }

@@ -74,9 +74,7 @@ impl Input {
     /// If the input breaks.
     pub(super) async fn secret(&mut self, prompt: String) -> io::Result<Option<String>> {
         match self {
-            Self::Pipe(_) => {
-                Ok(self.line("", false).await?.map(|line| String::from_utf8_lossy(&line).into_owned()))
-            }
+            Self::Pipe(_) => Ok(self.line("", false).await?.map(|line| String::from_utf8_lossy(&line).into_owned())),
             Self::Terminal(_) => tokio::task::spawn_blocking(move || rpassword::prompt_password(prompt))
                 .await
                 .map_err(io::Error::other)?

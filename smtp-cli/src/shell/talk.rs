@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
 use smtp_client::sasl::{Credentials, Exposure};
-use smtp_client::{Connection, Error, Local, Observer};
+use smtp_client::{Connection, Error, Local, Observer, Step, TlsError};
 use smtp_core::channel::ChannelInfo;
 use smtp_core::service::Body;
 use smtp_core::types::Reply;
@@ -122,13 +122,20 @@ impl Talk {
             // The server's words are on the screen.
             Err(Error::Refused { .. }) => Ok(Next::Command),
             Err(error @ Error::Local { .. }) => {
-                self.screen.transcript.note(failure_of(&error).what());
+                let failure = failure_of(&error);
+                self.screen.transcript.note(failure.what());
+                if let Some(advice) = failure.advice() {
+                    self.screen.transcript.note(advice);
+                }
                 Ok(Next::Command)
             }
-            Err(Error::Tls(error @ (smtp_client::TlsError::NotOffered | smtp_client::TlsError::Refused(_)))) => {
-                self.screen.transcript.note(error);
+            Err(Error::Tls(TlsError::NotOffered)) => {
+                let why = "STARTTLS is not to be had here: say EHLO first; the server has to offer it, and the URL not to \
+                           say ?tls=none";
+                self.screen.transcript.note(why);
                 Ok(Next::Command)
             }
+            Err(Error::Tls(TlsError::Refused(_))) => Ok(Next::Command),
             Err(error) => Err(failure_of(&error)),
         }
     }
@@ -171,8 +178,9 @@ impl Talk {
                 }
                 // Half a message must not look like a whole one: the connection is dropped, not ended.
                 Ok(None) | Err(_) => {
-                    let why = std::io::Error::other("the input ended before the lone dot; nothing was sent of the message");
-                    return Err(Error::Closed { step: smtp_client::Step::Content, source: Some(why) });
+                    let why =
+                        std::io::Error::other("the input ended before the lone dot; nothing was sent of the message");
+                    return Err(Error::Closed { step: Step::Content, source: Some(why) });
                 }
             }
         }

@@ -42,6 +42,17 @@ fn a_wrong_command_line_is_64_and_says_how_it_is_right() {
 }
 
 #[test]
+fn json_has_every_recipient_even_if_nothing_could_begin() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = folder.path().join("none").to_str().unwrap().to_owned();
+    let ended = crate::play::send("smtp://x", &["--to", "b@x,c@x", "--json", "--tls-ca", &nowhere]);
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    let json = ended.json();
+    assert_eq!(json["recipients"].as_array().unwrap().len(), 2);
+    assert_eq!((&json["error"]["step"], &json["error"]["class"]), (&"setup".into(), &"config".into()));
+}
+
+#[test]
 fn a_bad_variable_is_named() {
     let mut command = smtp(["send"]);
     command.env("SMTP_SEND_TIMEOUT", "soon");
@@ -71,7 +82,11 @@ fn files_that_cannot_be_used_are_named() {
         (vec!["serve".to_owned(), "--user-file".into(), at("none")], 78, "none"),
         (vec!["serve".to_owned(), "--user-file".into(), at("file")], 78, "file:1"),
         (vec!["serve".to_owned(), "--config".into(), at("none")], 78, "none"),
-        (vec!["serve".to_owned(), "--tls-cert".into(), at("file"), "--tls-key".into(), at("file")], 78, "no certificate"),
+        (
+            vec!["serve".to_owned(), "--tls-cert".into(), at("file"), "--tls-key".into(), at("file")],
+            78,
+            "no private key",
+        ),
         (
             ["send", "--server", "smtp://x", "--from", "a@b", "--to", "a@b", "--data"]
                 .map(str::to_owned)

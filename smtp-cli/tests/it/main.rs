@@ -3,6 +3,9 @@
 //! Everything happens on the loopback interface, on ports that the system picks, in folders of its own, and within
 //! bounded time; a test ends no process but those it started.
 
+// The helpers are test code too, which the lint cannot see.
+#![allow(clippy::unwrap_used)]
+
 mod drain;
 mod errors;
 mod manual;

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long anything may take that should take no time.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The command, with none of our variables from whoever runs the tests.
-pub fn smtp<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+pub(crate) fn smtp<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_smtp"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SMTP_")) {
         command.env_remove(name);
@@ -26,25 +26,25 @@ pub fn smtp<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command 
 
 /// What a run came to.
 #[derive(Debug)]
-pub struct Run {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Run {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Run {
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
 /// Runs to the end, in bounded time.
-pub fn run(mut command: Command) -> Run {
+pub(crate) fn run(mut command: Command) -> Run {
     finish(command.spawn().unwrap())
 }
 
 /// Runs with `input` on standard input.
-pub fn run_with(mut command: Command, input: &[u8]) -> Run {
+pub(crate) fn run_with(mut command: Command, input: &[u8]) -> Run {
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     // It may end before it has read all of it.
     let _ = child.stdin.take().unwrap().write_all(input);
@@ -52,7 +52,7 @@ pub fn run_with(mut command: Command, input: &[u8]) -> Run {
 }
 
 /// `smtp send` to `url`, from `a@sender.example`, with `more`.
-pub fn send(url: &str, more: &[&str]) -> Run {
+pub(crate) fn send(url: &str, more: &[&str]) -> Run {
     let arguments = ["send", "--server", url, "--from", "a@sender.example"];
     run(smtp(arguments.iter().chain(more)))
 }
@@ -73,7 +73,7 @@ fn collect(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
 }
 
 /// Waits for the end; after too long a time the child is killed and the test fails.
-pub fn wait(child: &mut Child) -> ExitStatus {
+pub(crate) fn wait(child: &mut Child) -> ExitStatus {
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -90,9 +90,9 @@ pub fn wait(child: &mut Child) -> ExitStatus {
 
 /// A server that runs: `smtp serve` or `smtp sink`. Killed when dropped.
 #[derive(Debug)]
-pub struct Server {
-    pub child: Child,
-    pub urls: Vec<String>,
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) urls: Vec<String>,
     lines: mpsc::Receiver<String>,
     log: Option<JoinHandle<String>>,
     folder: TempDir,
@@ -100,19 +100,19 @@ pub struct Server {
 
 impl Server {
     /// `smtp serve` on a free port of 127.0.0.1, with `more`.
-    pub fn serve(more: &[&str]) -> Self {
+    pub(crate) fn serve(more: &[&str]) -> Self {
         Self::start(&[&["serve", "--listen", "smtp://127.0.0.1:0"], more].concat(), 1)
     }
 
     /// Starts it in a folder of its own and waits until `listeners` are announced.
-    pub fn start(arguments: &[&str], listeners: usize) -> Self {
+    pub(crate) fn start(arguments: &[&str], listeners: usize) -> Self {
         let folder = TempDir::new().unwrap();
         let mut command = smtp(arguments);
         command.current_dir(folder.path());
         Self::of(command, folder, listeners)
     }
 
-    pub fn of(mut command: Command, folder: TempDir, listeners: usize) -> Self {
+    pub(crate) fn of(mut command: Command, folder: TempDir, listeners: usize) -> Self {
         let mut child = command.spawn().unwrap();
         let out = child.stdout.take().unwrap();
         let log = collect(child.stderr.take());
@@ -130,42 +130,42 @@ impl Server {
         server
     }
 
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.urls[0]
     }
 
     /// Where it was started.
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// The messages in a mailbox.
-    pub fn messages(&self, domain: &str, user: &str) -> Vec<String> {
+    pub(crate) fn messages(&self, domain: &str, user: &str) -> Vec<String> {
         let new = self.folder().join("smtp-data/mail").join(domain).join(user).join("new");
         let Ok(entries) = std::fs::read_dir(new) else { return Vec::new() };
         entries.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap()).collect()
     }
 
     /// A connection to its first listener, past the greeting.
-    pub fn connect(&self) -> Line {
+    pub(crate) fn connect(&self) -> Line {
         let mut line = Line::to(self.url());
         assert!(line.reply().starts_with("220 "));
         line
     }
 
     /// Sends it a signal.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 
     /// The next line on its standard output.
-    pub fn line(&self) -> Option<String> {
+    pub(crate) fn line(&self) -> Option<String> {
         self.lines.recv_timeout(PATIENCE).ok()
     }
 
     /// Waits for its end; the exit code, what else it wrote to stdout, and its log.
-    pub fn finish(mut self) -> Run {
+    pub(crate) fn finish(mut self) -> Run {
         let code = wait(&mut self.child).code();
         let stdout = self.lines.iter().map(|line| line + "\n").collect();
         let stderr = self.log.take().map(|log| log.join().unwrap()).unwrap_or_default();
@@ -187,17 +187,17 @@ impl Drop for Server {
 
 /// A client by hand.
 #[derive(Debug)]
-pub struct Line(BufReader<TcpStream>);
+pub(crate) struct Line(BufReader<TcpStream>);
 
 impl Line {
-    pub fn to(url: &str) -> Self {
+    pub(crate) fn to(url: &str) -> Self {
         let stream = TcpStream::connect(url.rsplit('/').next().unwrap()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self(BufReader::new(stream))
     }
 
     /// The last line of the next reply; empty at the end.
-    pub fn reply(&mut self) -> String {
+    pub(crate) fn reply(&mut self) -> String {
         loop {
             let mut line = String::new();
             self.0.read_line(&mut line).unwrap();
@@ -207,7 +207,7 @@ impl Line {
         }
     }
 
-    pub fn say(&mut self, line: &str) -> String {
+    pub(crate) fn say(&mut self, line: &str) -> String {
         self.0.get_mut().write_all(format!("{line}\r\n").as_bytes()).unwrap();
         self.reply()
     }
@@ -215,7 +215,7 @@ impl Line {
 
 /// A server that says what it is told to say: for each connection `greeting`, then for each line the answer of the
 /// first rule whose word the line starts with. A rule's answer may be empty: silence.
-pub fn scripted(greeting: &'static str, rules: &'static [(&'static str, &'static str)]) -> String {
+pub(crate) fn scripted(greeting: &'static str, rules: &'static [(&'static str, &'static str)]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("smtp://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -237,13 +237,13 @@ pub fn scripted(greeting: &'static str, rules: &'static [(&'static str, &'static
 }
 
 /// A port on which nobody listens.
-pub fn dead_port() -> String {
+pub(crate) fn dead_port() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("smtp://{}", listener.local_addr().unwrap())
 }
 
 /// A file in `folder`.
-pub fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
+pub(crate) fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     std::fs::write(&path, text).unwrap();
     path

@@ -45,7 +45,8 @@ fn a_message_from_a_file_or_a_pipe_gets_crlf() {
     let server = Server::serve(&[]);
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), "mail", "Subject: old\nX-Keep: yes\n\nline\r\n.\nend");
-    let sent = send(server.url(), &["--to", "f@localhost", "--data", path.to_str().unwrap(), "--header", "Subject: new"]);
+    let sent =
+        send(server.url(), &["--to", "f@localhost", "--data", path.to_str().unwrap(), "--header", "Subject: new"]);
     assert_eq!(sent.code, Some(0), "{sent:?}");
     let [message] = &*server.messages("localhost", "f") else { panic!() };
     assert!(message.ends_with("Subject: new\nX-Keep: yes\n\nline\n.\nend\n"), "{message:?}");
@@ -73,7 +74,7 @@ fn a_session_can_end_after_each_stage() {
     let server = Server::serve(&[]);
     for (stage, last, next) in [
         ("connect", "<- 220", "-> EHLO"),
-        ("ehlo", "-> EHLO", "STARTTLS\n <-"),
+        ("ehlo", "-> EHLO", "-> STARTTLS"),
         ("starttls", "~> EHLO", "~> MAIL"),
         ("auth", "~> EHLO", "~> MAIL"),
         ("mail", "~> MAIL", "~> RCPT"),

@@ -81,8 +81,15 @@ fn the_line_to_paste_works() {
 
 #[test]
 fn each_listener_is_announced_in_order_with_its_real_port() {
-    let arguments =
-        ["serve", "--listen", "smtps://127.0.0.1:0", "--listen", "smtp://[::1]:0?tls=none", "--listen", "smtp://localhost:0"];
+    let arguments = [
+        "serve",
+        "--listen",
+        "smtps://127.0.0.1:0",
+        "--listen",
+        "smtp://[::1]:0?tls=none",
+        "--listen",
+        "smtp://localhost:0",
+    ];
     let server = Server::start(&arguments, 3);
     for (url, start) in server.urls.iter().zip(["smtps://127.0.0.1:", "smtp://[::1]:", "smtp://127.0.0.1:"]) {
         assert!(url.starts_with(start) && !url.ends_with(":0"), "{url}");
@@ -142,7 +149,9 @@ fn auth_is_offered_where_it_cannot_be_overheard() {
     let wrong = crate::play::file(folder.path(), "wrong", "secret\n");
     let mut line = server.connect();
     line.say("EHLO me");
-    assert!(line.say("AUTH PLAIN AGpvAHNlOmNyZXQ=").starts_with("504"), "not in clear");
+    let reply = line.say("AUTH PLAIN AGpvAHNlOmNyZXQ=");
+    assert!(reply.starts_with('5'), "not in clear: {reply}");
+    drop(line);
     let certificate = server.folder().join("smtp-data/tls/certificate.pem");
     let certificate = certificate.to_str().unwrap();
     for mechanism in ["PLAIN", "LOGIN"] {

@@ -41,8 +41,12 @@ fn lists_and_switches_come_from_everywhere_too() {
     send.env("SMTP_SEND_JSON", "true").env("SMTP_SEND_TRANSCRIPT", "false");
     let sent = run(send);
     assert_eq!(sent.code, Some(67), "{sent:?}");
-    let status: Vec<_> =
-        sent.json()["recipients"].as_array().unwrap().iter().map(|r| r["status"].as_str().unwrap().to_owned()).collect();
+    let status: Vec<_> = sent.json()["recipients"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["status"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(status, ["accepted", "accepted", "refused"]);
     assert!(!sent.stderr.contains("EHLO"));
 }
@@ -75,6 +79,6 @@ fn secrets_are_not_in_the_help() {
         command.env("SMTP_SERVE_USER", "jo:hunter2").env("SMTP_SEND_USER", "hunter2");
         let help = run(command);
         assert_eq!(help.code, Some(0));
-        assert!(!help.stdout.contains("hunter2") && help.stdout.contains("[env: SMTP_"), "{}", help.stdout);
+        assert!(!help.stdout.contains("hunter2") && help.stdout.contains("in the environment"), "{}", help.stdout);
     }
 }

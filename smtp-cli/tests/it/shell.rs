@@ -34,16 +34,17 @@ fn auth_helps_where_it_is_safe() {
     let server = Server::serve(&["--user", "jo:secret"]);
     let certificate = server.folder().join("smtp-data/tls/certificate.pem");
     let certificate = certificate.to_str().unwrap();
-    let input = b"auth\nEHLO me\nstarttls\nEHLO me\nauth plain\nsecret\nquit\n";
+    let input = b"auth\nstarttls\nEHLO me\nstarttls\nEHLO me\nauth plain\nsecret\nquit\n";
     let talk = run_with(smtp(["shell", server.url(), "--user", "jo", "--tls-ca", certificate]), input);
     assert!(talk.stdout.contains("offers no AUTH here"), "{talk:?}");
+    assert!(talk.stdout.contains("STARTTLS is not to be had here: say EHLO first"), "{talk:?}");
     assert!(talk.stdout.contains("~> AUTH PLAIN ***") && talk.stdout.contains("<~ 235 "), "{talk:?}");
     assert!(!talk.stdout.contains("secret") && !talk.stdout.contains("AGpv"), "{talk:?}");
 
     // The same without knowing the server: the password stays here.
     let input = b"EHLO me\nstarttls\nEHLO me\nauth\njo\nsecret\nquit\n";
     let talk = run_with(smtp(["shell", server.url()]), input);
-    assert!(!talk.stdout.contains("AUTH PLAIN") && talk.stdout.contains("credentials are not sent"), "{talk:?}");
+    assert!(!talk.stdout.contains("> AUTH") && talk.stdout.contains("credentials are not sent"), "{talk:?}");
 }
 
 #[test]

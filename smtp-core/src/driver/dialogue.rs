@@ -128,11 +128,13 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
 
     /// Puts a question to the policy. Other calls go on meanwhile: one of them may hold what the policy waits for.
     async fn ask(&mut self, ticket: Ticket, command: Command) -> io::Result<()> {
-        if !self.confirmed && !matches!(command, Command::Connect | Command::Hello(_)) {
-            // Early data could be a replay: nothing past the first EHLO counts before the handshake is complete.
-            self.timer.arm(self.settings.timeouts.upgrade);
-            self.with_deadline(|this, cx| this.wire.poll_confirmed(cx)).await?;
-            self.confirmed = true;
+        let harmless = match command {
+            Command::Connect => true,
+            Command::Hello(_) => self.session.info().hello.is_none(),
+            _ => false,
+        };
+        if !self.confirmed && !harmless {
+            self.confirm().await?;
         }
         let mut request = Some(Request { session: Arc::clone(self.session.info()), command });
         self.timer.arm(self.settings.timeouts.policy);
@@ -166,6 +168,21 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             Poll::Ready(())
         })
         .await;
+        Ok(())
+    }
+
+    /// Early data could be a replay: nothing past the first EHLO counts before the handshake is complete. Then more is
+    /// known of the channel, too.
+    async fn confirm(&mut self) -> io::Result<()> {
+        if !self.wire.is_confirmed().await {
+            self.send().await?;
+            self.timer.arm(self.settings.timeouts.upgrade);
+            self.with_deadline(|this, cx| this.wire.poll_confirmed(cx)).await?;
+            if let Some(channel) = self.wire.info() {
+                self.session.confirmed(channel);
+            }
+        }
+        self.confirmed = true;
         Ok(())
     }
 

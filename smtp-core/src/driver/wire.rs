@@ -1,6 +1,7 @@
 //! Octets in and out of a stream, with buffers that exist only while they hold something.
 
 use core::cell::Cell;
+use core::future::poll_fn;
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 use std::io;
@@ -8,6 +9,7 @@ use std::io;
 use bytes::{Buf, BytesMut};
 use tokio_util::io::poll_read_buf;
 
+use crate::channel::ChannelInfo;
 use crate::stream::ByteStream;
 
 /// How much is read at once while commands are expected, in octets.
@@ -102,6 +104,16 @@ impl Wire {
 
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(self.io()?.as_mut()).poll_shutdown(cx)
+    }
+
+    /// The channel's facts as they are now.
+    pub(super) fn info(&self) -> Option<ChannelInfo> {
+        self.io.as_ref().map(|io| io.info())
+    }
+
+    /// True if what was received is no early data, as on most transports.
+    pub(super) async fn is_confirmed(&mut self) -> bool {
+        poll_fn(|cx| Poll::Ready(matches!(self.poll_confirmed(cx), Poll::Ready(Ok(()))))).await
     }
 
     pub(super) fn poll_confirmed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

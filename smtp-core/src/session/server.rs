@@ -230,14 +230,16 @@ impl Session {
 
     fn command_line(&mut self, input: &mut BytesMut) -> Option<Step> {
         if self.held.is_none() {
-            // RFC 4954 §4: an initial response may be as long as any other.
-            let is_auth = input.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"AUTH "));
             let limits = &self.config.limits;
-            let limit = if is_auth { limits.auth_line.max(limits.line) } else { limits.line };
-            match self.lines.next(input, limit) {
+            // RFC 4954 §4: an initial response may be as long as any other.
+            let limit = |start: &[u8]| {
+                let is_auth = start.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "));
+                if is_auth { limits.auth_line.max(limits.line) } else { limits.line }
+            };
+            match self.lines.next_by(input, limit) {
                 LineStep::Need => return Some(self.read_or_wait()),
                 LineStep::Bad(error) => {
-                    self.refuse_bad_line(error, is_auth);
+                    self.refuse_bad_line(error);
                     return None;
                 }
                 LineStep::Line(len) => {
@@ -274,9 +276,12 @@ impl Session {
         if room { Step::Read } else { Step::Wait }
     }
 
-    fn refuse_bad_line(&mut self, error: LineError, is_auth: bool) {
-        // RFC 4954 §4 has a code of its own for SASL lines that are too long.
-        let detail = if is_auth && matches!(error, LineError::TooLong { .. }) { 6 } else { 2 };
+    fn refuse_bad_line(&mut self, error: LineError) {
+        // RFC 4954 §4 has a code of its own for SASL lines that are too long; only they have this limit.
+        let detail = match error {
+            LineError::TooLong { limit } if limit > self.config.limits.line => 6,
+            _ => 2,
+        };
         let reply = Refusal::new(500, (5, 5, detail), alloc::format!("{error}")).into_reply();
         if self.pending.is_empty() {
             self.say(reply);
@@ -289,29 +294,35 @@ impl Session {
         }
     }
 
-    /// Lines behind which no command can be expected: another protocol's, or a BDAT whose size is not known, so that
-    /// its chunk would be run as commands (RFC 3030 §2 wants the chunk skipped, which nobody can).
+    /// A BDAT whose size is not known: its chunk would be run as commands (RFC 3030 §2 wants it skipped, which nobody
+    /// can).
     fn is_hopeless(&mut self, line: &[u8]) -> bool {
-        const STRANGERS: [&str; 9] = ["GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "CONNECT", "TRACE", "PATCH"];
-        let verb = verb_of(line);
-        if verb.eq_ignore_ascii_case("BDAT") {
+        let hopeless = verb_of(line).eq_ignore_ascii_case("BDAT");
+        if hopeless {
             self.say(Refusal::fixed(501, (5, 5, 4), "BDAT size [LAST], 1 to 20 digits (RFC 3030 §2)").into_reply());
-        } else if STRANGERS.iter().any(|stranger| verb.eq_ignore_ascii_case(stranger)) {
-            self.say_421((4, 7, 0), "this is SMTP, not HTTP");
-        } else {
-            return false;
+            self.close();
         }
-        self.close();
-        true
+        hopeless
     }
 
     fn refuse_line(&mut self, error: CommandError) {
         self.say(match error {
             CommandError::Unrecognized => Refusal::fixed(500, (5, 5, 2), "command not recognized").into_reply(),
+            CommandError::Base64 => Refusal::fixed(501, (5, 5, 2), "not base64 (RFC 4954 §4)").into_reply(),
             CommandError::Syntax(Invalid { what, rule }) => {
                 Refusal::new(501, (5, 5, 4), alloc::format!("{what}: {rule}")).into_reply()
             }
         });
+    }
+
+    /// A verb that nobody knows. One of HTTP's is what a browser was made to send here, with more of it to come.
+    fn refuse_stranger(&mut self, verb: &str) {
+        const HTTP: [&str; 9] = ["GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "CONNECT", "TRACE", "PATCH"];
+        if HTTP.contains(&verb) {
+            self.say_421((4, 7, 0), "this is SMTP, not HTTP");
+        } else {
+            self.say(Refusal::fixed(500, (5, 5, 1), "command not recognized").into_reply());
+        }
     }
 
     fn response_line(&mut self, input: &mut BytesMut) -> Option<Step> {
@@ -323,7 +334,7 @@ impl Session {
             LineStep::Line(len) => len,
             LineStep::Bad(error) => {
                 self.state = State::Ready;
-                self.refuse_bad_line(error, true);
+                self.refuse_bad_line(error);
                 return None;
             }
         };
@@ -348,8 +359,14 @@ impl Session {
             }
             return None;
         }
+        if let Command::Other { verb, .. } = &command
+            && !self.with_context(|registry, context| registry.knows_verb(verb, context))
+        {
+            self.refuse_stranger(verb);
+            return None;
+        }
         if let Law::BadSequence(text) = law(self.state, verb) {
-            let tried = self.transaction.as_ref().is_some_and(|t| t.tried);
+            let tried = self.state == State::Mail && self.transaction.as_ref().is_some_and(|t| t.tried);
             self.say(match verb {
                 // RFC 5321 §3.3: 554 says it better when every RCPT was refused.
                 Verb::Data if tried => Refusal::fixed(554, (5, 5, 1), text).into_reply(),
@@ -434,6 +451,11 @@ impl Session {
         self.transaction = None;
         self.state = State::Greeted;
         self.lines = LineDecoder::default();
+    }
+
+    /// What came as early data is known not to be a replay; these are the channel's facts now.
+    pub fn confirmed(&mut self, channel: ChannelInfo) {
+        Arc::make_mut(&mut self.info).channel = channel;
     }
 
     /// The text of the reply to EHLO.

@@ -21,6 +21,9 @@ pub enum CommandError {
     /// The verb is known, what follows is not as it must be.
     #[error(transparent)]
     Syntax(#[from] Invalid),
+    /// The initial response of AUTH is not base64, which has a reply of its own (RFC 4954 §4).
+    #[error("not base64 (RFC 4954 §4)")]
+    Base64,
 }
 
 /// Reads a command line, without its CRLF.
@@ -174,7 +177,7 @@ fn auth(arguments: &str) -> Result<Command, CommandError> {
         None | Some("") => None,
         // An initial response of no octets (RFC 4954 §4).
         Some("=") => Some(Secret::default()),
-        Some(text) => Some(base64(text.as_bytes())?),
+        Some(text) => Some(base64(text.as_bytes()).map_err(|_| CommandError::Base64)?),
     };
     Ok(Command::Auth { mechanism: upper(mechanism), initial })
 }

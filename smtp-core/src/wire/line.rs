@@ -50,9 +50,16 @@ pub struct LineDecoder {
 impl LineDecoder {
     /// Looks for a line of at most `limit` octets, CRLF included. A bare CR or LF is reported as soon as it is seen.
     pub fn next(&mut self, input: &mut BytesMut, limit: usize) -> LineStep {
+        self.next_by(input, |_| limit)
+    }
+
+    /// As [`LineDecoder::next`], with a limit that depends on how the line begins. What is left of a refused line is
+    /// gone by then.
+    pub fn next_by(&mut self, input: &mut BytesMut, limit: impl FnOnce(&[u8]) -> usize) -> LineStep {
         if self.swallowing && !self.swallow(input) {
             return if self.swallowed > SWALLOW_MAX { LineStep::Bad(LineError::Endless) } else { LineStep::Need };
         }
+        let limit = limit(input);
         // A line that ends within the limit has its CR at `limit - 2` at the latest.
         let last_cr = limit.saturating_sub(2);
         let found = input.get(self.scanned..).and_then(|rest| memchr2(b'\r', b'\n', rest)).map(|i| i + self.scanned);

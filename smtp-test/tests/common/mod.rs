@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests; the exception for tests covers only their functions")]
 
+pub mod model;
 #[path = "../../../tests/src/scenarios.rs"]
 pub mod scenarios;
 

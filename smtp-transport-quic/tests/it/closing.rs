@@ -92,8 +92,7 @@ async fn a_client_that_reads_no_more_ends_its_session_and_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_refuses_in_mid_body_replies_first_and_then_stops_the_sender() {
-    let (_network, listener, connector) =
-        Sim::parts(1, path(), QuicOptions::default(), ConnectOptions::default());
+    let (_network, listener, connector) = Sim::parts(1, path(), QuicOptions::default(), ConnectOptions::default());
     let full = service_fn(async |t: Transaction| {
         let n = t.envelope.recipients.len();
         Ok::<_, BoxError>(Outcome::all(Err(Refusal::fixed(452, (4, 3, 1), "full")), n))

@@ -46,6 +46,8 @@ fn early_sim(asked: &Asked) -> Sim {
 async fn earn_ticket(sim: &Sim) {
     let mut stream = sim.connect().await.open().await.unwrap();
     assert_eq!(codes(&talk(&mut stream, b"EHLO c\r\nQUIT\r\n").await.unwrap()), ["220", "250", "221"]);
+    // Tickets come behind the handshake, which a session in early data may outrun.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     drop(stream);
     sim.connector.wait_idle().await;
 }
@@ -81,12 +83,32 @@ async fn a_mail_in_early_data_takes_two_round_trips_and_waits_for_the_handshake(
 }
 
 #[tokio::test(start_paused = true)]
+async fn with_the_default_windows_early_data_saves_a_round_trip() {
+    let early_data = EarlyData::Gated;
+    let server = QuicOptions { early_data, ..Default::default() };
+    let sim = Sim::with(1, path(), server, ConnectOptions { early_data, ..Default::default() });
+    for (milliseconds, what) in [(150, "no ticket"), (100, "early data")] {
+        let begin = Instant::now();
+        let mut stream = sim.connect().await.open().await.unwrap();
+        let flight = flight(1, 20_000);
+        stream.write_all(&flight[..flight.len() - 6]).await.unwrap();
+        let mut said = String::new();
+        while codes(&said).len() < 5 {
+            said.push_str(&until(&mut stream, "250").await);
+        }
+        assert_eq!(begin.elapsed().as_millis(), milliseconds, "{what}");
+        assert_eq!(codes(&talk(&mut stream, b"QUIT\r\n").await.unwrap()), ["221"]);
+        drop(stream);
+        sim.connector.wait_idle().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_flight_that_is_replayed_a_thousand_times_delivers_nothing() {
     let asked = Asked::default();
     let sim = early_sim(&asked);
     let mut replays = 0_u16;
     for round in 0..10 {
-        if round==1 { sim.network.tap(|d| { println!("{} -> {} {} {:02x} at {:?}", d.from,d.to,d.payload.len(), d.payload[0], Instant::now()); Fate::Path }); }
         earn_ticket(&sim).await;
         let sessions = sim.served.sessions.load(std::sync::atomic::Ordering::Relaxed);
         asked.lock().unwrap().clear();

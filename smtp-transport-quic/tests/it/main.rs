@@ -1,5 +1,8 @@
 //! The transport with the driver on top: on loopback sockets, and on a simulated network in virtual time.
 
+// The helpers are test code too, which the lint cannot see.
+#![allow(clippy::unwrap_used)]
+
 mod chaos;
 mod closing;
 mod early;

@@ -75,7 +75,11 @@ pub fn smtp_source<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Result
     tool(&locate("smtp-source")?, args, b"")
 }
 
-pub(crate) fn tool<S: AsRef<OsStr>>(program: &Path, args: impl IntoIterator<Item = S>, stdin: &[u8]) -> Result<Output, Skip> {
+pub(crate) fn tool<S: AsRef<OsStr>>(
+    program: &Path,
+    args: impl IntoIterator<Item = S>,
+    stdin: &[u8],
+) -> Result<Output, Skip> {
     let mut command = Command::new(program);
     command.args(args);
     finish(command, stdin)

@@ -4,3 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod docs;
+mod examples;
+mod interop;
+mod transports;

@@ -34,9 +34,6 @@ impl Session {
             Command::Bdat { .. } if !self.offers("CHUNKING") => {
                 Err(Refusal::fixed(502, (5, 5, 1), "CHUNKING is not offered here"))
             }
-            Command::Other { verb, .. } if !self.with_context(|r, c| r.knows_verb(verb, c)) => {
-                Err(Refusal::fixed(500, (5, 5, 1), "command not recognized"))
-            }
             _ => Ok(()),
         }
     }

@@ -167,6 +167,10 @@ impl Session {
             Law::BadSequence(text) => text,
             Law::Go(_) | Law::Never => "CHUNKING is not offered here",
         };
+        // A recipient that came now would get half a message.
+        if matches!(self.state, State::Mail | State::Rcpt) {
+            self.lose_chunks(false);
+        }
         self.swallow(size, Refusal::fixed(503, (5, 5, 1), text).into_reply());
     }
 

@@ -1,0 +1,209 @@
+//! One suite, every transport: the scenario files and the transport kit, unchanged, over all of them. Same octets and
+//! same channel facts, same replies.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use smtp_core::stream::{
+    BoxFuture, ByteStream, Connection, Connector, Listener, Target, TlsMode, TlsPolicy, Verification,
+};
+use smtp_core::types::Host;
+use smtp_test::kit::{self, Pair};
+use smtp_test::memory::{Knobs, MemoryListener};
+use smtp_test::scenario::{Report, Runner, Scenario};
+use smtp_tests::scenarios::{Reference, folder, reference_stack};
+use smtp_tls::{ClientTls, SelfSigned, ServerTls};
+use smtp_transport_quic::{ConnectOptions as QuicConnectOptions, QuicConnector, QuicListener, QuicOptions};
+use smtp_transport_tcp::{ListenOptions, TcpConnector, TcpListener, Tls};
+use tokio::task::JoinSet;
+
+/// Scenarios that say more than holds on a transport, and why.
+const EXCEPT: [(&str, &str, &str); 1] = [(
+    "starttls-injection-tls.txt",
+    "TCP, STARTTLS offered",
+    "a failed TLS handshake says so in an alert before it closes; the in-memory stand-in has no alerts",
+)];
+
+/// How many conversations run at a time.
+const PARALLEL: usize = 16;
+
+/// A listener, and what reaches it.
+struct Transport {
+    name: &'static str,
+    listener: Box<dyn Listener>,
+    connector: Box<dyn Connector>,
+    target: Target,
+    policy: TlsPolicy,
+    /// Both sides upgrade before anything is said.
+    upgraded: bool,
+}
+
+/// Every transport: a new one joins with a line.
+fn transports(tls: &Path) -> Vec<Arc<Transport>> {
+    let own = SelfSigned::load_or_create(tls, &["localhost"]).unwrap();
+    let (server, client) =
+        (ServerTls::builder().identity(own.identity()).build().unwrap(), ClientTls::builder().build().unwrap());
+    let verification = own.pin().into();
+    let policy = |mode| TlsPolicy { mode, verification: Verification::clone(&verification) };
+    let memory = |name, knobs| {
+        let listener = MemoryListener::new(knobs);
+        let connector = Box::new(listener.connector());
+        make(name, listener, connector, 0, TlsPolicy::NONE, false)
+    };
+    let tcp = |name, tls: fn(ServerTls) -> Tls, policy, upgraded| {
+        let options = ListenOptions { tls: tls(server.clone()), ..ListenOptions::default() };
+        let listener = TcpListener::bind(ANY, options).unwrap();
+        let port = listener.local_addr().port();
+        make(name, listener, Box::new(TcpConnector::new(client.clone())), port, policy, upgraded)
+    };
+    let quic = |name| {
+        let listener = QuicListener::bind(ANY, &server, QuicOptions::default()).unwrap();
+        let port = listener.url().rsplit(':').next().unwrap().parse().unwrap();
+        let connector = QuicConnector::new(&client, QuicConnectOptions::default()).unwrap();
+        make(name, listener, Box::new(connector), port, policy(TlsMode::Implicit), false)
+    };
+    vec![
+        memory("memory", Knobs::default()),
+        tcp("TCP", |_| Tls::None, TlsPolicy::NONE, false),
+        tcp("TCP, STARTTLS offered", Tls::StartTls, policy(TlsMode::Required), false),
+        tcp("TCP, upgraded", Tls::StartTls, policy(TlsMode::Required), true),
+        tcp("implicit TLS", Tls::Implicit, policy(TlsMode::Implicit), false),
+        quic("QUIC"),
+    ]
+}
+
+const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+fn make(
+    name: &'static str,
+    listener: impl Listener,
+    connector: Box<dyn Connector>,
+    port: u16,
+    policy: TlsPolicy,
+    upgraded: bool,
+) -> Arc<Transport> {
+    let target = Target::host(Host::Literal(ANY.ip().into()), port);
+    Arc::new(Transport { name, listener: Box::new(listener), connector, target, policy, upgraded })
+}
+
+/// What a side holds as long as it talks.
+type End = (Box<dyn ByteStream>, Box<dyn Connection>);
+
+impl Transport {
+    async fn client(&self) -> std::io::Result<End> {
+        let error = |error| std::io::Error::other(format!("{}: {error}", self.name));
+        let mut connection = self.connector.connect(&self.target, &self.policy).await.map_err(error)?;
+        let mut stream = connection.open().await?;
+        if self.upgraded {
+            stream = stream.upgrade().await?;
+        }
+        Ok((stream, connection))
+    }
+
+    async fn server(&self) -> std::io::Result<End> {
+        let mut connection = self.listener.accept().await?;
+        let mut stream = connection.accept().await?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        if self.upgraded {
+            stream = stream.upgrade().await?;
+        }
+        Ok((stream, connection))
+    }
+
+    /// Plays one scenario; `None` if it passed.
+    async fn play(self: Arc<Self>, scenario: Arc<Scenario>, reference: Reference) -> Result<bool, String> {
+        let serving = Arc::clone(&self);
+        let session = tokio::spawn(async move {
+            let (stream, connection) = serving.server().await?;
+            let result = reference.serve(stream).await;
+            drop(connection);
+            result
+        });
+        let (stream, connection) = self.client().await.map_err(|error| error.to_string())?;
+        let report = Runner::default().run(&scenario, stream).await;
+        drop(connection);
+        // How the channel ended is the scenario's business; that the session ends is ours.
+        let _ = tokio::time::timeout(Duration::from_secs(30), session).await.map_err(|_| "the session did not end")?;
+        match report {
+            Ok(Report::Passed(_)) => Ok(true),
+            Ok(Report::Skipped(_)) => Ok(false),
+            Err(mismatch) => Err(format!("{}: {mismatch}", self.name)),
+        }
+    }
+}
+
+fn provider() {
+    // A second test may have been faster.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+/// Runs `f` with a runtime that does not outlive it.
+fn with_runtime(f: impl Future<Output = ()>) {
+    provider();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, f);
+}
+
+#[test]
+fn every_scenario_over_every_transport() {
+    with_runtime(async {
+        let folder_of_keys = tempfile::tempdir().unwrap();
+        let scenarios: Vec<_> = Scenario::load_all(&folder()).unwrap().into_iter().map(Arc::new).collect();
+        // Real time passes here; tarpits are tested in virtual time.
+        let reference = reference_stack().with(|config| config.limits.tarpit = Duration::ZERO);
+        let mut failures = Vec::new();
+        for transport in transports(folder_of_keys.path()) {
+            let (mut passed, mut plays) = (0, JoinSet::new());
+            let mut left = scenarios.iter();
+            loop {
+                while plays.len() < PARALLEL {
+                    let Some(scenario) = left.next() else { break };
+                    let except =
+                        |(name, on, _): &&(&str, &str, &str)| scenario.name().ends_with(name) && *on == transport.name;
+                    if let Some((name, on, why)) = EXCEPT.iter().find(except) {
+                        println!("{on}: {name} left out: {why}");
+                        continue;
+                    }
+                    // One listener, many conversations: which server end meets which client is all one, they are alike.
+                    plays.spawn_local(Arc::clone(&transport).play(Arc::clone(scenario), reference.clone()));
+                }
+                match plays.join_next().await {
+                    None => break,
+                    Some(Ok(Ok(true))) => passed += 1,
+                    Some(Ok(Ok(false))) => {}
+                    Some(Ok(Err(failure))) => failures.push(failure),
+                    Some(Err(error)) => failures.push(format!("{}: {error}", transport.name)),
+                }
+            }
+            println!("{}: {passed} of {} scenarios passed, the others do not apply", transport.name, scenarios.len());
+            if passed < scenarios.len() / 2 {
+                failures.push(format!("{}: only {passed} scenarios apply", transport.name));
+            }
+        }
+        assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n\n"));
+    });
+}
+
+#[test]
+fn every_transport_passes_the_kit() {
+    with_runtime(async {
+        let folder_of_keys = tempfile::tempdir().unwrap();
+        for transport in transports(folder_of_keys.path()) {
+            let make = async || {
+                let serving = Arc::clone(&transport);
+                let server = tokio::spawn(async move { serving.server().await });
+                let (client, kept) = transport.client().await?;
+                let (send, receive) = tokio::sync::oneshot::channel();
+                let server: BoxFuture<'static, _> = Box::pin(async move {
+                    let (stream, connection) = server.await.map_err(std::io::Error::other)??;
+                    let _ = send.send(connection);
+                    Ok(stream)
+                });
+                Ok(Pair::later(client, server).keeping(kept).keeping(receive))
+            };
+            let checked = kit::check(make).await.unwrap_or_else(|failures| panic!("{}: {failures}", transport.name));
+            println!("{}: {checked:?}", transport.name);
+        }
+    });
+}
