@@ -118,6 +118,21 @@ pub trait Listener: Send + Sync + 'static {
     fn is_local(&self) -> bool;
 }
 
+#[async_trait]
+impl Listener for Box<dyn Listener> {
+    async fn accept(&self) -> io::Result<Box<dyn Connection>> {
+        (**self).accept().await
+    }
+
+    fn url(&self) -> String {
+        (**self).url()
+    }
+
+    fn is_local(&self) -> bool {
+        (**self).is_local()
+    }
+}
+
 /// Where connections come from, on the client's side.
 #[async_trait]
 pub trait Connector: Send + Sync + 'static {
@@ -127,4 +142,11 @@ pub trait Connector: Send + Sync + 'static {
     /// # Errors
     /// [`ConnectError`] names the step that failed.
     async fn connect(&self, target: &Target, policy: &TlsPolicy) -> Result<Box<dyn Connection>, ConnectError>;
+}
+
+#[async_trait]
+impl Connector for Box<dyn Connector> {
+    async fn connect(&self, target: &Target, policy: &TlsPolicy) -> Result<Box<dyn Connection>, ConnectError> {
+        (**self).connect(target, policy).await
+    }
 }

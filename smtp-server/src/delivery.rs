@@ -4,7 +4,6 @@
 //! Deliveries: [`Sink`] throws away, [`Recorder`] keeps for a test to look at, and [`Maildir`](crate::maildir::Maildir)
 //! stores.
 
-mod inspect;
 mod loop_check;
 mod received;
 mod recorder;

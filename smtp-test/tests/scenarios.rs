@@ -68,7 +68,7 @@ async fn play_all(reference: &Reference, known: &[(&str, &str)]) -> BTreeMap<Str
             if scenario.client_octets().len() > 100_000 && knobs.capacity.min(knobs.server.read).min(knobs.client.write) < 10 {
                 continue;
             }
-            let begin = std::time::Instant::now();
+            let begin = std::time::Instant::now(); eprintln!("{name} {channel}");
             let played = play(&scenario, reference, &knobs).await;
             if begin.elapsed().as_millis() > 500 { println!("SLOW {name} {channel} {:?}", begin.elapsed()); }
             match played {

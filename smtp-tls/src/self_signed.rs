@@ -35,7 +35,7 @@ const CERTIFICATE_FILE: &str = "certificate.pem";
 /// else vouches for it, so a client needs its [pin](SelfSigned::pin) or its [file](SelfSigned::certificate_file).
 ///
 /// The folder (mode 0700 if it is made here) holds `identity.pem` (mode 0600), key and certificate, and
-/// `certificate.pem` (mode 0644), the certificate alone.
+/// `certificate.pem` (mode 0600), the certificate alone.
 #[derive(Debug, Clone)]
 pub struct SelfSigned {
     identity_file: PathBuf,
@@ -112,7 +112,7 @@ impl SelfSigned {
         };
         let certificate_file = dir.join(CERTIFICATE_FILE);
         if fs::read_to_string(&certificate_file).ok().as_deref() != Some(&*kept.certificate_pem) {
-            publish(&certificate_file, kept.certificate_pem.as_bytes(), 0o644, Publish::Replace)
+            publish(&certificate_file, kept.certificate_pem.as_bytes(), 0o600, Publish::Replace)
                 .map_err(|e| fault(&certificate_file, e))?;
         }
         Ok(Self { identity_file: file, certificate_file, pin: kept.pin, not_after: kept.not_after, created })

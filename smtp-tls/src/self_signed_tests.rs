@@ -103,7 +103,7 @@ mod modes {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("tls");
         let made = SelfSigned::load_or_create(&dir, &[]).unwrap();
-        assert_eq!((mode(&dir), mode(&made.identity_file), mode(made.certificate_file())), (0o700, 0o600, 0o644));
+        assert_eq!((mode(&dir), mode(&made.identity_file), mode(made.certificate_file())), (0o700, 0o600, 0o600));
     }
 
     /// The umask belongs to the whole process, so a shell sets it for a process of its own: this test once more.
@@ -113,7 +113,7 @@ mod modes {
         if let Some(dir) = std::env::var_os(DIR) {
             let made = SelfSigned::load_or_create(Path::new(&dir), &[]).unwrap();
             assert_eq!((mode(Path::new(&dir)), mode(&made.identity_file)), (0o700, 0o600));
-            assert_eq!(mode(made.certificate_file()), 0o644);
+            assert_eq!(mode(made.certificate_file()), 0o600);
             return;
         }
         for umask in ["000", "022", "777"] {

@@ -32,6 +32,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             if let Poll::Ready(result) = self.delivery.poll_ready(cx) {
                 return Poll::Ready(result.map_err(Into::into));
             }
+            self.poll_say(cx);
             ready!(self.timer.poll(cx));
             Poll::Ready(Err(late().into()))
         })
@@ -57,6 +58,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
                 // It dropped the body unread: its answer is all there is to wait for.
                 Some(Poll::Ready(Want::Nothing) | Poll::Pending) | None => {}
             }
+            self.poll_say(cx);
             ready!(self.timer.poll(cx));
             self.give_up_on_delivery();
             Poll::Ready(())
@@ -95,6 +97,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
                 Poll::Ready(Want::Nothing) => return Poll::Ready(()),
                 Poll::Pending => {}
             }
+            self.poll_say(cx);
             ready!(self.timer.poll(cx));
             self.give_up_on_delivery();
             Poll::Ready(())
@@ -120,6 +123,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
                 delivering.feed.end(cx);
                 told = true;
             }
+            self.poll_say(cx);
             ready!(self.timer.poll(cx));
             // It has all the content: it may still finish, and the sender's second try be a duplicate, which is
             // better than a loss.
@@ -136,6 +140,12 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
         })
         .await;
         Ok(())
+    }
+
+    /// Sends what there is to say while the delivery takes its time: replies are not held back for it (RFC 2920 §3.2).
+    /// A channel that breaks is found out by whoever uses it next.
+    fn poll_say(&mut self, cx: &mut Context<'_>) {
+        let _ = self.wire.poll_send(self.session.output(), cx);
     }
 
     /// The delivery has not moved for too long.

@@ -58,8 +58,10 @@ enum Inner {
 struct Mapped {
     inner: Body,
     prefix: Bytes,
-    map: Box<dyn FnMut(Bytes) -> Bytes + Send>,
+    map: Map,
 }
+
+type Map = Box<dyn FnMut(Bytes) -> Result<Bytes, Truncated> + Send>;
 
 impl Body {
     /// A body with the whole content at hand.
@@ -82,17 +84,25 @@ impl Body {
     pub fn prefixed(self, prefix: impl Into<Bytes>) -> Self {
         let prefix = prefix.into();
         let size = self.size.map(|size| size + prefix.len() as u64);
-        Self::mapping(self, prefix, size, Box::new(|data| data))
+        Self::mapping(self, prefix, size, Box::new(Ok))
     }
 
-    /// The same with each piece passed through `map`, for layers that look at or change content. The pieces are cut
-    /// anywhere. An empty result is skipped.
+    /// The same with each piece passed through `map`, for layers that change content. The pieces are cut anywhere. An
+    /// empty result is skipped.
     #[must_use]
-    pub fn map(self, map: impl FnMut(Bytes) -> Bytes + Send + 'static) -> Self {
-        Self::mapping(self, Bytes::new(), None, Box::new(map))
+    pub fn map(self, mut map: impl FnMut(Bytes) -> Bytes + Send + 'static) -> Self {
+        Self::mapping(self, Bytes::new(), None, Box::new(move |data| Ok(map(data))))
     }
 
-    fn mapping(inner: Self, prefix: Bytes, size: Option<u64>, map: Box<dyn FnMut(Bytes) -> Bytes + Send>) -> Self {
+    /// The same with each piece shown to `look`, for layers that watch content. An error ends the content there,
+    /// truncated, so that nothing behind can take it for whole.
+    #[must_use]
+    pub fn inspect(self, mut look: impl FnMut(&[u8]) -> Result<(), Truncated> + Send + 'static) -> Self {
+        let size = self.size;
+        Self::mapping(self, Bytes::new(), size, Box::new(move |data| look(&data).map(|()| data)))
+    }
+
+    fn mapping(inner: Self, prefix: Bytes, size: Option<u64>, map: Map) -> Self {
         Self { size, inner: Inner::Mapped(Box::new(Mapped { inner, prefix, map })) }
     }
 
@@ -169,7 +179,7 @@ impl Mapped {
         loop {
             match std::task::ready!(self.inner.poll_next(cx))? {
                 Chunk::Data(data) => {
-                    let data = (self.map)(data);
+                    let data = (self.map)(data)?;
                     if !data.is_empty() {
                         return Poll::Ready(Ok(Chunk::Data(data)));
                     }

@@ -7,12 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
-use smtp_core::service::{Outcome, Transaction};
+use smtp_core::service::{Outcome, Transaction, Truncated};
 use smtp_core::types::Refusal;
 use tower_layer::Layer;
 use tower_service::Service;
-
-use super::inspect::inspect;
 
 /// Refuses mail with too many `Received` fields: 554 5.4.6 (RFC 5321 §6.3).
 ///
@@ -68,11 +66,11 @@ impl<S: Service<Transaction, Response = Outcome>> Service<Transaction> for LoopC
         let looped = Arc::new(AtomicBool::new(false));
         let found = Arc::clone(&looped);
         let (mut hops, max) = (Hops::default(), self.max);
-        transaction.body = inspect(transaction.body, move |data| {
+        transaction.body = transaction.body.inspect(move |data| {
             hops.read(data);
             if hops.count > max {
                 found.store(true, Ordering::Release);
-                return Err("too many hops");
+                return Err(Truncated("too many hops"));
             }
             Ok(())
         });
@@ -192,7 +190,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_size_is_passed_on() {
-        let body = inspect(Body::from_bytes(&b"abc"[..]), |_| Ok(()));
+        let body = Body::from_bytes(&b"abc"[..]).inspect(|_| Ok(()));
         assert_eq!(body.size(), Some(3));
         let sink = Sink::new();
         deliver(&mut LoopLayer::new(0).layer(sink.clone()), &["<x@y.example>"], Body::from_bytes(&b"a: b\r\n"[..]))

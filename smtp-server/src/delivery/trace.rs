@@ -14,7 +14,6 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::{Level, debug, info};
 
-use super::inspect::inspect;
 use crate::policy::safe;
 
 /// Logs one line for each transaction at level `info`: session, id, sender, number of recipients, octets of content,
@@ -66,7 +65,7 @@ where
             since: Instant::now(),
             written: false,
         };
-        transaction.body = inspect(transaction.body, move |data| {
+        transaction.body = transaction.body.inspect(move |data| {
             octets.fetch_add(data.len() as u64, Ordering::Relaxed);
             Ok(())
         });

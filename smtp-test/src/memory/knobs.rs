@@ -97,7 +97,7 @@ pub struct Pace {
     pub read: usize,
     /// The most octets that one write takes. Default: no bound.
     pub write: usize,
-    /// Each so-manyth poll, of any kind, says `Pending` for no reason and wakes at once. 0 and 1: never, the default.
+    /// Each so-manyth read, write and flush says `Pending` for no reason and wakes at once. 0 and 1: never, the default.
     pub pending: u32,
     /// What is written leaves when it is flushed, or when 4 KiB have come together. Default: it leaves at once. Finds
     /// who forgets to flush.

@@ -34,13 +34,35 @@ pub struct MemoryStream {
     info: ChannelInfo,
     /// Octets are masked: TLS is up.
     masked: bool,
-    polls: u32,
+    polls: Polls,
     unflushed: Vec<u8>,
     sleep: Option<Pin<Box<Sleep>>>,
     /// The other end, until the first octet makes it visible.
     pub(super) announcement: Option<Announcement>,
     /// The stream's place among those of its connection; free when both ends are gone.
     pub(super) place: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+/// Polls so far, each kind by itself: one counter for all could resonate with a caller that polls several things in
+/// turn, and let the same one be in vain for ever.
+#[derive(Debug, Default)]
+struct Polls {
+    read: u32,
+    write: u32,
+    flush: u32,
+}
+
+/// True if this poll is to be in vain.
+fn is_in_vain(polls: &mut u32, pace: Pace, cx: &Context<'_>) -> bool {
+    if pace.pending < 2 {
+        return false;
+    }
+    *polls = polls.wrapping_add(1);
+    let vain = polls.is_multiple_of(pace.pending);
+    if vain {
+        cx.waker().wake_by_ref();
+    }
+    vain
 }
 
 impl MemoryStream {
@@ -70,25 +92,12 @@ impl MemoryStream {
             tls: knobs.tls,
             info,
             masked: implicit,
-            polls: 0,
+            polls: Polls::default(),
             unflushed: Vec::new(),
             sleep: None,
             announcement: None,
             place: None,
         }
-    }
-
-    /// True if this poll is to be in vain.
-    fn is_in_vain(&mut self, cx: &Context<'_>) -> bool {
-        if self.pace.pending < 2 {
-            return false;
-        }
-        self.polls = self.polls.wrapping_add(1);
-        let vain = self.polls.is_multiple_of(self.pace.pending);
-        if vain {
-            cx.waker().wake_by_ref();
-        }
-        vain
     }
 
     fn send(&mut self, octets: &[u8], cx: &Context<'_>) -> Poll<io::Result<usize>> {
@@ -142,7 +151,8 @@ fn established() -> TlsInfo {
 
 impl AsyncRead for MemoryStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.is_in_vain(cx) {
+        let this = &mut *self;
+        if is_in_vain(&mut this.polls.read, this.pace, cx) {
             return Poll::Pending;
         }
         let room = buf.remaining().min(self.pace.read);
@@ -178,7 +188,8 @@ impl AsyncRead for MemoryStream {
 
 impl AsyncWrite for MemoryStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        if self.is_in_vain(cx) {
+        let this = &mut *self;
+        if is_in_vain(&mut this.polls.write, this.pace, cx) {
             return Poll::Pending;
         }
         let n = octets.len().min(self.pace.write);
@@ -198,14 +209,16 @@ impl AsyncWrite for MemoryStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_in_vain(cx) {
+        let this = &mut *self;
+        if is_in_vain(&mut this.polls.flush, this.pace, cx) {
             return Poll::Pending;
         }
         self.poll_drain(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_in_vain(cx) {
+        let this = &mut *self;
+        if is_in_vain(&mut this.polls.flush, this.pace, cx) {
             return Poll::Pending;
         }
         ready!(self.poll_drain(cx))?;

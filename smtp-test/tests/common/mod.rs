@@ -1,6 +1,6 @@
 //! What the integration tests share.
 
-#![allow(dead_code, reason = "each test uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests; the exception for tests covers only their functions")]
 
 pub mod model;

@@ -47,9 +47,9 @@ impl Session {
         let offer = config.mechanisms().iter().find(|offer| offer.name.eq_ignore_ascii_case(mechanism));
         match offer {
             _ if config.mechanisms().is_empty() => Err(Refusal::fixed(502, (5, 5, 1), "AUTH is not offered here")),
-            // RFC 4954 §6
+            // RFC 4954 §4; 538 is "for historical purposes only" (§6).
             Some(offer) if offer.needs_secure && !self.info.channel.secure => {
-                Err(Refusal::fixed(538, (5, 7, 11), "encryption is required for this mechanism: use STARTTLS first"))
+                Err(Refusal::fixed(504, (5, 5, 4), "this mechanism needs encryption: use STARTTLS first"))
             }
             Some(_) => Ok(()),
             None => Err(Refusal::fixed(504, (5, 5, 4), "mechanism not offered")),
