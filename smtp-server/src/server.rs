@@ -160,9 +160,10 @@ where
             };
             // One connection is held here at most; the others wait in the listener's queue.
             let Ok(place) = Arc::clone(&running.places).acquire_owned().await else { return };
-            let serving = Arc::clone(&running).connection(connection);
+            let serving = Arc::clone(&running);
             running.connections.spawn(async move {
-                serving.await;
+                // Made in here: a future that is captured takes its place twice, and every idle session would pay.
+                serving.connection(connection).await;
                 drop(place);
             });
         }

@@ -141,6 +141,8 @@ struct Log {
     from_server: Vec<u8>,
     client_ended: bool,
     server_ended: bool,
+    /// Octets of a chunk that are still to come from the client.
+    chunk: usize,
 }
 
 enum Entry {
@@ -162,6 +164,7 @@ impl Transcript {
             from_server: Vec::new(),
             client_ended: false,
             server_ended: false,
+            chunk: 0,
         })))
     }
 
@@ -175,14 +178,25 @@ impl Transcript {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn record(&self, from: Side, octets: &[u8]) {
+    fn record(&self, from: Side, mut octets: &[u8]) {
         let mut log = self.lock();
-        for piece in octets.split_inclusive(|octet| *octet == b'\n') {
+        while !octets.is_empty() {
+            // A chunk (RFC 3030) is no line, and what follows it is a new one.
+            let chunk = if from == Side::Client { log.chunk } else { 0 };
+            let here = if chunk > 0 { octets.get(..chunk).unwrap_or(octets) } else { octets };
+            let len = here.iter().position(|octet| *octet == b'\n').map_or(here.len(), |at| at + 1);
+            let (piece, rest) = octets.split_at(len);
+            octets = rest;
             let open = log.open(from);
             open.extend_from_slice(piece);
-            if open.ends_with(b"\n") || open.len() >= LINE_MAX {
-                let line = std::mem::take(open);
-                log.push(Entry::Octets(from, line));
+            let whole = open.ends_with(b"\n");
+            if chunk > 0 {
+                log.chunk -= len;
+            } else if whole && from == Side::Client {
+                log.chunk = chunk_size(&log.from_client);
+            }
+            if whole || log.open(from).len() >= LINE_MAX || (chunk > 0 && chunk == len) {
+                log.close_line(from);
             }
         }
     }
@@ -263,6 +277,16 @@ impl Log {
             }
         }
     }
+}
+
+/// How many octets follow a line that is no line themselves: those of BDAT.
+fn chunk_size(line: &[u8]) -> usize {
+    let Some((verb, rest)) = line.split_at_checked(5) else { return 0 };
+    if !verb.eq_ignore_ascii_case(b"BDAT ") {
+        return 0;
+    }
+    let digits = rest.split(|octet| !octet.is_ascii_digit()).next().unwrap_or_default();
+    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
 /// One line of a scenario for `octets`.
@@ -356,6 +380,15 @@ mod tests {
         let text = transcript.to_string();
         assert!(text.starts_with("# "), "{text}");
         assert!(text.len() < LINE_MAX + 100, "{}", text.len());
+    }
+
+    #[test]
+    fn chunks_are_told_from_lines() {
+        let transcript = Transcript::new(10_000);
+        for octet in b"BDAT 4\r\none\rbdat 7 LAST\r\nx\r\nNOOPNOOP\r\n" {
+            transcript.record(Side::Client, &[*octet]);
+        }
+        assert_eq!(transcript.to_string(), "C: BDAT 4\nC+: one\\r\nC: bdat 7 LAST\nC: x\nC+: NOOP\nC: NOOP\n");
     }
 
     #[test]

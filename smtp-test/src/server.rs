@@ -2,7 +2,7 @@
 //!
 //! The same files as for a client, seen from the other side: what stands behind `C:` is expected, what stands behind
 //! `S:` is sent. In a `C:` line `*` stands for any text; in an `S:` line it is sent as `any`, and `...` ends the reply.
-//! `ONLY` holds, `NEEDS` and `WITHOUT` are about real servers and do not.
+//! Where that is the reply to the first EHLO, it offers the keywords that `NEEDS` names.
 //!
 //! ```
 //! use smtp_test::scenario::Scenario;
@@ -36,7 +36,7 @@ use tokio::task::JoinHandle;
 use crate::Side;
 use crate::memory::{Knobs, MemoryConnector, MemoryListener};
 use crate::recorder::Recorder;
-use crate::scenario::{Got, Mismatch, Pattern, Report, Scenario, Step, What};
+use crate::scenario::{Got, Mismatch, Need, Pattern, Report, Scenario, Step, What};
 use crate::talk::Talk;
 
 /// How long a client is waited for at each step.
@@ -53,13 +53,18 @@ pub async fn play(scenario: &Scenario, io: Box<dyn ByteStream>) -> Result<Report
     }
     let (recorder, transcript) = Recorder::new(io, Side::Server);
     let mut talk = Talk::new(Box::new(recorder), WAIT);
-    match play_steps(&mut talk, &scenario.steps_on(&channel)).await {
+    let offers = scenario.keywords().filter(|(need, _)| *need == Need::Offered).map(|(_, keyword)| keyword).collect();
+    match play_steps(&mut talk, &scenario.steps_on(&channel), offers).await {
         Ok(()) => Ok(Report::Passed(transcript)),
         Err((step, got)) => Err(Mismatch::new(scenario, step, got, &transcript)),
     }
 }
 
-async fn play_steps<'a>(talk: &mut Talk, steps: &[&'a Step]) -> Result<(), (&'a Step, Got)> {
+async fn play_steps<'a>(
+    talk: &mut Talk,
+    steps: &[&'a Step],
+    mut offers: Vec<&str>,
+) -> Result<(), (&'a Step, Got)> {
     let mut said = Vec::new();
     for (i, step) in steps.iter().copied().enumerate() {
         let at = |got| (step, got);
@@ -68,7 +73,7 @@ async fn play_steps<'a>(talk: &mut Talk, steps: &[&'a Step]) -> Result<(), (&'a 
                 said.extend_from_slice(pattern.example().as_bytes());
                 said.extend_from_slice(b"\r\n");
             }
-            What::ServerRest { .. } => say_rest(&mut said, steps.get(i + 1).copied()),
+            What::ServerRest { .. } => say_rest(&mut said, &mut offers, steps.get(i + 1).copied()),
             What::ServerRaw(octets) => said.extend_from_slice(octets),
             What::ClientLine(line) => {
                 let got = talk.line().await.map_err(at)?;
@@ -96,13 +101,19 @@ async fn play_steps<'a>(talk: &mut Talk, steps: &[&'a Step]) -> Result<(), (&'a 
     Ok(())
 }
 
-/// The end of a reply whose rest the script leaves open, unless its next line goes on with it.
-fn say_rest(said: &mut Vec<u8>, next: Option<&Step>) {
+/// A reply whose rest the script leaves open: what it has to offer, and its end, unless its next line goes on with it.
+fn say_rest(said: &mut Vec<u8>, offers: &mut Vec<&str>, next: Option<&Step>) {
     let goes_on = next.is_some_and(|next| matches!(&next.what, What::ServerLine(pattern) if pattern.is_within_reply()));
     let last = said.strip_suffix(b"\r\n").unwrap_or_default().rsplit(|octet| *octet == b'\n').next().unwrap_or_default();
-    if let (Some(code), Some(b'-'), false) = (last.get(..3), last.get(3), goes_on) {
-        let end = [code, b" any\r\n"].concat();
-        said.extend_from_slice(&end);
+    let (Some(code), Some(b'-')) = (last.get(..3), last.get(3)) else { return };
+    let code = code.to_vec();
+    if code == b"250" {
+        for keyword in offers.drain(..) {
+            said.extend_from_slice(format!("250-{keyword}\r\n").as_bytes());
+        }
+    }
+    if !goes_on {
+        said.extend_from_slice(&[&code[..], b" any\r\n"].concat());
     }
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use common::scenarios::{Reference, folder, reference_stack};
 use smtp_core::service::Promises;
-use smtp_test::memory::{Cut, Knobs, MemoryStream, Pace, Tls, pair};
+use smtp_test::memory::{Cut, CutHow, Knobs, Pace, Tls, pair};
+use tokio::io::AsyncWriteExt;
 use smtp_test::scenario::{Mismatch, Report, Runner, Scenario, run};
 use smtp_test::server;
 
@@ -39,7 +40,7 @@ fn channels() -> Vec<(&'static str, Knobs)> {
         ("in clear", Knobs::clear()),
         ("STARTTLS", Knobs::starttls()),
         ("STARTTLS, octet by octet", Knobs::starttls().paced(Pace::OCTET_BY_OCTET)),
-        ("STARTTLS, stormy, lazy", Knobs::starttls().paced(Pace { lazy: true, ..Pace::STORMY })),
+        ("STARTTLS, stormy", Knobs::starttls().paced(Pace::STORMY)),
     ]
 }
 
@@ -68,10 +69,7 @@ async fn play_all(reference: &Reference, known: &[(&str, &str)]) -> BTreeMap<Str
             if scenario.client_octets().len() > 100_000 && knobs.capacity.min(knobs.server.read).min(knobs.client.write) < 10 {
                 continue;
             }
-            let begin = std::time::Instant::now(); eprintln!("{name} {channel}");
-            let played = play(&scenario, reference, &knobs).await;
-            if begin.elapsed().as_millis() > 500 { println!("SLOW {name} {channel} {:?}", begin.elapsed()); }
-            match played {
+            match play(&scenario, reference, &knobs).await {
                 Ok(Report::Passed(_)) => *times += 1,
                 Ok(Report::Skipped(_)) => {}
                 Err(mismatch) => match failed_as_known.get_mut(&*name) {
@@ -107,6 +105,16 @@ async fn every_scenario_on_every_channel() {
     assert!(skipped.is_empty(), "played nowhere: {skipped:?}");
 }
 
+/// What is written is not sent before it is flushed, and flushing takes more than one poll: TLS over a full socket.
+#[tokio::test(start_paused = true)]
+async fn replies_are_flushed_to_the_end() {
+    let scenario = Scenario::parse("flush", "S: 220 *\nC: NOOP\nS: 250 *\nC: NOOP\nS: 250 *\nC: NOOP\nS: 250 *\n").unwrap();
+    for pending in [2, 3] {
+        let knobs = Knobs::default().paced(Pace { lazy: true, pending, ..Pace::default() });
+        let _ = play(&scenario, &reference_stack(), &knobs).await.unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
 /// Whether services answer at once or take their time is no reason for other replies.
 #[tokio::test(start_paused = true)]
 async fn every_scenario_with_services_that_take_their_time() {
@@ -116,10 +124,11 @@ async fn every_scenario_with_services_that_take_their_time() {
 /// Each file is a conversation that two sides can have: the scripted server says what the played client expects.
 #[tokio::test(start_paused = true)]
 async fn every_scenario_agrees_with_itself() {
-    for scenario in all() {
+    // What is broken off is lost, so that the other side cannot know what there was.
+    for scenario in all().iter().filter(|s| !s.name().ends_with("abort.txt")) {
         for (channel, knobs) in channels() {
             let (client, server) = pair(knobs);
-            let (client, server) = tokio::join!(run(&scenario, Box::new(client)), server::play(&scenario, Box::new(server)));
+            let (client, server) = tokio::join!(run(scenario, Box::new(client)), server::play(scenario, Box::new(server)));
             let client = client.unwrap_or_else(|e| panic!("{channel}, client: {e}"));
             let server = server.unwrap_or_else(|e| panic!("{channel}, server: {e}"));
             // What NEEDS and WITHOUT ask for the script does not offer.
@@ -153,10 +162,10 @@ async fn a_mismatch_says_where_and_why() {
     for (text, line, says) in [
         ("S: 221 *\n", 1, "got       220 mx.example"),
         ("S: 220 *\nC: EHLO x\nS: 250 *\n", 3, "got       250-mx.example"),
-        ("S: 220 *\nC: EHLO x\nS: 250-*\nS: ...\nS: 250 *\n", 5, "the channel was closed"),
+        ("S: 220 *\nC: EHLO x\nS: 250-*\nS: ...\nS: 251 *\n", 5, "got       silence for 0.05 s"),
         ("S: 220 *\nC: EHLO x\nS: 250-*\nS: ...\nS: 250-AUTH *\n", 5, "the reply ended without it"),
         ("S: 220 *\nC: EHLO x\nS: 250-*\nS: ... without SIZE\n", 4, "got       250 SIZE 1"),
-        ("S: 220 *\nS!\n", 2, "the channel was closed"),
+        ("S: 220 *\nS!\n", 2, "got       silence for 0.05 s"),
         ("S: 220 *\nC: EHLO x\nC: QUIT\nS: 250-*\nS: ...\nS!\n", 6, "got       221 bye"),
     ] {
         let scenario = Scenario::parse("file", text).unwrap();
@@ -166,7 +175,6 @@ async fn a_mismatch_says_where_and_why() {
             async move { server::play(&script, Box::new(server)).await }
         });
         let result = Runner::default().wait(Duration::from_millis(50)).run(&scenario, Box::new(client)).await;
-        let says = if says == "the channel was closed" && result.is_err() { "got       " } else { says };
         let mismatch = result.expect_err(text);
         assert_eq!(mismatch.line, line, "{text}\n{mismatch}");
         assert!(mismatch.to_string().starts_with(&format!("file:{line}:\n  expected  ")), "{mismatch}");
@@ -204,16 +212,20 @@ async fn a_channel_cut_at_any_octet_delivers_nothing_half() {
             for how in [Cut::eof, Cut::reset] {
                 let reference = reference_stack();
                 let knobs = Knobs { from_client: Some(how(cut as u64)), tls, ..Knobs::default() };
-                let (mut client, server): (MemoryStream, _) = pair(knobs);
+                let (mut client, server) = pair(knobs);
                 let serving = tokio::spawn({
                     let reference = reference.clone();
                     async move { reference.serve(Box::new(server)).await }
                 });
-                use tokio::io::AsyncWriteExt;
                 let _ = client.write_all(conversation).await;
                 let _ = serving.await.unwrap();
                 let whole = usize::from(cut >= first) + usize::from(cut >= second);
-                assert_eq!(reference.delivered().len(), whole, "cut at {cut}, {tls:?}");
+                let delivered = reference.delivered().len();
+                match how(0).how {
+                    CutHow::Eof => assert_eq!(delivered, whole, "cut at {cut}, {tls:?}"),
+                    // The server may hear of the break before it has read everything.
+                    CutHow::Reset => assert!(delivered <= whole, "cut at {cut}, {tls:?}"),
+                }
             }
         }
     }

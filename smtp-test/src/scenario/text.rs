@@ -110,9 +110,22 @@ impl Pattern {
         self.parts.first().is_some_and(|part| part.as_bytes().get(3) == Some(&b'-'))
     }
 
-    /// A line that matches: wildcards become `any`.
+    /// A reply line that matches: wildcards become `any`, those in a code zeros.
     pub(crate) fn example(&self) -> String {
-        self.parts.join("any")
+        let Some((first, rest)) = self.parts.split_first() else { return String::new() };
+        let mut line = first.clone();
+        for part in rest {
+            if line.len() <= 3 && line.bytes().all(|octet| octet.is_ascii_digit()) {
+                while line.len() < 3 {
+                    line.push('0');
+                }
+                line.push_str(if part.starts_with([' ', '-']) { "" } else { " any" });
+            } else {
+                line.push_str("any");
+            }
+            line.push_str(part);
+        }
+        line
     }
 }
 
@@ -161,6 +174,10 @@ mod tests {
         }
         for (pattern, line) in [("250 ok", "250 ok "), ("250 *", "250"), ("a*a", "a"), ("\\*", "x"), ("", "x"), ("*b*a", "ab")] {
             assert!(!matches(pattern, line), "{pattern} {line}");
+        }
+        for (pattern, line) in [("250 *", "250 any"), ("5*", "500 any"), ("50* 5.5.1 *", "500 5.5.1 any"), ("334*", "334 any")] {
+            assert_eq!(Pattern::parse(pattern).unwrap().example(), line);
+            assert!(matches(pattern, line));
         }
         assert!(Pattern::parse("\\n").is_err());
         assert!(Pattern::parse(&escape_pattern("250 a*b\\c")).unwrap().matches(b"250 a*b\\c"));
