@@ -59,9 +59,9 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use smtp_core::channel::ChannelInfo;
 #[cfg(doc)]
 use crate::recorder::Transcript;
+use smtp_core::channel::ChannelInfo;
 
 /// One conversation, read from a file.
 #[derive(Debug, Clone)]
@@ -192,7 +192,8 @@ impl Scenario {
     /// an upgrade, a close, a wait.
     #[must_use]
     pub fn client_octets(&self) -> Vec<u8> {
-        let plain = |step: &&Step| !matches!(step.what, What::Upgrade | What::Wait(_) | What::Abort | What::ClientCloses);
+        let plain =
+            |step: &&Step| !matches!(step.what, What::Upgrade | What::Wait(_) | What::Abort | What::ClientCloses);
         self.steps.iter().take_while(plain).filter_map(|step| step.what.client_octets()).flatten().collect()
     }
 

@@ -60,11 +60,7 @@ pub async fn play(scenario: &Scenario, io: Box<dyn ByteStream>) -> Result<Report
     }
 }
 
-async fn play_steps<'a>(
-    talk: &mut Talk,
-    steps: &[&'a Step],
-    mut offers: Vec<&str>,
-) -> Result<(), (&'a Step, Got)> {
+async fn play_steps<'a>(talk: &mut Talk, steps: &[&'a Step], mut offers: Vec<&str>) -> Result<(), (&'a Step, Got)> {
     let mut said = Vec::new();
     for (i, step) in steps.iter().copied().enumerate() {
         let at = |got| (step, got);
@@ -104,7 +100,8 @@ async fn play_steps<'a>(
 /// A reply whose rest the script leaves open: what it has to offer, and its end, unless its next line goes on with it.
 fn say_rest(said: &mut Vec<u8>, offers: &mut Vec<&str>, next: Option<&Step>) {
     let goes_on = next.is_some_and(|next| matches!(&next.what, What::ServerLine(pattern) if pattern.is_within_reply()));
-    let last = said.strip_suffix(b"\r\n").unwrap_or_default().rsplit(|octet| *octet == b'\n').next().unwrap_or_default();
+    let last =
+        said.strip_suffix(b"\r\n").unwrap_or_default().rsplit(|octet| *octet == b'\n').next().unwrap_or_default();
     let (Some(code), Some(b'-')) = (last.get(..3), last.get(3)) else { return };
     let code = code.to_vec();
     if code == b"250" {

@@ -165,7 +165,8 @@ fn chunks_with_several_things_wrong() {
         b"BDAT 31\r\n0123456789ab\n01234567890123456789",
         b"BDAT 3\r\na\r\nBDAT 1\r\n\rBDAT 1\r\nxBDAT 0 LAST\r\n",
     ] {
-        let input = [b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<alice@here.example>\r\n", chunks, b"RSET\r\nQUIT\r\n"].concat();
+        let input =
+            [b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<alice@here.example>\r\n", chunks, b"RSET\r\nQUIT\r\n"].concat();
         assert_split_does_not_matter(&stack, &input);
     }
 }

@@ -8,7 +8,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use smtp_core::channel::{ChannelInfo, Peer, TlsInfo};
-use smtp_core::stream::{BoxFuture, ByteStream, CloseCode, Connector, Listener, Plain, Target, TlsMode, TlsPolicy, Verification};
+use smtp_core::stream::{
+    BoxFuture, ByteStream, CloseCode, Connector, Listener, Plain, Target, TlsMode, TlsPolicy, Verification,
+};
 use smtp_core::types::Host;
 use smtp_test::kit::{Pair, check};
 use smtp_test::memory::{Knobs, MemoryListener, MemoryStream, Pace, Tls, pair};
@@ -190,7 +192,12 @@ impl ByteStream for Faulty {
         Box::pin(async move {
             if self.fault == Fault::LeftoversCross {
                 // As if TLS were up; nothing was read away.
-                self.facts = ChannelInfo { tls: Some(TlsInfo::default()), can_upgrade: false, secure: true, ..self.facts.clone() };
+                self.facts = ChannelInfo {
+                    tls: Some(TlsInfo::default()),
+                    can_upgrade: false,
+                    secure: true,
+                    ..self.facts.clone()
+                };
                 return Ok(self as Box<dyn ByteStream>);
             }
             let io = self.io.take().unwrap().upgrade().await?;

@@ -5,7 +5,9 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use smtp_core::stream::{ByteStream, CloseCode, ConnectStep, Connection, Connector, Listener, Target, TlsMode, TlsPolicy, Verification};
+use smtp_core::stream::{
+    ByteStream, CloseCode, ConnectStep, Connection, Connector, Listener, Target, TlsMode, TlsPolicy, Verification,
+};
 use smtp_core::types::Host;
 use smtp_test::memory::{Cut, Knobs, MemoryListener, Pace, Tls, pair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

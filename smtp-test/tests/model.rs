@@ -26,8 +26,10 @@ fn content() -> impl Strategy<Value = Content> {
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    let mail = (prop::sample::select(vec!["<>", "<user@client.example>", "<\"a b\"@client.example>"]),
-        prop::sample::select(vec!["", "", "", "", " SIZE=100", " BODY=8BITMIME", " SIZE=1000001", " COLOUR=BLUE"]));
+    let mail = (
+        prop::sample::select(vec!["<>", "<user@client.example>", "<\"a b\"@client.example>"]),
+        prop::sample::select(vec!["", "", "", "", " SIZE=100", " BODY=8BITMIME", " SIZE=1000001", " COLOUR=BLUE"]),
+    );
     let rcpt = prop::sample::select(vec![
         "<alice@here.example>",
         "<bob@here.example>",

@@ -5,7 +5,9 @@ use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use smtp_core::stream::{ByteStream, ConnectError, ConnectStep, Connection, Connector, Listener, Target, TlsMode, TlsPolicy};
+use smtp_core::stream::{
+    ByteStream, ConnectError, ConnectStep, Connection, Connector, Listener, Target, TlsMode, TlsPolicy,
+};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::knobs::{Knobs, Tls};

@@ -61,7 +61,9 @@ struct End {
 #[derive(Debug)]
 pub(super) enum Found {
     Octets,
-    End { clean: bool },
+    End {
+        clean: bool,
+    },
     /// Something arrives then.
     At(Instant),
     /// The reader is registered.

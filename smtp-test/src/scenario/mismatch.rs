@@ -41,7 +41,8 @@ pub enum Got {
 
 impl fmt::Display for Got {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let after = |octets: &[u8]| if octets.is_empty() { String::new() } else { format!(" after {}", escape(octets)) };
+        let after =
+            |octets: &[u8]| if octets.is_empty() { String::new() } else { format!(" after {}", escape(octets)) };
         match self {
             Self::Octets(octets) => f.write_str(&escape(octets)),
             Self::EndOfReply => f.write_str("the reply ended without it"),

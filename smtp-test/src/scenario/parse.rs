@@ -84,11 +84,15 @@ fn keyword(scenario: &mut Scenario, number: usize, source: &str) -> Result<(), S
             return Ok(());
         }
         ("NEEDS", keywords) if !keywords.is_empty() => {
-            scenario.conditions.extend(keywords.split_whitespace().map(|k| Condition::Ehlo(Need::Offered, k.to_owned())));
+            scenario
+                .conditions
+                .extend(keywords.split_whitespace().map(|k| Condition::Ehlo(Need::Offered, k.to_owned())));
             return Ok(());
         }
         ("WITHOUT", keywords) if !keywords.is_empty() => {
-            scenario.conditions.extend(keywords.split_whitespace().map(|k| Condition::Ehlo(Need::Absent, k.to_owned())));
+            scenario
+                .conditions
+                .extend(keywords.split_whitespace().map(|k| Condition::Ehlo(Need::Absent, k.to_owned())));
             return Ok(());
         }
         ("title:", title) if scenario.steps.is_empty() => {
@@ -151,8 +155,21 @@ mod tests {
     #[test]
     fn a_line_that_is_none_is_named() {
         for bad in [
-            "c: x", "C x", "S: ...x", "S: \\q", "C+: \\q", "C*: x", "C*: 9999999 \"0123456789\"", "S*: 100001 \"x\"", "WAIT 5",
-            "WAIT 5 h", "ONLY", "ONLY fast", "NEEDS", "UPGRADE now", "C: a\ntitle: late",
+            "c: x",
+            "C x",
+            "S: ...x",
+            "S: \\q",
+            "C+: \\q",
+            "C*: x",
+            "C*: 9999999 \"0123456789\"",
+            "S*: 100001 \"x\"",
+            "WAIT 5",
+            "WAIT 5 h",
+            "ONLY",
+            "ONLY fast",
+            "NEEDS",
+            "UPGRADE now",
+            "C: a\ntitle: late",
         ] {
             let error = parse("f", bad).unwrap_err();
             assert_eq!(error.file, "f", "{bad}");

@@ -198,7 +198,8 @@ impl<'a> Client<'a> {
         self.midway = false;
         let reason = lines[0].starts_with(b"250").then(|| {
             self.judged = true;
-            let text: Vec<_> = lines.iter().map(|line| String::from_utf8_lossy(line.get(4..).unwrap_or_default())).collect();
+            let text: Vec<_> =
+                lines.iter().map(|line| String::from_utf8_lossy(line.get(4..).unwrap_or_default())).collect();
             let offered = Capabilities::from_ehlo(&text.join("\n"));
             self.scenario.keywords().find_map(|(need, keyword)| match (need, offered.has(keyword)) {
                 (Need::Offered, false) => Some(format!("only with {keyword}, which the server does not offer")),
