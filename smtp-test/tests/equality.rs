@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::scenarios::{Delivered, Reference, reference_stack};
 use common::{Pieces, codes, talk};
+use proptest::prelude::*;
 use smtp_test::memory::{Knobs, Pace};
 
 /// A bit of everything: transactions by DATA and by BDAT, refusals, bad lines, an exchange, lines in content that look
@@ -211,5 +212,90 @@ fn the_end_of_a_message_that_is_too_large() {
     for len in [9, 10, 11, 18, 19, 20, 21, 22, 40] {
         assert_split_does_not_matter(&stack, &transaction(&b"x".repeat(len)));
         assert_split_does_not_matter(&stack, &transaction(&b"x\r\n".repeat(len / 3)));
+    }
+}
+
+/// Pieces of conversations, good and bad ones.
+fn snippet() -> impl Strategy<Value = Vec<u8>> {
+    let texts: Vec<&'static [u8]> = vec![
+        b"EHLO c\r\n",
+        b"MAIL FROM:<>\r\n",
+        b"MAIL FROM:<a@b.example> SIZE=9\r\n",
+        b"RCPT TO:<alice@here.example>\r\n",
+        b"RCPT TO:<bob@here.example>\r\n",
+        b"RCPT TO:<nobody@here.example>\r\n",
+        b"DATA\r\n",
+        b".\r\n",
+        b"\r\n.\r\n",
+        b"BDAT 5\r\n",
+        b"BDAT 7 LAST\r\n",
+        b"BDAT 0 LAST\r\n",
+        b"BDAT 41\r\n",
+        b"BDAT x\r\n",
+        b"12345",
+        b"123\r\n",
+        b"1\n345",
+        b"RSET\r\n",
+        b"NOOP\r\n",
+        b"QUIT\r\n",
+        b"AUTH PLAIN\r\n",
+        b"AUTH LOGIN dXNlcg==\r\n",
+        b"AUTH PLAIN QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo=\r\n",
+        b"cGFzcw==\r\n",
+        b"AHVzZXIAcGFzcw==\r\n",
+        b"*\r\n",
+        b"STARTTLS\r\n",
+        b"FOO\r\n",
+        b"GET / HTTP/1.1\r\n",
+        b"0123456789012345678901234567890123456789",
+        b"\r\n",
+        b"\r",
+        b"\n",
+        b".",
+        b"x",
+        b"\0",
+        b"\xff",
+    ];
+    prop_oneof![
+        20 => prop::sample::select(texts).prop_map(<[u8]>::to_vec),
+        1 => prop::collection::vec(any::<u8>(), 0..8),
+    ]
+}
+
+fn conversation() -> impl Strategy<Value = Vec<u8>> {
+    let begin = prop::sample::select(vec![
+        &b""[..],
+        b"EHLO c\r\n",
+        b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<alice@here.example>\r\n",
+        b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<alice@here.example>\r\nDATA\r\n",
+    ]);
+    (begin, prop::collection::vec(snippet(), 0..40)).prop_map(|(begin, rest)| [begin, &rest.concat()].concat())
+}
+
+proptest! {
+    #![proptest_config(common::proptest_config(3_000))]
+
+    #[test]
+    fn any_octets_in_any_pieces(
+        input in conversation(),
+        (read, write, pending, lazy) in (1usize..50, 1usize..50, 0u32..4, any::<bool>()),
+        piece in 1usize..60,
+        cut in any::<prop::sample::Index>(),
+        pause in prop::sample::select(vec![0u64, 0, 3]),
+    ) {
+        let stack = reference_stack().with(|config| {
+            let limits = &mut config.limits;
+            (limits.line, limits.auth_line, limits.content_line, limits.message_size) = (40, 60, 12, 40);
+        });
+        let reference = whole(&stack, &Knobs::default(), &input);
+        let slow = stack.slow(Duration::from_millis(pause));
+        let knobs = Knobs::default().paced(Pace { read, write, pending, lazy });
+        for outcome in [
+            talk(&slow, &knobs, &input, Pieces::Of(piece)),
+            talk(&slow, &Knobs::default(), &input, Pieces::CutAt(cut.index(input.len() + 1))),
+        ] {
+            prop_assert_eq!(&outcome.0, &reference.0, "to {:?}", String::from_utf8_lossy(&input));
+            prop_assert_eq!(&outcome.1, &reference.1, "to {:?}", String::from_utf8_lossy(&input));
+        }
     }
 }

@@ -93,14 +93,8 @@ fn hold_against_model(acts: &[Act], pace: Pace, piece: usize, pause: Duration) -
     Ok(())
 }
 
-fn config() -> ProptestConfig {
-    // `PROPTEST_CASES=1000000` for a long run.
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(3_000);
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
-}
-
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(common::proptest_config(3_000))]
 
     #[test]
     fn any_commands_in_any_order(acts in acts(), pace in pace(), piece in prop_oneof![Just(1_000_000usize), 1usize..60]) {

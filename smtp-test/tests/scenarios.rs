@@ -141,14 +141,21 @@ async fn every_scenario_agrees_with_itself() {
     for scenario in all().iter().filter(|s| !s.name().ends_with("abort.txt")) {
         for (channel, knobs) in channels().into_iter().filter(|(_, knobs)| !is_too_much(scenario, knobs)) {
             let (client, server) = pair(knobs);
-            let (client, server) = tokio::join!(run(scenario, Box::new(client)), server::play(scenario, Box::new(server)));
+            let (client, server) =
+                tokio::join!(run(scenario, Box::new(client)), server::play(scenario, Box::new(server)));
             let client = client.unwrap_or_else(|e| panic!("{channel}, client: {e}"));
             let server = server.unwrap_or_else(|e| panic!("{channel}, server: {e}"));
             let (Report::Passed(client), Report::Passed(server)) = (client, server) else { continue };
             // Both ends have seen the same, if not at the same time.
-            let lines = |text: String, of: &str| text.lines().filter(|l| l.starts_with(of)).collect::<Vec<_>>().join("\n");
+            let lines =
+                |text: String, of: &str| text.lines().filter(|l| l.starts_with(of)).collect::<Vec<_>>().join("\n");
             for of in ["C:", "S:", "C+:", "S+:"] {
-                assert_eq!(lines(client.revealed(), of), lines(server.revealed(), of), "{}, {channel}", scenario.name());
+                assert_eq!(
+                    lines(client.revealed(), of),
+                    lines(server.revealed(), of),
+                    "{}, {channel}",
+                    scenario.name()
+                );
             }
         }
     }

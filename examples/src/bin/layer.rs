@@ -2,19 +2,18 @@
 //! real mail servers do, and many spammers do not.
 
 use std::collections::HashMap;
-use std::future::{Ready, ready};
+use std::future::ready;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use smtp_core::service::{Request, Verdict};
-use smtp_core::stream::Listener;
+use smtp_core::stream::{BoxFuture, Listener};
 use smtp_core::types::{Command, Mail, Refusal};
 use smtp_core::{driver, session::server::Config};
 use smtp_server::{Mailboxes, Server, Settings, Sink};
 use smtp_transport_tcp::{ListenOptions, TcpListener};
 use tokio_util::sync::CancellationToken;
-use tower::util::Either;
 use tower::{Layer, Service, ServiceBuilder};
 
 /// Sender and recipient, and when they were first seen together. Bounded: at its limit everybody is let through.
@@ -42,10 +41,13 @@ struct Greylist<S> {
     from: String,
 }
 
-impl<S: Service<Request, Response = Verdict>> Service<Request> for Greylist<S> {
+impl<S> Service<Request> for Greylist<S>
+where
+    S: Service<Request, Response = Verdict, Error: Send + 'static, Future: Send + 'static>,
+{
     type Response = Verdict;
     type Error = S::Error;
-    type Future = Either<S::Future, Ready<Result<Verdict, S::Error>>>;
+    type Future = BoxFuture<'static, Result<Verdict, S::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -59,12 +61,12 @@ impl<S: Service<Request, Response = Verdict>> Service<Request> for Greylist<S> {
                 let mut seen = self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
                 if seen.len() < 100_000 && seen.entry(pair).or_insert_with(Instant::now).elapsed() < self.shared.wait {
                     let refusal = Refusal::fixed(450, (4, 7, 1), "greylisted: come again in a while");
-                    return Either::Right(ready(Ok(Verdict::Refuse(refusal))));
+                    return Box::pin(ready(Ok(Verdict::Refuse(refusal))));
                 }
             }
             _ => {}
         }
-        Either::Left(self.inner.call(request))
+        Box::pin(self.inner.call(request))
     }
 }
 

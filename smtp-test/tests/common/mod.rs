@@ -9,6 +9,7 @@ pub mod scenarios;
 
 use std::time::Duration;
 
+use proptest::test_runner::Config as ProptestConfig;
 use scenarios::{Delivered, Reference};
 use smtp_core::stream::ByteStream;
 use smtp_test::memory::{Knobs, pair};
@@ -73,4 +74,11 @@ async fn talk_in(reference: &Reference, knobs: &Knobs, input: &[u8], pieces: Pie
 /// The code of each reply.
 pub fn codes(said: &str) -> Vec<&str> {
     said.lines().filter(|l| l.as_bytes().get(3) == Some(&b' ')).map(|l| &l[..3]).collect()
+}
+
+/// So many cases; `PROPTEST_CASES=1000000` for a long run.
+pub fn proptest_config(cases: u32) -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(cases);
+    // Failures go into the tests by name, not into a file of seeds.
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use smtp_core::session::diagram;
 
 /// The workspace's root.
-pub(crate) fn root() -> PathBuf {
+fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 

@@ -4,6 +4,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod docs;
-mod examples;
 mod interop;
 mod transports;

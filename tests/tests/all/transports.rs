@@ -17,6 +17,8 @@ use smtp_tests::scenarios::{Reference, folder, reference_stack};
 use smtp_tls::{ClientTls, SelfSigned, ServerTls};
 use smtp_transport_quic::{ConnectOptions as QuicConnectOptions, QuicConnector, QuicListener, QuicOptions};
 use smtp_transport_tcp::{ListenOptions, TcpConnector, TcpListener, Tls};
+use smtp_transport_unix::{ListenOptions as UnixOptions, UnixConnector, UnixListener, unix_target};
+use smtp_transport_websocket::{WebSocketConnector, WebSocketListener};
 use tokio::task::JoinSet;
 
 /// Scenarios that say more than holds on a transport, and why.
@@ -64,6 +66,21 @@ fn transports(tls: &Path) -> Vec<Arc<Transport>> {
         let connector = QuicConnector::new(&client, QuicConnectOptions::default()).unwrap();
         make(name, listener, Box::new(connector), port, policy(TlsMode::Implicit), false)
     };
+    let unix = |name, folder: &Path| {
+        let path = folder.join("socket");
+        let listener = UnixListener::bind(&path, &UnixOptions::default()).unwrap();
+        let target = unix_target(&listener.url()).unwrap();
+        let connector = Box::new(UnixConnector::new());
+        let listener = Box::new(listener);
+        Arc::new(Transport { name, listener, connector, target, policy: TlsPolicy::NONE, upgraded: false })
+    };
+    let websocket = |name, tls: fn(ServerTls) -> Tls, policy| {
+        let options = ListenOptions { tls: tls(server.clone()), ..ListenOptions::default() };
+        let listener = TcpListener::bind(ANY, options).unwrap();
+        let port = listener.local_addr().port();
+        let connector = WebSocketConnector::new(TcpConnector::new(client.clone()));
+        make(name, WebSocketListener::new(listener), Box::new(connector), port, policy, false)
+    };
     vec![
         memory("memory", Knobs::default()),
         tcp("TCP", |_| Tls::None, TlsPolicy::NONE, false),
@@ -71,6 +88,9 @@ fn transports(tls: &Path) -> Vec<Arc<Transport>> {
         tcp("TCP, upgraded", Tls::StartTls, policy(TlsMode::Required), true),
         tcp("implicit TLS", Tls::Implicit, policy(TlsMode::Implicit), false),
         quic("QUIC"),
+        unix("Unix", tls),
+        websocket("WebSocket", |_| Tls::None, TlsPolicy::NONE),
+        websocket("WebSocket over TLS", Tls::Implicit, policy(TlsMode::Implicit)),
     ]
 }
 

@@ -1,41 +1,35 @@
 //! The examples run, and the README shows the first of them as it is.
 
+// Helpers of tests fail like tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 
-use smtp_tests::peers::{Skip, require, tools};
+use smtp_tests::peers::{require, tools};
 use tempfile::TempDir;
-
-use crate::docs::root;
-
-/// The example that `cargo test --workspace` has built beside this test.
-fn example(name: &str) -> Result<PathBuf, Skip> {
-    let binary = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join(name);
-    if binary.exists() {
-        Ok(binary)
-    } else {
-        Err(Skip(format!("{name} is not built; run cargo build -p smtp-examples")))
-    }
-}
 
 /// A running example that listens; ended when it is dropped.
 struct Listening {
     child: Child,
     address: String,
     folder: TempDir,
+    /// Kept open: a program whose output nobody takes fails when it prints.
+    _output: BufReader<ChildStdout>,
 }
 
 impl Listening {
-    fn start(name: &str, more: &[&str]) -> Option<Self> {
+    fn start(program: &str, more: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
-        let mut command = Command::new(require(example(name))?);
+        let mut command = Command::new(program);
         command.arg("127.0.0.1:0").args(more).current_dir(folder.path()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening smtp://").expect(&line).to_owned();
-        Some(Self { child, address, folder })
+        Self { child, address, folder, _output: output }
     }
 }
 
@@ -47,17 +41,17 @@ impl Drop for Listening {
 }
 
 /// What the example `send` prints.
-fn send(address: &str, to: &[&str]) -> Option<String> {
+fn send(address: &str, to: &[&str]) -> String {
     let mut arguments = vec![address, "a@client.example"];
     arguments.extend(to);
-    let output = Command::new(require(example("send"))?).args(arguments).output().unwrap();
-    Some(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+    let output = Command::new(env!("CARGO_BIN_EXE_send")).args(arguments).output().unwrap();
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 #[test]
 fn hello_takes_mail_into_a_maildir() {
-    let Some(hello) = Listening::start("hello", &[]) else { return };
-    let Some(said) = send(&hello.address, &["you@localhost", "you@elsewhere.example"]) else { return };
+    let hello = Listening::start(env!("CARGO_BIN_EXE_hello"), &[]);
+    let said = send(&hello.address, &["you@localhost", "you@elsewhere.example"]);
     assert!(said.contains("<you@localhost> accepted: 250 2.0.0"), "{said}");
     assert!(said.contains("<you@elsewhere.example> refused: 550 5.7.1"), "{said}");
     let new = hello.folder.path().join("hello-mail/localhost/you/new");
@@ -66,8 +60,8 @@ fn hello_takes_mail_into_a_maildir() {
 
 #[test]
 fn relay_passes_mail_on_and_says_what_the_next_hop_says() {
-    let Some(hello) = Listening::start("hello", &[]) else { return };
-    let Some(relay) = Listening::start("relay", &[&hello.address]) else { return };
+    let hello = Listening::start(env!("CARGO_BIN_EXE_hello"), &[]);
+    let relay = Listening::start(env!("CARGO_BIN_EXE_relay"), &[&hello.address]);
     let arguments = ["--server", &relay.address, "--from", "a@client.example", "--to", "you@localhost"];
     let Some(output) = require(tools::swaks(arguments)) else { return };
     assert!(output.success(), "{output}");
@@ -76,24 +70,24 @@ fn relay_passes_mail_on_and_says_what_the_next_hop_says() {
     assert!(std::fs::read_to_string(message).unwrap().contains("Received: from "));
     // The next hop is gone: nothing is accepted that cannot be passed on.
     drop(hello);
-    let Some(said) = send(&relay.address, &["you@localhost"]) else { return };
+    let said = send(&relay.address, &["you@localhost"]);
     assert!(said.contains("refused: 451"), "{said}");
 }
 
 #[test]
 fn layer_greylists_and_then_lets_through() {
-    let Some(layer) = Listening::start("layer", &[]) else { return };
-    let Some(said) = send(&layer.address, &["you@localhost"]) else { return };
+    let layer = Listening::start(env!("CARGO_BIN_EXE_layer"), &[]);
+    let said = send(&layer.address, &["you@localhost"]);
     assert!(said.contains("refused: 450 4.7.1 greylisted"), "{said}");
     std::thread::sleep(std::time::Duration::from_millis(600));
-    let Some(said) = send(&layer.address, &["you@localhost"]) else { return };
+    let said = send(&layer.address, &["you@localhost"]);
     assert!(said.contains("accepted: 250"), "{said}");
 }
 
 #[test]
 fn delivery_prints_and_refuses() {
-    let Some(delivery) = Listening::start("delivery", &[]) else { return };
-    let Some(said) = send(&delivery.address, &["you@localhost"]) else { return };
+    let delivery = Listening::start(env!("CARGO_BIN_EXE_delivery"), &[]);
+    let said = send(&delivery.address, &["you@localhost"]);
     assert!(said.contains("accepted: 250 2.0.0 printed"), "{said}");
     let body = ["--server", &delivery.address, "--to", "you@localhost", "--from", "a@b.example", "--body", "EICAR"];
     let Some(output) = require(tools::swaks(body)) else { return };
@@ -102,16 +96,16 @@ fn delivery_prints_and_refuses() {
 
 #[test]
 fn in_memory_tests_a_program_without_a_socket() {
-    let Some(binary) = require(example("in_memory")) else { return };
-    let output = Command::new(binary).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_in_memory")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.stdout, b"the hen was greeted\n");
 }
 
 #[test]
 fn the_readme_shows_hello_as_it_is() {
-    let hello = std::fs::read_to_string(root().join("examples/src/bin/hello.rs")).unwrap();
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let hello = std::fs::read_to_string(root.join("examples/src/bin/hello.rs")).unwrap();
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
     let program = hello.split_once("\n\n").unwrap().1;
     assert!(readme.contains(program), "README.md should show:\n{program}");
     assert!(hello.lines().count() < 30);
