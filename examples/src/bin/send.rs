@@ -1,7 +1,7 @@
 //! Sends a message and shows the result for each recipient: `send HOST:PORT FROM TO...`.
 
 use smtp_client::{Connection, Options, SendOptions};
-use smtp_core::service::Body;
+use smtp_core::service::{Body, Claim};
 use smtp_core::stream::{Target, TlsPolicy};
 use smtp_core::types::{Domain, Envelope, ForwardPath, Mail, Mailbox, Rcpt};
 use smtp_transport_tcp::TcpConnector;
@@ -28,7 +28,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     for (rcpt, result) in envelope.recipients.iter().zip(outcome.iter()) {
         match result {
-            Ok(receipt) => println!("{} accepted: {}", rcpt.to, receipt.reply()),
+            Ok(receipt) => match receipt.claim() {
+                // The server's own words.
+                Claim::Relayed(reply) => println!("{} accepted: {}", rcpt.to, reply.reply()),
+                claim => println!("{} accepted: {claim:?}", rcpt.to),
+            },
             Err(refusal) => println!("{} refused: {refusal}", rcpt.to),
         }
     }
