@@ -8,7 +8,6 @@ mod data;
 mod line;
 mod reply;
 
-pub(crate) use command::verb_of;
 pub use command::{CommandError, decode_command, decode_response, encode_command};
 pub use data::{BadLine, Content, DataDecoder, DataEncoder, LineLaw, canonical};
 pub use line::{LineDecoder, LineError, LineStep};

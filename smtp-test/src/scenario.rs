@@ -16,6 +16,7 @@
 //! | `S*: 3 "pattern"` | so many lines of this pattern |
 //! | `S+: raw` | the server sends exactly these octets |
 //! | `C!`, `S!` | the client, the server closes its side; behind `S!` nothing more may come |
+//! | `S*!` | the server closes; octets that are no reply may come before, such as a TLS alert |
 //! | `UPGRADE` | both sides turn the channel into a TLS one (RFC 3207) |
 //! | `WAIT 5 s` | whoever plays the file waits; also `ms` and `min` |
 //! | `ABORT` | whoever plays the file breaks the channel off |
@@ -52,6 +53,7 @@ mod run;
 mod text;
 
 pub use mismatch::{Got, Mismatch};
+pub(crate) use run::is_reply;
 pub use run::{Report, Runner, run};
 pub(crate) use text::{Pattern, escape, escape_pattern};
 
@@ -90,9 +92,13 @@ pub(crate) enum What {
     ClientCloses,
     ServerLine(Pattern),
     ServerMaybe(Pattern),
-    ServerRest { without: Option<String> },
+    ServerRest {
+        without: Option<String>,
+    },
     ServerRaw(Vec<u8>),
     ServerCloses,
+    /// The server closes, and may do so in the words of another protocol.
+    ServerClosesSomehow,
     Upgrade,
     Wait(Duration),
     Abort,

@@ -84,7 +84,7 @@ async fn play_steps<'a>(talk: &mut Talk, steps: &[&'a Step], mut offers: Vec<&st
                 }
             }
             What::ClientCloses => talk.end().await.map_err(at)?,
-            What::ServerCloses => talk.finish().await.map_err(at)?,
+            What::ServerCloses | What::ServerClosesSomehow => talk.finish().await.map_err(at)?,
             What::Upgrade => talk.upgrade().await.map_err(at)?,
             What::Wait(time) => tokio::time::sleep(*time).await,
             What::Abort => talk.abort(),

@@ -11,7 +11,7 @@ use smtp_core::stream::{ByteStream, CloseCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
-use crate::scenario::Got;
+use crate::scenario::{Got, is_reply};
 
 /// How much is read ahead while something is being sent, in octets.
 const AHEAD_MAX: usize = 4 << 20;
@@ -114,6 +114,22 @@ impl Talk {
             bounded(self.wait, poll_fn(|cx| self.poll_fill(cx))).await.ok_or_else(|| self.silence())?;
         }
         Err(Got::Octets(self.input.split().to_vec()))
+    }
+
+    /// Waits for the other side to close, in whatever words, but without a reply.
+    pub(crate) async fn end_without_reply(&mut self) -> Result<(), Got> {
+        while self.end.is_none() {
+            if self.input.len() > LINE_MAX {
+                return Err(Got::Octets(self.input.split().to_vec()));
+            }
+            bounded(self.wait, poll_fn(|cx| self.poll_fill(cx))).await.ok_or_else(|| self.silence())?;
+        }
+        let said = self.input.split().to_vec();
+        let mut lines = said.split(|octet| *octet == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        match lines.find(|line| is_reply(line)) {
+            Some(reply) => Err(Got::Octets(reply.to_vec())),
+            None => Ok(()),
+        }
     }
 
     async fn fill(&mut self) -> Result<(), Got> {

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use smtp_core::stream::{
-    ByteStream, CloseCode, ConnectStep, Connection, Connector, Listener, Target, TlsMode, TlsPolicy, Verification,
+    ByteStream, CloseCode, ConnectStep, Connector, Listener, Target, TlsMode, TlsPolicy, Verification,
 };
 use smtp_core::types::Host;
 use smtp_test::memory::{Cut, Knobs, MemoryListener, Pace, Tls, pair};

@@ -210,6 +210,19 @@ async fn a_mismatch_says_where_and_why() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_may_close_in_other_words_but_not_with_a_reply() {
+    let closes = Scenario::parse("file", "S: 220 *\nS*!\n").unwrap();
+    for (last_words, fine) in
+        [("", true), ("S+: \\x15\\x03\\x03\\0\\x02\\x02\n\n", true), ("S: 250 ok\n", false), ("S+: 250\\r\\n\n", false)]
+    {
+        let script = Scenario::parse("script", &format!("S: 220 mx\n{last_words}S!\n")).unwrap();
+        let (client, server) = pair(Knobs::default());
+        let (client, _) = tokio::join!(run(&closes, Box::new(client)), server::play(&script, Box::new(server)));
+        assert_eq!(client.is_ok(), fine, "{last_words}");
+    }
+}
+
 #[tokio::test]
 async fn what_does_not_apply_is_skipped_with_a_reason() {
     let reference = reference_stack();

@@ -22,8 +22,7 @@ use bytes::{Bytes, BytesMut};
 use self::content::Content;
 use super::table::{Law, State, law};
 use crate::channel::{ChannelInfo, SessionInfo};
-use crate::types::{Command, Envelope, Invalid, Mail, Rcpt, Refusal, Reply, Severity, Verb};
-use crate::wire::verb_of;
+use crate::types::{Command, Envelope, Mail, Rcpt, Refusal, Reply, Severity, Verb};
 use crate::wire::{CommandError, LineDecoder, LineError, LineStep, decode_command, decode_response, encode_reply};
 
 /// How many RCPT may be with the policy at the same time. Every other command waits for all before it.
@@ -230,6 +229,10 @@ impl Session {
 
     fn command_line(&mut self, input: &mut BytesMut) -> Option<Step> {
         if self.held.is_none() {
+            // What the next octets are depends on the answer: a command, content, or a SASL response.
+            if !self.pending.iter().all(answer::Pending::is_rcpt) {
+                return Some(Step::Wait);
+            }
             let limits = &self.config.limits;
             // RFC 4954 §4: an initial response may be as long as any other.
             let limit = |start: &[u8]| {
@@ -238,25 +241,16 @@ impl Session {
             };
             match self.lines.next_by(input, limit) {
                 LineStep::Need => return Some(self.read_or_wait()),
-                LineStep::Bad(error) => {
-                    self.refuse_bad_line(error);
-                    return None;
-                }
+                LineStep::Bad(error) => self.held = Some(Err(error.into())),
                 LineStep::Line(len) => {
-                    let line = input.get(..len).unwrap_or_default();
-                    let command = decode_command(line);
-                    let hopeless = command.is_err() && self.is_hopeless(line);
+                    self.held = Some(decode_command(input.get(..len).unwrap_or_default()));
                     self.lines.consume(input, len);
-                    if hopeless {
-                        return None;
-                    }
-                    self.held = Some(command);
                 }
             }
         }
         let in_flight = self.pending.len();
         let parallel = matches!(self.held, Some(Ok(Command::Rcpt(_))))
-            && in_flight < RCPT_IN_FLIGHT
+            && self.has_room_for_rcpt()
             && self.transaction.as_ref().is_none_or(|t| t.recipients.len() + in_flight < self.config.limits.recipients);
         if in_flight > 0 && !parallel {
             return Some(Step::Wait);
@@ -270,49 +264,29 @@ impl Session {
         }
     }
 
-    /// More input is of use unless a question is out that everything behind it has to wait for.
+    /// True unless a question is out that everything behind it has to wait for, or too many are.
+    fn has_room_for_rcpt(&self) -> bool {
+        self.pending.len() < RCPT_IN_FLIGHT && self.pending.iter().all(answer::Pending::is_rcpt)
+    }
+
     fn read_or_wait(&self) -> Step {
-        let room = self.pending.len() < RCPT_IN_FLIGHT && self.pending.iter().all(answer::Pending::is_rcpt);
-        if room { Step::Read } else { Step::Wait }
-    }
-
-    fn refuse_bad_line(&mut self, error: LineError) {
-        // RFC 4954 §4 has a code of its own for SASL lines that are too long; only they have this limit.
-        let detail = match error {
-            LineError::TooLong { limit } if limit > self.config.limits.line => 6,
-            _ => 2,
-        };
-        let reply = Refusal::new(500, (5, 5, detail), alloc::format!("{error}")).into_reply();
-        if self.pending.is_empty() {
-            self.say(reply);
-        } else {
-            // Replies keep their order: what was asked before is answered before.
-            self.pending.push_back(answer::Pending::said(reply));
-        }
-        if matches!(error, LineError::Endless) {
-            self.close();
-        }
-    }
-
-    /// A BDAT whose size is not known: its chunk would be run as commands (RFC 3030 §2 wants it skipped, which nobody
-    /// can).
-    fn is_hopeless(&mut self, line: &[u8]) -> bool {
-        let hopeless = verb_of(line).eq_ignore_ascii_case("BDAT");
-        if hopeless {
-            self.say(Refusal::fixed(501, (5, 5, 4), "BDAT size [LAST], 1 to 20 digits (RFC 3030 §2)").into_reply());
-            self.close();
-        }
-        hopeless
+        if self.has_room_for_rcpt() { Step::Read } else { Step::Wait }
     }
 
     fn refuse_line(&mut self, error: CommandError) {
-        self.say(match error {
-            CommandError::Unrecognized => Refusal::fixed(500, (5, 5, 2), "command not recognized").into_reply(),
-            CommandError::Base64 => Refusal::fixed(501, (5, 5, 2), "not base64 (RFC 4954 §4)").into_reply(),
-            CommandError::Syntax(Invalid { what, rule }) => {
-                Refusal::new(501, (5, 5, 4), alloc::format!("{what}: {rule}")).into_reply()
-            }
-        });
+        let (code, detail) = match error {
+            CommandError::Unrecognized => (500, 2),
+            CommandError::Syntax(_) | CommandError::ChunkSize => (501, 4),
+            CommandError::Base64 => (501, 2),
+            // RFC 4954 §4 has a code of its own for SASL lines that are too long; only they have this limit.
+            CommandError::Line(LineError::TooLong { limit }) if limit > self.config.limits.line => (500, 6),
+            CommandError::Line(_) => (500, 2),
+        };
+        self.say(Refusal::new(code, (5, 5, detail), alloc::format!("{error}")).into_reply());
+        // Behind these no command can be found: a chunk's octets would be run as commands.
+        if matches!(error, CommandError::ChunkSize | CommandError::Line(LineError::Endless)) {
+            self.close();
+        }
     }
 
     /// A verb that nobody knows. One of HTTP's is what a browser was made to send here, with more of it to come.
@@ -334,7 +308,7 @@ impl Session {
             LineStep::Line(len) => len,
             LineStep::Bad(error) => {
                 self.state = State::Ready;
-                self.refuse_bad_line(error);
+                self.refuse_line(error.into());
                 return None;
             }
         };

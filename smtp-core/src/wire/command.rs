@@ -1,13 +1,13 @@
 //! Command lines (RFC 5321 §4.1).
 
 use alloc::borrow::Cow;
-use alloc::boxed::Box;
 use core::str;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, BytesMut};
 
+use super::LineError;
 use crate::types::{
     Command, EhloName, ForwardPath, Hello, HelloKind, Invalid, Mail, Parameters, Rcpt, ReversePath, Secret, upper,
 };
@@ -24,6 +24,12 @@ pub enum CommandError {
     /// The initial response of AUTH is not base64, which has a reply of its own (RFC 4954 §4).
     #[error("not base64 (RFC 4954 §4)")]
     Base64,
+    /// BDAT without a size that can be read: where its chunk ends, and the next command begins, nobody knows.
+    #[error("BDAT size [LAST], 1 to 20 digits (RFC 3030 §2)")]
+    ChunkSize,
+    /// It is not a line.
+    #[error(transparent)]
+    Line(#[from] LineError),
 }
 
 /// Reads a command line, without its CRLF.
@@ -56,7 +62,7 @@ pub fn decode_command(line: &[u8]) -> Result<Command, CommandError> {
         return bare(arguments, Command::Data);
     }
     if is("BDAT") {
-        return bdat(arguments);
+        return bdat(arguments).map_err(|_| CommandError::ChunkSize);
     }
     if is("EHLO") {
         return hello(HelloKind::Ehlo, arguments);
@@ -146,17 +152,17 @@ fn path<'a, P>(
 }
 
 /// `chunk-size = 1*20DIGIT`, `end-marker = "LAST"` (RFC 3030 §2).
-fn bdat(arguments: &str) -> Result<Command, CommandError> {
+fn bdat(arguments: &str) -> Result<Command, Invalid> {
     let (size, rest) = arguments.split_once(' ').unwrap_or((arguments, ""));
     if size.is_empty() || size.len() > 20 || !size.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(Invalid::new("BDAT size", "1 to 20 digits (RFC 3030 §2)").into());
+        return Err(Invalid::new("BDAT size", "1 to 20 digits (RFC 3030 §2)"));
     }
     let size = size.parse().map_err(|_| Invalid::new("BDAT size", "too large"))?;
     let rest = rest.trim_matches(' ');
     let last = match rest {
         "" => false,
         last if last.eq_ignore_ascii_case("LAST") => true,
-        _ => return Err(Invalid::new("BDAT", "only LAST may follow the size (RFC 3030 §2)").into()),
+        _ => return Err(Invalid::new("BDAT", "only LAST may follow the size (RFC 3030 §2)")),
     };
     Ok(Command::Bdat { size, last })
 }
@@ -261,12 +267,6 @@ fn printable(text: &str) -> Cow<'_, str> {
     } else {
         Cow::Borrowed(text)
     }
-}
-
-/// The verb of a line that did not decode, for a log: letters only, at most 16.
-#[must_use]
-pub(crate) fn verb_of(line: &[u8]) -> Box<str> {
-    line.iter().take(16).take_while(|b| b.is_ascii_alphanumeric()).map(|b| char::from(*b)).collect()
 }
 
 #[cfg(test)]

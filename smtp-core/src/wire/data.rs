@@ -100,6 +100,10 @@ impl DataDecoder {
                     return found;
                 }
                 (first, _) => {
+                    if line > self.line_max {
+                        // It was too long before it came to this.
+                        self.bad.get_or_insert(BadLine::TooLong);
+                    }
                     self.bad.get_or_insert(if first == Some(&b'\r') { BadLine::BareCr } else { BadLine::BareLf });
                     self.line_len = line + 1;
                     at = found + 1;

@@ -56,8 +56,14 @@ impl LineDecoder {
     /// As [`LineDecoder::next`], with a limit that depends on how the line begins. What is left of a refused line is
     /// gone by then.
     pub fn next_by(&mut self, input: &mut BytesMut, limit: impl FnOnce(&[u8]) -> usize) -> LineStep {
-        if self.swallowing && !self.swallow(input) {
-            return if self.swallowed > SWALLOW_MAX { LineStep::Bad(LineError::Endless) } else { LineStep::Need };
+        if self.swallowing {
+            let found = self.swallow(input);
+            if self.swallowed > SWALLOW_MAX {
+                return LineStep::Bad(LineError::Endless);
+            }
+            if !found {
+                return LineStep::Need;
+            }
         }
         let limit = limit(input);
         // A line that ends within the limit has its CR at `limit - 2` at the latest.
@@ -100,6 +106,7 @@ impl LineDecoder {
     fn swallow(&mut self, input: &mut BytesMut) -> bool {
         if let Some(i) = memchr::memmem::find(input, b"\r\n") {
             input.advance(i + 2);
+            self.swallowed += i;
             self.swallowing = false;
             return true;
         }

@@ -74,6 +74,7 @@ fn keyword(scenario: &mut Scenario, number: usize, source: &str) -> Result<(), S
     let what = match (word, rest) {
         ("C!", "") => What::ClientCloses,
         ("S!", "") => What::ServerCloses,
+        ("S*!", "") => What::ServerClosesSomehow,
         ("UPGRADE", "") => What::Upgrade,
         ("ABORT", "") => What::Abort,
         ("WAIT", time) => What::Wait(duration(time)?),
@@ -144,11 +145,11 @@ mod tests {
     fn all_lines_there_are() {
         let text = "title: All of it\nrfc: 5321 §4\n# why\n\nONLY secure !starttls\nNEEDS SIZE 8BITMIME\nWITHOUT DSN\n\
                     S: 220 *\nC: EHLO x\nS: 250-mx\nS: ...\nS: ... without SIZE\nC:\nC+: a\\r\\n\nC*: 3 \"ab\"\nS*: 2 \"250 *\"\n\
-                    S+: 250 x\\n\nS?: 421 *\nUPGRADE\nWAIT 200 ms\nABORT\nC!\nS!\n";
+                    S+: 250 x\\n\nS?: 421 *\nUPGRADE\nWAIT 200 ms\nABORT\nC!\nS*!\nS!\n";
         let scenario = parse("all", text).unwrap();
         assert_eq!((scenario.title(), scenario.references()), ("All of it", "5321 §4"));
         assert_eq!(scenario.conditions.len(), 5);
-        assert_eq!(scenario.steps.len(), 17);
+        assert_eq!(scenario.steps.len(), 18);
         assert_eq!(scenario.client_octets(), b"EHLO x\r\n\r\na\r\nababab");
     }
 

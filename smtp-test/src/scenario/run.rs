@@ -158,6 +158,7 @@ impl<'a> Client<'a> {
                     }
                 }
                 What::ServerCloses => self.talk.end().await.map_err(at)?,
+                What::ServerClosesSomehow => self.talk.end_without_reply().await.map_err(at)?,
                 What::ClientCloses => self.talk.finish().await.map_err(at)?,
                 What::Upgrade => self.talk.upgrade().await.map_err(at)?,
                 What::Wait(time) => tokio::time::sleep(*time).await,
@@ -175,10 +176,7 @@ impl<'a> Client<'a> {
             Some(line) => line,
             None => self.talk.line().await?,
         };
-        let is_reply = line.len() >= 3
-            && line[..3].iter().all(u8::is_ascii_digit)
-            && matches!(line.get(3), None | Some(b' ' | b'-'));
-        if !is_reply {
+        if !is_reply(&line) {
             return Err(Got::Octets(line));
         }
         self.midway = line.get(3) == Some(&b'-');
@@ -211,6 +209,12 @@ impl<'a> Client<'a> {
         self.ahead = lines;
         Ok(reason.flatten())
     }
+}
+
+/// True for what can be a line of a reply: three digits, and behind them a blank, a dash or nothing.
+pub(crate) fn is_reply(line: &[u8]) -> bool {
+    line.get(..3).is_some_and(|code| code.iter().all(u8::is_ascii_digit))
+        && matches!(line.get(3), None | Some(b' ' | b'-'))
 }
 
 fn says_ehlo(octets: &[u8]) -> bool {

@@ -38,10 +38,10 @@ impl From<Refusal> for Verdict {
     }
 }
 
-/// A question that is out, or a reply that waits for its turn.
+/// A question that is out.
 #[derive(Debug)]
 pub(super) struct Pending {
-    ticket: Option<Ticket>,
+    ticket: Ticket,
     kept: Kept,
     verdict: Option<Verdict>,
 }
@@ -56,26 +56,16 @@ enum Kept {
     Mail(Mail),
     Rcpt(Rcpt),
     Data,
-    Bdat {
-        size: u64,
-        last: bool,
-    },
+    Bdat { size: u64, last: bool },
     Rset,
     Noop,
     Vrfy,
     Expn,
     Help,
     Other,
-    /// Nothing was asked; the verdict is the reply.
-    Said,
 }
 
 impl Pending {
-    /// A reply that is fixed already but stands behind questions.
-    pub(super) const fn said(reply: Reply) -> Self {
-        Self { ticket: None, kept: Kept::Said, verdict: Some(Verdict::Answer(reply)) }
-    }
-
     pub(super) const fn is_rcpt(&self) -> bool {
         matches!(self.kept, Kept::Rcpt(_))
     }
@@ -101,7 +91,7 @@ impl Session {
         };
         self.next_ticket = self.next_ticket.wrapping_add(1);
         let ticket = Ticket(self.next_ticket);
-        self.pending.push_back(Pending { ticket: Some(ticket), kept, verdict: None });
+        self.pending.push_back(Pending { ticket, kept, verdict: None });
         Step::Ask(ticket, command)
     }
 
@@ -111,7 +101,7 @@ impl Session {
     /// Gives [`Step::Begin`] if a message begins with it, which is to be carried out before anything else.
     #[must_use]
     pub fn answer(&mut self, ticket: Ticket, verdict: Verdict) -> Option<Step> {
-        if let Some(pending) = self.pending.iter_mut().find(|p| p.ticket == Some(ticket)) {
+        if let Some(pending) = self.pending.iter_mut().find(|p| p.ticket == ticket) {
             pending.verdict = Some(verdict);
         }
         let mut step = None;
@@ -180,7 +170,7 @@ impl Session {
                 }
                 words(verdict, 250, (2, 0, 0), "forgotten")
             }
-            Kept::Noop | Kept::Said => words(verdict, 250, (2, 0, 0), "ok"),
+            Kept::Noop => words(verdict, 250, (2, 0, 0), "ok"),
             // RFC 5321 §3.5.3
             Kept::Vrfy => words(verdict, 252, (2, 0, 0), "cannot verify; send and see"),
             Kept::Expn => words(verdict, 502, (5, 5, 1), "EXPN is not offered here"),

@@ -42,6 +42,8 @@ pub(super) struct Message {
     law: Option<LineLaw>,
     /// The delivery does not get the rest, and this is what the client is told at the end.
     lost: Option<Outcome>,
+    /// It was the delivery that said so.
+    answered: bool,
 }
 
 impl Content {
@@ -82,7 +84,7 @@ impl Session {
         let transaction = self.transaction.as_mut()?;
         let recipients = core::mem::take(&mut transaction.recipients);
         let envelope = Envelope { mail: transaction.mail.clone(), recipients };
-        let message = Message { recipients: envelope.recipients.len(), octets: 0, law, lost: None };
+        let message = Message { recipients: envelope.recipients.len(), octets: 0, law, lost: None, answered: false };
         self.content = Content::Offered { how, message };
         Some(Step::Begin(envelope))
     }
@@ -135,14 +137,17 @@ impl Session {
             }
             Content::Offered { how, mut message } => {
                 message.lost = Some(unread(message.recipients));
+                message.answered = true;
                 self.flow(how, message);
             }
             Content::Flowing { how, mut message } => {
                 message.lost = Some(unread(message.recipients));
+                message.answered = true;
                 self.content = Content::Flowing { how, message };
             }
             Content::Between { mut message } => {
                 message.lost = Some(unread(message.recipients));
+                message.answered = true;
                 self.content = Content::Between { message };
             }
             other @ (Content::None | Content::Swallowed { .. }) => self.content = other,
@@ -243,11 +248,14 @@ impl Session {
         if let wire::Content::Data(data) = &found {
             message.octets += data.len() as u64;
         }
-        let spoiled = match bad {
-            Some(bad) if message.lost.is_none() => Some(message.lose(bad)),
-            _ if message.lost.is_none() && message.octets > limit => {
-                message.lost = Some(Outcome::all(Err(too_large(limit)), message.recipients));
-                Some(Step::Spoiled("larger than the limit"))
+        let spoiled = match (&message.lost, bad, message.octets > limit) {
+            (None, Some(bad), _) => Some(message.lose(bad)),
+            // What is too large is that first of all, whatever else is wrong with it: the reply must not depend on
+            // where the content was cut.
+            (None, None, true) => Some(message.outgrow(limit)),
+            (Some(_), _, true) if !message.answered => {
+                message.outgrow(limit);
+                None
             }
             _ => None,
         };
@@ -349,6 +357,11 @@ fn too_large(limit: u64) -> Refusal {
 }
 
 impl Message {
+    fn outgrow(&mut self, limit: u64) -> Step {
+        self.lost = Some(Outcome::all(Err(too_large(limit)), self.recipients));
+        Step::Spoiled("larger than the limit")
+    }
+
     fn lose(&mut self, bad: BadLine) -> Step {
         let refusal = Refusal::new(554, (5, 6, 0), alloc::format!("{bad}"));
         self.lost = Some(Outcome::all(Err(refusal), self.recipients));
