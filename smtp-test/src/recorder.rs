@@ -184,6 +184,8 @@ impl Transcript {
             // A chunk (RFC 3030) is no line, and what follows it is a new one.
             let chunk = if from == Side::Client { log.chunk } else { 0 };
             let here = if chunk > 0 { octets.get(..chunk).unwrap_or(octets) } else { octets };
+            // Wherever it was cut on its way, a line looks the same.
+            let here = here.get(..LINE_MAX - log.open(from).len()).unwrap_or(here);
             let len = here.iter().position(|octet| *octet == b'\n').map_or(here.len(), |at| at + 1);
             let (piece, rest) = octets.split_at(len);
             octets = rest;

@@ -259,7 +259,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
 
     /// Sends the output, then reads, while all calls go on.
     async fn read(&mut self) -> io::Result<Waited> {
-        if !self.session.output().is_empty() {
+        if self.wire.unflushed || !self.session.output().is_empty() {
             self.timer.arm(self.settings.timeouts.send);
             self.with_deadline(|this, cx| {
                 let answered = this.poll_calls(cx);

@@ -30,11 +30,13 @@ pub(super) struct Wire {
     pub(super) input: BytesMut,
     /// The peer will send no more.
     pub(super) eof: bool,
+    /// Something was written and may not have left.
+    pub(super) unflushed: bool,
 }
 
 impl Wire {
     pub(super) fn new(io: Box<dyn ByteStream>) -> Self {
-        Self { io: Some(io), input: BytesMut::new(), eof: false }
+        Self { io: Some(io), input: BytesMut::new(), eof: false, unflushed: false }
     }
 
     fn io(&mut self) -> io::Result<&mut Box<dyn ByteStream>> {
@@ -86,9 +88,10 @@ impl Wire {
 
     /// Sends all of `output` and flushes it.
     pub(super) fn poll_send(&mut self, output: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if output.is_empty() {
+        if output.is_empty() && !self.unflushed {
             return Poll::Ready(Ok(()));
         }
+        self.unflushed = true;
         let mut io = Pin::new(self.io()?.as_mut());
         while !output.is_empty() {
             let n = ready!(io.as_mut().poll_write(cx, output))?;
@@ -99,7 +102,9 @@ impl Wire {
         }
         // The memory goes, so that an idle session holds none.
         *output = BytesMut::new();
-        io.poll_flush(cx)
+        ready!(io.poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
     }
 
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
