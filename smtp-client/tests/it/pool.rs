@@ -184,6 +184,7 @@ async fn a_hot_session_that_breaks_after_the_whole_flight_is_in_doubt() {
         let error = send(&mut client).await.unwrap_err();
         let unanswered = error.downcast_ref::<Unanswered>().unwrap();
         assert!(unanswered.error().is_in_doubt());
+        assert_eq!(client.idle_sessions(), 0);
         assert!(reply_for(&error).to_string().contains("may have been delivered"));
     };
     tokio::join!(server, work);

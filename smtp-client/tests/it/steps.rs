@@ -220,6 +220,25 @@ async fn a_421_out_of_the_blue_is_the_answer_to_the_next_step() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_said_unasked_is_not_taken_for_an_answer() {
+    for (first, rest) in [("250 pre", "pared\r\n"), ("250 prepared\r\n", ""), ("2", "50 prepared\r\n")] {
+        let (mut connection, mut peer) = connected("").await;
+        let server = async {
+            peer.say_octets(first.as_bytes()).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            peer.say_octets(rest.as_bytes()).await;
+            assert_eq!(peer.rest().await, "");
+        };
+        let client = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let error = connection.noop().await.unwrap_err();
+            assert!(matches!(error, Error::Misbehaved { step: Step::Noop, .. }), "{error}");
+        };
+        tokio::join!(client, server);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_connection_says_so() {
     let error = Connection::connect(&Scripted::default(), &target(), &TlsPolicy::NONE, options()).await.unwrap_err();
     assert_eq!((error.step(), error.side()), (Step::Connect, Side::Channel));

@@ -29,7 +29,13 @@ pub fn encode_reply(reply: &Reply, utf8: bool, out: &mut BytesMut) {
         if utf8 || line.is_ascii() {
             out.put_slice(line.as_bytes());
         } else {
-            line.chars().for_each(|c| out.put_u8(if c.is_ascii() { c as u8 } else { b'?' }));
+            for c in line.chars() {
+                match c {
+                    // Our own texts name their source.
+                    '§' => out.put_slice(b"section "),
+                    c => out.put_u8(if c.is_ascii() { c as u8 } else { b'?' }),
+                }
+            }
         }
         out.put_slice(b"\r\n");
     }

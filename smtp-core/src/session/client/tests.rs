@@ -282,6 +282,11 @@ fn a_chunk_must_not_end_the_message_within_a_line_end() {
     assert_eq!(rig.say(&bdat(0, true)), Err(NotNow::BadLine(BadLine::BareCr)));
     rig.say(&bdat(1, true)).unwrap();
     rig.session.content(Bytes::from("\n")).unwrap();
+    for command in [mail(), rcpt(1), bdat(2, true)] {
+        rig.say(&command).unwrap();
+    }
+    assert_eq!(rig.session.content(Bytes::from("a\r")), Err(ContentError::BadLine(BadLine::BareCr)));
+    assert!(rig.session.is_over() && rig.session.output().is_empty());
 }
 
 #[test]
