@@ -2,7 +2,8 @@
 //!
 //! Run it on tokio's current-thread runtime with paused time (`#[tokio::test(start_paused = true)]`). Two runs with
 //! one seed then send the same datagrams at the same instants, which [`Network::digest`] shows; without loss the times
-//! are whole round trips. Certificates have to have signatures of one length, such as Ed25519's: those of ECDSA vary.
+//! are whole round trips. Certificates have to be of one length from run to run: signed by Ed25519 (ECDSA's signatures
+//! vary) and with a serial number that was set (one made from the key may begin with a zero octet, which DER drops).
 //!
 //! There is no limit on the rate, and no queue.
 
