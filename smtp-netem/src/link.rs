@@ -84,6 +84,12 @@ impl Link {
         self.shape = shape;
     }
 
+    /// The chance of a new link with this seed from now on: the next packet is number 0.
+    pub fn reseed(&mut self, seed: u64) {
+        self.random = fastrand::Rng::with_seed(seed);
+        self.last_was_lost = false;
+    }
+
     /// What has gone through until now.
     #[must_use]
     pub const fn counters(&self) -> Counters {

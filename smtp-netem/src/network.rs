@@ -133,6 +133,12 @@ impl Network {
         self.wire(direction).set_shape(shape);
     }
 
+    /// Chance begins again, as in a new network with this seed: what is compared can be given the same luck.
+    pub fn reseed(&self, seed: u64) {
+        self.a_to_b.reseed(seed);
+        self.b_to_a.reseed(!seed);
+    }
+
     /// What has gone through, each way.
     #[must_use]
     pub fn counters(&self, direction: Direction) -> Counters {

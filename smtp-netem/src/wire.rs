@@ -83,6 +83,10 @@ impl Wire {
         self.lane.lock().link.set_shape(shape);
     }
 
+    pub(crate) fn reseed(&self, seed: u64) {
+        self.lane.lock().link.reseed(seed);
+    }
+
     pub(crate) fn counters(&self) -> Counters {
         self.lane.lock().link.counters()
     }

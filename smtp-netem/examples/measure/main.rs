@@ -138,6 +138,8 @@ async fn measure(arguments: &Arguments, network: &Network, client: &Client) -> i
                 client.prepare(way, gap).await?;
                 drop(network.take_trace());
                 set_shape(network, arguments.shape(loss));
+                // In one round all ways meet the same luck, packet by packet.
+                network.reseed(arguments.seed.wrapping_mul(1_000_000) + u64::from(round));
                 let before = [Direction::AToB, Direction::BToA].map(|direction| network.counters(direction));
                 let outcome = client.run(way, arguments.size).await;
                 // What still is under way belongs to this run.

@@ -94,7 +94,7 @@ impl fmt::Display for Report {
             run.join(" ")
         )?;
         writeln!(f, "- {rtt} ms of round trip, {rate} Mbit/s and a queue of {queue} octets each way, seed {seed}.")?;
-        writeln!(f, "- {rounds} rounds, all ways in turn. Mails of {size} octets.")?;
+        writeln!(f, "- {rounds} rounds, all ways in turn, with the same luck in a round. Mails of {size} octets.")?;
         writeln!(
             f,
             "- TCP: {a} at the client, {b} at the server, as ss(8) shows it; nothing kept between connections."

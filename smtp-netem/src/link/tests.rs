@@ -21,6 +21,17 @@ fn a_seed_decides_everything() {
 }
 
 #[test]
+fn luck_can_begin_again() {
+    let shape = Shape { loss: Loss::Bursts { rate: 0.3, mean: 3.0 }, ..Shape::default() };
+    let mut link = Link::new(shape, 4);
+    let next = |link: &mut Link| (0..100).map(|_| link.offer(MS, &udp_packet(50, 1, 2))).collect::<Vec<_>>();
+    let first = next(&mut link);
+    assert_ne!(next(&mut link), first);
+    link.reseed(4);
+    assert_eq!(next(&mut link), first);
+}
+
+#[test]
 fn the_luck_of_a_packet_does_not_depend_on_what_else_happens() {
     let lossy = Shape { loss: Loss::Random(0.3), ..Shape::default() };
     let slow = Shape { rate: Some(1_000_000), queue: 1_000_000_000, delay: MS, jitter: MS, ..lossy };
