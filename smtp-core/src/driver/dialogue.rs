@@ -290,16 +290,17 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             if self.wire.eof {
                 return Poll::Ready(Ok(Waited::Eof));
             }
+            // Before reading: a client that always has something to say has to hear it too.
+            if !self.draining && self.drain.as_mut().poll(cx).is_ready() {
+                self.draining = true;
+                self.session.drain();
+                return Poll::Ready(Ok(Waited::Changed));
+            }
             if let Poll::Ready(result) = self.wire.poll_read(content, cx) {
                 return Poll::Ready(result.map(|n| {
                     self.rate.octets += n as u64;
                     Waited::Changed
                 }));
-            }
-            if !self.draining && self.drain.as_mut().poll(cx).is_ready() {
-                self.draining = true;
-                self.session.drain();
-                return Poll::Ready(Ok(Waited::Changed));
             }
             if started.is_none() {
                 started = Some(Instant::now());
