@@ -1,0 +1,24 @@
+//! Store and forward.
+
+mod clock;
+mod engine;
+mod error;
+mod id;
+mod job;
+mod lanes;
+mod memory;
+mod spool;
+mod sqlite;
+
+pub use clock::Clock;
+pub use error::{Error, OpenError};
+pub use id::{JobId, MessageId};
+pub use job::{
+    Action, Job, Message, NewJob, NewMessage, NewNotice, NextHop, Recipient, RecipientState, Settled, Settlement,
+    Status,
+};
+pub use memory::MemSpool;
+pub use spool::{
+    Claim, Entry, Filter, Health, Lease, Leased, Limits, Page, Spool, Staged, Stats, Why,
+};
+pub use sqlite::SqliteSpool;
