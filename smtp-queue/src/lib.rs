@@ -5,6 +5,7 @@ mod engine;
 mod error;
 mod id;
 mod job;
+pub mod kit;
 mod lanes;
 mod memory;
 mod spool;

@@ -94,10 +94,11 @@ impl Writer {
         }
         match self.engine.apply(ops) {
             Ok((answers, files)) => {
+                // Whoever has an answer finds it in the figures too.
+                self.publish();
                 for (reply, answer) in replies.into_iter().zip(answers) {
                     let _ = reply.send(answer);
                 }
-                self.publish();
                 if news {
                     self.state.changed.notify_waiters();
                 }

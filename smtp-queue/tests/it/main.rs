@@ -1,0 +1,3 @@
+//! What the queue promises, from outside.
+
+mod conformance;
