@@ -72,7 +72,7 @@ pub(crate) enum Op {
     Renew { leases: Vec<Lease>, now: SystemTime, until: SystemTime },
     Settle { lease: Lease, now: SystemTime, settlement: Box<Settlement> },
     Release(Vec<Lease>),
-    NextDue,
+    NextDue(Claim),
     Scan { filter: Box<Filter>, after: Option<JobId>, max: usize },
     Control { filter: Box<Filter>, after: Option<JobId>, action: Action, now: SystemTime },
     Expire(SystemTime),
@@ -97,7 +97,7 @@ impl Op {
     pub(crate) const fn is_news(&self) -> bool {
         match self {
             Self::Insert { .. } | Self::Settle { .. } | Self::Release(_) | Self::Control { .. } => true,
-            Self::Claim(_) | Self::Renew { .. } | Self::NextDue | Self::Scan { .. } | Self::Expire(_) => false,
+            Self::Claim(_) | Self::Renew { .. } | Self::NextDue(_) | Self::Scan { .. } | Self::Expire(_) => false,
         }
     }
 }
@@ -265,7 +265,7 @@ impl<R: Rows> Engine<R> {
                 }
                 Ok(Answer::Done)
             }
-            Op::NextDue => self.next_due().map(Answer::Due),
+            Op::NextDue(claim) => self.next_due(&claim).map(Answer::Due),
             Op::Scan { filter, after, max } => self.page(&filter, after, max).map(Answer::Page),
             Op::Control { filter, after, action, now } => self.control(&filter, after, &action, now),
             Op::Expire(now) => self.expire(now).map(|()| Answer::Done),
@@ -307,11 +307,7 @@ impl<R: Rows> Engine<R> {
 
     fn claim(&mut self, claim: &Claim) -> Result<Vec<Leased>, Error> {
         self.expire(claim.now)?;
-        // What this batch has brought is due now too.
-        for lane in self.batch.dirty.clone() {
-            let due = first_free(&mut self.rows, &lane, &self.leases)?;
-            self.lanes.set(lane, due);
-        }
+        self.look_again()?;
         let mut leased = Vec::new();
         let max = claim.max.min(self.limits.leases.saturating_sub(self.leases.len()));
         for (lane, n) in self.lanes.pick(claim, max) {
@@ -336,6 +332,15 @@ impl<R: Rows> Engine<R> {
             }
         }
         Ok(leased)
+    }
+
+    /// Brings the lanes up to date with what this batch has done so far.
+    fn look_again(&mut self) -> Result<(), Error> {
+        for lane in self.batch.dirty.clone() {
+            let due = first_free(&mut self.rows, &lane, &self.leases)?;
+            self.lanes.set(lane, due);
+        }
+        Ok(())
     }
 
     /// Leases one job, or sets it aside if it cannot be read.
@@ -446,10 +451,14 @@ impl<R: Rows> Engine<R> {
         Ok(())
     }
 
-    fn next_due(&mut self) -> Result<Option<SystemTime>, Error> {
-        let alarms = self.rows.alarms(from_millis(i64::MAX), self.leases.len() + 1)?;
+    fn next_due(&mut self, claim: &Claim) -> Result<Option<SystemTime>, Error> {
+        self.look_again()?;
+        let alarms = match claim.alarms {
+            0 => Vec::new(),
+            _ => self.rows.alarms(from_millis(i64::MAX), self.leases.len() + 1)?,
+        };
         let alarm = alarms.into_iter().find(|(_, job)| self.leases.get(*job).is_none()).map(|(alarm, _)| alarm);
-        Ok([self.lanes.next(), alarm, self.leases.next_end()].into_iter().flatten().min())
+        Ok([self.lanes.next(claim), alarm, self.leases.next_end()].into_iter().flatten().min())
     }
 
     fn entry(&mut self, id: JobId) -> Result<Option<Entry>, Error> {

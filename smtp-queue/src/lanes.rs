@@ -42,18 +42,21 @@ impl Lanes {
         }
     }
 
-    pub(crate) fn next(&self) -> Option<SystemTime> {
-        self.order.first().map(|(due, _)| *due)
+    /// When the first lane is due that `claim` has room for.
+    pub(crate) fn next(&self, claim: &Claim) -> Option<SystemTime> {
+        if claim.max == 0 {
+            return None;
+        }
+        self.order.iter().find(|(_, lane)| claim.room_of(&lane.next_hop) > 0).map(|(due, _)| *due)
     }
 
     /// How many jobs each lane may give: one each in turn until `max` or the rooms are used up; the highest priority
     /// first.
     pub(crate) fn pick(&mut self, claim: &Claim, max: usize) -> Vec<(Lane, usize)> {
         let mut by_priority = BTreeMap::<Reverse<i8>, Vec<&Lane>>::new();
-        for (due, lane) in self.order.iter().take(LANES_MAX) {
-            if *due > claim.now {
-                break;
-            }
+        let due = self.order.iter().take_while(|(due, _)| *due <= claim.now).map(|(_, lane)| lane);
+        // Next hops that get nothing now must not stand in the way of those that do.
+        for lane in due.filter(|lane| claim.room_of(&lane.next_hop) > 0).take(LANES_MAX) {
             by_priority.entry(Reverse(lane.priority)).or_default().push(lane);
         }
         let (mut picks, mut left) = (Vec::new(), max);

@@ -8,6 +8,7 @@ mod job;
 pub mod kit;
 mod lanes;
 mod memory;
+mod scheduler;
 mod spool;
 mod sqlite;
 
@@ -19,6 +20,7 @@ pub use job::{
     Status,
 };
 pub use memory::MemSpool;
+pub use scheduler::{Feedback, HopLimits, HopState, Rate, Schedule, Scheduler, Verdict, expired};
 pub use spool::{
     Claim, Entry, Filter, Health, Lease, Leased, Limits, Page, Spool, Staged, Stats, Why,
 };

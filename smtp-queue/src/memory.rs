@@ -94,8 +94,8 @@ impl Spool for MemSpool {
         self.engine().rows.body(message).map(Body::from_bytes).ok_or(Error::NotFound)
     }
 
-    async fn next_due(&self) -> Result<Option<SystemTime>, Error> {
-        self.run(Op::NextDue)?.due()
+    async fn next_due(&self, claim: &Claim) -> Result<Option<SystemTime>, Error> {
+        self.run(Op::NextDue(claim.clone()))?.due()
     }
 
     fn changed(&self) -> Arc<Notify> {

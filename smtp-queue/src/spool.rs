@@ -70,11 +70,11 @@ pub trait Spool: Send + Sync + fmt::Debug + 'static {
     /// [`Error::NotFound`], [`Error::Corrupt`].
     async fn body(&self, message: MessageId) -> Result<Body, Error>;
 
-    /// When there is something to claim next, as far as is known; `None` if there is nothing at all.
+    /// When `claim` would first give something, or a lease ends; `None` if there is nothing at all. It may have passed.
     ///
     /// # Errors
     /// If the store cannot be read.
-    async fn next_due(&self) -> Result<Option<SystemTime>, Error>;
+    async fn next_due(&self, claim: &Claim) -> Result<Option<SystemTime>, Error>;
 
     /// Is notified when [`Spool::next_due`] may have become earlier. A hint: others may write to the same store.
     fn changed(&self) -> Arc<Notify>;

@@ -159,8 +159,8 @@ impl Spool for SqliteSpool {
         self.0.readers.body(message, Arc::clone(&self.0.disk)).await
     }
 
-    async fn next_due(&self) -> Result<Option<SystemTime>, Error> {
-        self.run(Op::NextDue).await?.due()
+    async fn next_due(&self, claim: &Claim) -> Result<Option<SystemTime>, Error> {
+        self.run(Op::NextDue(claim.clone())).await?.due()
     }
 
     fn changed(&self) -> Arc<Notify> {

@@ -82,7 +82,7 @@ impl Writer {
         for (op, reply) in group {
             match &broken {
                 // What is known can still be looked at.
-                Some(reason) if !matches!(op, Op::Scan { .. } | Op::NextDue) => {
+                Some(reason) if !matches!(op, Op::Scan { .. } | Op::NextDue(_)) => {
                     let _ = reply.send(Err(Error::Unhealthy(reason.clone())));
                 }
                 _ => {
@@ -198,7 +198,7 @@ fn weight(op: &Op) -> usize {
         | Op::Claim(_)
         | Op::Renew { .. }
         | Op::Release(_)
-        | Op::NextDue
+        | Op::NextDue(_)
         | Op::Scan { .. }
         | Op::Control { .. }
         | Op::Expire(_) => 0,
