@@ -1,5 +1,6 @@
 //! The queue's time: it follows the wall clock, but never jumps.
 
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,10 +10,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// So a wall clock that is set forward by a year expires nothing and starts no storm of retries, and one that is set back
 /// stops nothing. What is stored (when a job is due, when it expires) is in this time. After a restart it is the wall
 /// clock's again.
-#[derive(Debug)]
 pub struct Clock {
     state: Mutex<Option<State>>,
-    source: fn() -> (SystemTime, Instant),
+    source: Box<dyn Fn() -> (SystemTime, Instant) + Send + Sync>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -27,17 +27,23 @@ impl Default for Clock {
     }
 }
 
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
 impl Clock {
     /// A clock that reads the system's.
     #[must_use]
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self::with(|| (SystemTime::now(), Instant::now()))
     }
 
     /// A clock that reads wall and monotonic time from `source`.
     #[must_use]
-    pub const fn with(source: fn() -> (SystemTime, Instant)) -> Self {
-        Self { state: Mutex::new(None), source }
+    pub fn with(source: impl Fn() -> (SystemTime, Instant) + Send + Sync + 'static) -> Self {
+        Self { state: Mutex::new(None), source: Box::new(source) }
     }
 
     /// The queue's time now.

@@ -11,8 +11,8 @@ use crate::error::Error;
 use crate::id::{Ids, JobId, MessageId};
 use crate::job::{Acted, Action, Job, Lane, Message, NewMessage, NewNotice, Settlement, Status, turn_of};
 use crate::lanes::{LaneIndex, Lanes, Leases, first_free, take};
-use crate::sqlite::Sealed;
 use crate::spool::{Claim, Entry, Filter, Lease, Leased, Limits, Page, Stats, Why};
+use crate::sqlite::Sealed;
 
 /// The most jobs that a list or a control looks at in one go.
 pub(crate) const SCAN_MAX: usize = 1_000;
@@ -59,7 +59,10 @@ pub(crate) enum Read<T> {
 /// Where a body is when its row is written.
 #[derive(Debug, Clone)]
 pub(crate) enum StoredBody {
-    Row { content: Bytes, sum: u32 },
+    Row {
+        content: Bytes,
+        sum: u32,
+    },
     /// A file that is on disk for good already.
     File(Sealed),
 }
@@ -127,6 +130,9 @@ impl Answer {
         if let Self::Controlled { changed, next } = self { Ok((changed, next)) } else { Err(OTHER) }
     }
 }
+
+/// The answers of a batch, in order, and the messages whose files can be removed now.
+pub(crate) type Applied = (Vec<Result<Answer, Error>>, Vec<MessageId>);
 
 #[derive(Debug)]
 pub(crate) struct Engine<R> {
@@ -198,7 +204,7 @@ impl<R: Rows> Engine<R> {
     ///
     /// # Errors
     /// If the store failed: nothing of it was done, or it is not known whether.
-    pub(crate) fn apply(&mut self, ops: Vec<Op>) -> Result<(Vec<Result<Answer, Error>>, Vec<MessageId>), Error> {
+    pub(crate) fn apply(&mut self, ops: Vec<Op>) -> Result<Applied, Error> {
         self.batch = Batch { stats: self.stats, ..Batch::default() };
         let result = self.run(ops);
         let batch = std::mem::take(&mut self.batch);

@@ -222,9 +222,9 @@ const ANSWER_MAX: usize = 1_000;
 /// The number that messages of one sender share. Two senders may share one by chance; they then share a turn.
 pub(crate) fn turn_of(sender: &str) -> i64 {
     // Stored on disk: an algorithm that never changes. FNV-1a.
-    let hash = sender.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = sender
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     i64::from_ne_bytes((hash >> 1).to_ne_bytes())
 }
 

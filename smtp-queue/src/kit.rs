@@ -84,7 +84,11 @@ pub fn message(now: SystemTime, sender: &str, jobs: &[(&str, &[&str])]) -> Resul
             recipients: recipients.iter().map(rcpt).collect::<Result<_, Failure>>()?,
         })
     };
-    Ok(NewMessage { mail: Mail::new(from), sender: sender.into(), jobs: jobs.iter().map(job).collect::<Result<_, _>>()? })
+    Ok(NewMessage {
+        mail: Mail::new(from),
+        sender: sender.into(),
+        jobs: jobs.iter().map(job).collect::<Result<_, _>>()?,
+    })
 }
 
 /// Stores a message.

@@ -8,9 +8,14 @@ mod job;
 pub mod kit;
 mod lanes;
 mod memory;
+mod notice;
+mod queue;
+mod router;
+mod runner;
 mod scheduler;
 mod spool;
 mod sqlite;
+mod terms;
 
 pub use clock::Clock;
 pub use error::{Error, OpenError};
@@ -20,8 +25,11 @@ pub use job::{
     Status,
 };
 pub use memory::MemSpool;
+pub use notice::{About, Dsn, Kind, Notices};
+pub use queue::{ByDomain, Plan, Queue, new_message};
+pub use router::{BoxDelivery, Router};
+pub use runner::{Counters, Runner, Settings};
 pub use scheduler::{Feedback, HopLimits, HopState, Rate, Schedule, Scheduler, Verdict, expired};
-pub use spool::{
-    Claim, Entry, Filter, Health, Lease, Leased, Limits, Page, Spool, Staged, Stats, Why,
-};
+pub use spool::{Claim, Entry, Filter, Health, Lease, Leased, Limits, Page, Spool, Staged, Stats, Why};
 pub use sqlite::SqliteSpool;
+pub use terms::Terms;

@@ -103,11 +103,11 @@ impl Scheduler {
     pub fn claim(&self, now: SystemTime, lease: Duration) -> Claim {
         let max = self.schedule.under_way.saturating_sub(self.under_way);
         let rooms = self.hops.iter().map(|(name, hop)| (name.clone(), self.room(name, hop, now)));
-        let room = self.schedule.hop.initial;
+        let room = self.schedule.hop.first();
         let mut rooms: HashMap<_, _> = rooms.filter(|(_, free)| *free != room).collect();
         for (name, limits) in &self.schedule.hops_limits {
             if !self.hops.contains_key(name) {
-                rooms.insert(name.clone(), limits.initial);
+                rooms.insert(name.clone(), limits.first());
             }
         }
         Claim { now, until: later(now, lease), max, room, rooms, alarms: max }
@@ -214,7 +214,9 @@ impl Scheduler {
             return;
         }
         let limits = |name: &NextHop| self.schedule.limits(name).rate;
-        let owes = |name: &NextHop, hop: &Hop| hop.paid.zip(limits(name)).is_some_and(|(paid, rate)| rate.ready_at(paid) > now);
+        let owes = |name: &NextHop, hop: &Hop| {
+            hop.paid.zip(limits(name)).is_some_and(|(paid, rate)| rate.ready_at(paid) > now)
+        };
         let useless: Vec<_> = self
             .hops
             .iter()

@@ -197,7 +197,8 @@ async fn settling_is_per_recipient(spool: &dyn Spool) -> Result<(), Failure> {
     let again = claim(spool, at(300), 10).await?.remove(0);
     ensure!(again.job.waiting().collect::<Vec<_>>() == [2], "{again:?}");
     // What is settled stays settled.
-    let settlement = Settlement { results: vec![(0, failed()), (2, delivered())], ..settle_all(&again, &failed(), at(301)) };
+    let settlement =
+        Settlement { results: vec![(0, failed()), (2, delivered())], ..settle_all(&again, &failed(), at(301)) };
     spool.settle(again.lease, at(301), settlement).await?;
     ensure!(spool.get(id).await?.is_empty(), "still there");
     Ok(())
@@ -306,7 +307,8 @@ async fn alarms_come_though_there_is_no_room(spool: &dyn Spool) -> Result<(), Fa
     let claimed = spool.claim(none(at(100))).await?;
     ensure!(claimed.len() == 1 && claimed[0].why == Why::Alarm, "{claimed:?}");
     ensure!(spool.claim(none(at(100))).await?.is_empty(), "claimed twice");
-    let settlement = Settlement { results: vec![], attempted: false, alarm: at(500), ..settle_all(&claimed[0], &failed(), at(0)) };
+    let settlement =
+        Settlement { results: vec![], attempted: false, alarm: at(500), ..settle_all(&claimed[0], &failed(), at(0)) };
     spool.settle(claimed[0].lease, at(101), settlement).await?;
     ensure!(spool.claim(none(at(499))).await?.is_empty(), "the alarm was not put off");
     ensure!(claim(spool, at(499), 1).await?.len() == 1, "it is no longer due");
@@ -378,7 +380,8 @@ async fn control_wins_over_a_lease(spool: &dyn Spool) -> Result<(), Failure> {
     let leased = claim(spool, at(0), 10).await?.remove(0);
     spool.control(&all, Action::Cancel, at(1)).await?;
     ensure!(spool.get(id).await?.len() == 1, "taken from under whoever works on it");
-    let half = Settlement { results: vec![(0, delivered()), (1, deferred())], ..settle_all(&leased, &deferred(), at(9)) };
+    let half =
+        Settlement { results: vec![(0, delivered()), (1, deferred())], ..settle_all(&leased, &deferred(), at(9)) };
     spool.settle(leased.lease, at(2), half).await?;
     ensure!(spool.get(id).await?.is_empty(), "not cancelled");
     // Cancelled under way, and never heard of again.

@@ -75,6 +75,13 @@ impl Default for HopLimits {
     }
 }
 
+impl HopLimits {
+    /// What may start at once at a next hop that nothing is known of.
+    pub(super) fn first(&self) -> usize {
+        self.rate.map_or(self.initial, |rate| self.initial.min(rate.jobs.max(1) as usize))
+    }
+}
+
 impl Schedule {
     /// When a job is due after its attempt number `attempts` failed at `now`; never after it expires, so that it has a
     /// last chance then.

@@ -98,8 +98,7 @@ fn a_rate_is_kept() {
     let mut started = 0;
     for second in 0..600 {
         let room = scheduler.claim(at(second), minutes(1)).room_of(&name);
-        // A next hop that nothing is known of has its initial room; the rate holds from the first job on.
-        for _ in 0..if second == 0 { 1 } else { room } {
+        for _ in 0..room {
             scheduler.started(&name, at(second));
             scheduler.finished(&name, at(second), Feedback::Answered);
             started += 1;
