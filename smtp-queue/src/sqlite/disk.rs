@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use rusqlite::Connection;
+
 /// One flat folder of files, and the commits of the rows beside it.
 pub(crate) trait Disk: Send + Sync + std::fmt::Debug + 'static {
     /// A new file that only its owner may read. Fails if it is there.
@@ -18,9 +20,9 @@ pub(crate) trait Disk: Send + Sync + std::fmt::Debug + 'static {
     /// Free octets.
     fn free(&self) -> io::Result<u64>;
 
-    /// Commits rows.
-    fn commit(&self, commit: &mut dyn FnMut() -> rusqlite::Result<()>) -> rusqlite::Result<()> {
-        commit()
+    /// Commits the transaction that is open.
+    fn commit(&self, connection: &Connection) -> rusqlite::Result<()> {
+        connection.execute_batch("COMMIT")
     }
 }
 

@@ -46,28 +46,40 @@ impl Readers {
                 Some(connection) => connection,
                 None => Connection::open_with_flags(&database, OpenFlags::SQLITE_OPEN_READ_ONLY)?,
             };
-            let row = read_row(&connection, id)?;
+            let content = load(&connection, &*disk, id);
             let mut idle = lock(&idle);
             if idle.len() < KEPT_MAX {
                 idle.push(connection);
             }
             drop(idle);
-            let Row { size, sum, content } = row.ok_or(Error::NotFound)?;
-            match content {
-                Some(content) if crc32fast::hash(&content) == sum && content.len() as u64 == size => {
-                    Ok(Body::from_bytes(content))
-                }
-                Some(_) => Err(Error::Corrupt("the content is not what was written".into())),
-                None => match Reading::open(&*disk, id, size, sum) {
-                    Ok(reading) => Ok(Body::from_source(FileBody::Idle(Some(reading)), Some(size))),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        Err(Error::Corrupt("the file of the content is missing".into()))
-                    }
-                    Err(error) => Err(Error::io("open a body file", &error)),
-                },
-            }
+            Ok(match content? {
+                Content::Row(content) => Body::from_bytes(content),
+                Content::File(reading, size) => Body::from_source(FileBody::Idle(Some(reading)), Some(size)),
+            })
         });
         read.await.unwrap_or(Err(Error::Closed))
+    }
+}
+
+/// A body, where it is.
+pub(super) enum Content {
+    Row(Vec<u8>),
+    File(Reading, u64),
+}
+
+/// Finds the body of a message.
+pub(super) fn load(connection: &Connection, disk: &dyn Disk, id: MessageId) -> Result<Content, Error> {
+    let Row { size, sum, content } = read_row(connection, id)?.ok_or(Error::NotFound)?;
+    match content {
+        Some(content) if crc32fast::hash(&content) == sum && content.len() as u64 == size => Ok(Content::Row(content)),
+        Some(_) => Err(Error::Corrupt("the content is not what was written".into())),
+        None => match Reading::open(disk, id, size, sum) {
+            Ok(reading) => Ok(Content::File(reading, size)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Error::Corrupt("the file of the content is missing".into()))
+            }
+            Err(error) => Err(Error::io("open a body file", &error)),
+        },
     }
 }
 

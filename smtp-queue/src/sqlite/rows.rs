@@ -112,6 +112,11 @@ impl SqlRows {
         self.connection
     }
 
+    #[cfg(test)]
+    pub(crate) const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     fn lane_id(&mut self, lane: &Lane) -> Result<i64, Error> {
         if let Some(id) = self.lanes.get(lane) {
             return Ok(*id);
@@ -179,8 +184,7 @@ impl Rows for SqlRows {
     }
 
     fn commit(&mut self) -> Result<(), Error> {
-        let Self { connection, disk, .. } = self;
-        Ok(disk.commit(&mut || connection.execute_batch("COMMIT"))?)
+        Ok(self.disk.commit(&self.connection)?)
     }
 
     fn rollback(&mut self) {

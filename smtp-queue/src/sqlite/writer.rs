@@ -76,7 +76,7 @@ impl Writer {
     }
 
     /// Does a group and answers.
-    fn commit(&mut self, group: Vec<Waiting>) {
+    pub(super) fn commit(&mut self, group: Vec<Waiting>) {
         let broken = self.state.broken();
         let (mut ops, mut replies, mut news) = (Vec::new(), Vec::new(), false);
         for (op, reply) in group {
@@ -113,6 +113,16 @@ impl Writer {
                 }
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(super) const fn rows(&self) -> &SqlRows {
+        &self.engine.rows
+    }
+
+    #[cfg(test)]
+    pub(super) fn into_rows(self) -> SqlRows {
+        self.engine.rows
     }
 
     fn publish(&self) {
