@@ -1,6 +1,7 @@
 //! Durable commits a second into a SQLite spool, by 1, 20 and 200 writers at 4 KiB:
 //! `cargo run --release -p smtp-queue --example commits -- [FOLDER] [SECONDS]`.
 //!
+//! Beside it, for scale: what one writer gets from this disk at this moment by appending 4 KiB to a file and syncing it.
 //! Then the same queue is opened again and emptied, with the time that each takes.
 
 use std::path::PathBuf;
@@ -18,20 +19,50 @@ async fn main() -> Result<(), Failure> {
     let mut arguments = std::env::args().skip(1);
     let root = arguments.next().map_or_else(|| std::env::temp_dir().join("smtp-queue-commits"), PathBuf::from);
     let seconds = arguments.next().map_or(Ok(3), |seconds| seconds.parse())?;
-    println!("{:>8} {:>12} {:>10} {:>10}", "writers", "commits/s", "p50 ms", "p99 ms");
+    std::fs::create_dir_all(&root)?;
+    println!("{:>8} {:>12} {:>10} {:>10} {:>14}", "writers", "commits/s", "p50 ms", "p99 ms", "CPU s / 10,000");
+    let plain = append(&root.join("plain"), Duration::from_secs(seconds))?;
+    report("plain", plain, seconds, None);
     for writers in [1, 20, 200] {
         let folder = root.join(writers.to_string());
         let _ = std::fs::remove_dir_all(&folder);
         let spool = Arc::new(SqliteSpool::open(&folder, Limits::default())?);
-        let mut times = write(&spool, writers, Duration::from_secs(seconds)).await?;
-        times.sort_unstable();
-        let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e3;
-        println!("{writers:>8} {:>12} {:>10.2} {:>10.2}", times.len() as u64 / seconds, at(50), at(99));
+        let before = cpu();
+        let times = write(&spool, writers, Duration::from_secs(seconds)).await?;
+        let spent = (cpu() - before) * 1e4 / times.len() as f64;
+        report(&writers.to_string(), times, seconds, Some(spent));
         spool.close().await?;
     }
     empty(&root.join("200")).await?;
     std::fs::remove_dir_all(&root)?;
     Ok(())
+}
+
+fn report(name: &str, mut times: Vec<Duration>, seconds: u64, cpu: Option<f64>) {
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e3;
+    let cpu = cpu.map_or_else(String::new, |cpu| format!("{cpu:.2}"));
+    println!("{name:>8} {:>12} {:>10.2} {:>10.2} {cpu:>14}", times.len() as u64 / seconds, at(50), at(99));
+}
+
+/// Seconds of CPU that this process has used.
+fn cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    // A tick is a hundredth of a second on Linux.
+    ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+fn append(path: &std::path::Path, time: Duration) -> std::io::Result<Vec<Duration>> {
+    let mut file = std::fs::File::create(path)?;
+    let (start, mut times) = (Instant::now(), Vec::new());
+    while start.elapsed() < time {
+        let began = Instant::now();
+        std::io::Write::write_all(&mut file, &[0x5a; 4_096])?;
+        file.sync_data()?;
+        times.push(began.elapsed());
+    }
+    Ok(times)
 }
 
 /// How long each commit took, of so many writers at once.

@@ -195,8 +195,9 @@ impl<R: Rows> Engine<R> {
         Stats { leased: self.leases.len() as u64, ..self.stats }
     }
 
-    pub(crate) fn new_id(&mut self, now: SystemTime) -> MessageId {
-        self.ids.next(now)
+    /// Where the ids of this store come from.
+    pub(crate) fn ids(&self) -> Ids {
+        self.ids.clone()
     }
 
     /// Does all of `ops` in one transaction: one commit for all, and no answer before it. Gives the answers, and the
@@ -353,6 +354,11 @@ impl<R: Rows> Engine<R> {
     fn lease(&mut self, id: JobId, lane: &Lane, why: Why, claim: &Claim) -> Result<Option<Leased>, Error> {
         self.batch.dirty.insert(lane.clone());
         let damage = match (self.rows.job(id)?, self.rows.message(id.message)?) {
+            // Told to end by a process that ended before whoever worked on it.
+            (Read::Whole(job), _) if job.cancelled => {
+                self.remove(&job)?;
+                return Ok(None);
+            }
             (Read::Whole(job), Read::Whole(message)) => {
                 let lease = self.leases.grant(id, lane.clone(), round(claim.until));
                 self.batch.granted.push(id);

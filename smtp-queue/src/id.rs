@@ -3,6 +3,8 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use smtp_core::types::Invalid;
@@ -82,23 +84,25 @@ impl fmt::Debug for JobId {
     }
 }
 
-/// Makes ids that grow, whatever the clock does.
-#[derive(Debug)]
+/// Makes ids that grow, whatever the clock does. Clones share the last one: no two of a store are alike.
+#[derive(Debug, Clone)]
 pub(crate) struct Ids {
-    last: u64,
+    last: Arc<AtomicU64>,
     random: RandomState,
 }
 
 impl Ids {
     /// Ids that come after `last`.
     pub(crate) fn after(last: u64) -> Self {
-        Self { last, random: RandomState::new() }
+        Self { last: Arc::new(AtomicU64::new(last)), random: RandomState::new() }
     }
 
-    pub(crate) fn next(&mut self, now: SystemTime) -> MessageId {
+    pub(crate) fn next(&self, now: SystemTime) -> MessageId {
         let time = u64::try_from(millis(now)).unwrap_or_default() & ((1 << 47) - 1);
-        self.last = (time << 16).max(self.last + 1);
-        MessageId { order: self.last, random: self.random.hash_one(self.last) }
+        let following = |last: u64| (time << 16).max(last + 1);
+        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(following(last)));
+        let order = following(last.unwrap_or_else(|last| last));
+        MessageId { order, random: self.random.hash_one(order) }
     }
 }
 
@@ -109,13 +113,22 @@ mod tests {
 
     #[test]
     fn ids_grow_though_the_clock_goes_back() {
-        let mut ids = Ids::after(0);
+        let ids = Ids::after(0);
         let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let first = ids.next(now);
         let second = ids.next(now - Duration::from_secs(3600));
         assert!(second > first);
         assert!(ids.next(now + Duration::from_secs(1)) > second);
         assert_eq!(first.order() >> 16, 1_800_000_000_000);
+    }
+
+    #[test]
+    fn clones_never_give_the_same() {
+        let ids = Ids::after(0);
+        let (other, now) = (ids.clone(), SystemTime::now());
+        let all: std::collections::HashSet<_> =
+            (0..100).flat_map(|_| [ids.next(now), other.next(now)]).map(MessageId::order).collect();
+        assert_eq!(all.len(), 200);
     }
 
     #[test]

@@ -197,9 +197,15 @@ pub(crate) fn take(
     now: SystemTime,
     n: usize,
 ) -> Result<Vec<JobId>, Error> {
+    let skip = leases.in_lane(lane);
+    // Where all that is due can go, nobody needs to wait for a turn.
+    let jobs = index.ready(lane, None, now, skip.saturating_add(n).saturating_add(1))?;
+    let all: Vec<_> = jobs.into_iter().map(|(_, job)| job).filter(|job| leases.get(*job).is_none()).collect();
+    if all.len() <= n {
+        return Ok(all);
+    }
     let mut taken = Vec::new();
     let mut chosen = HashSet::<JobId>::new();
-    let skip = leases.in_lane(lane);
     let first = index.next_turn(lane, *cursor)?.or(index.next_turn(lane, None)?);
     let mut turn = first;
     for _ in 0..SENDERS_MAX {

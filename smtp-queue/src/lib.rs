@@ -3,6 +3,7 @@
 mod clock;
 mod engine;
 mod error;
+mod fault;
 mod id;
 mod job;
 pub mod kit;
@@ -19,6 +20,7 @@ mod terms;
 
 pub use clock::Clock;
 pub use error::{Error, OpenError};
+pub use fault::{Call, Fault, FaultSpool};
 pub use id::{JobId, MessageId};
 pub use job::{
     Action, Job, Message, NewJob, NewMessage, NewNotice, NextHop, Recipient, RecipientState, Settled, Settlement,

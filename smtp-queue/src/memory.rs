@@ -65,11 +65,11 @@ impl Spool for MemSpool {
         if size_hint.is_some_and(|size| size > limits.body) {
             return Err(Error::TooLarge { limit: limits.body });
         }
-        let mut engine = self.engine();
+        let engine = self.engine();
         if engine.stats().messages >= limits.messages {
             return Err(Error::TooMany { limit: limits.messages });
         }
-        let id = engine.new_id(now);
+        let id = engine.ids().next(now);
         drop(engine);
         Ok(Box::new(MemStaged { spool: self.clone(), id, now, content: BytesMut::new() }))
     }

@@ -54,7 +54,7 @@ pub(crate) struct Shared {
     disk: Arc<dyn Disk>,
     readers: Readers,
     limits: Limits,
-    ids: Mutex<Ids>,
+    ids: Ids,
     state: Arc<State>,
     /// Held as long as the spool is open.
     _lock: std::fs::File,
@@ -135,7 +135,7 @@ impl Spool for SqliteSpool {
             return Err(Error::Closed);
         }
         self.0.check(size_hint.unwrap_or_default())?;
-        let id = lock(&self.0.ids).next(now);
+        let id = self.0.ids.next(now);
         Ok(Box::new(SqliteStaged::new(self.clone(), id, now)))
     }
 

@@ -56,9 +56,10 @@ fn open(disk: &Arc<dyn Disk>, connection: Connection) -> Result<Life, Error> {
     let named = rows.files()?;
     bodies::sweep(&**disk, &named).map_err(|e| Error::io("sweep", &e))?;
     let engine = Engine::open(rows, Limits::default(), 0)?;
+    let ids = engine.ids();
     let home = Database { path: PathBuf::new(), disk: Arc::clone(disk) };
     let writer = Writer::new(engine, home, Arc::new(State::default()));
-    Ok(Life { writer, disk: Arc::clone(disk), ids: Ids::after(0), leased: Vec::new() })
+    Ok(Life { writer, disk: Arc::clone(disk), ids, leased: Vec::new() })
 }
 
 impl Life {

@@ -4,7 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rusqlite::Connection;
@@ -16,9 +16,8 @@ use super::rows::SqlRows;
 use super::writer::{self, Database, Writer};
 use super::{Shared, SqliteSpool, State, bodies, schema};
 use crate::clock::millis;
-use crate::engine::{Engine, Rows};
+use crate::engine::Engine;
 use crate::error::{Error, OpenError};
-use crate::id::Ids;
 use crate::spool::Limits;
 
 pub(super) const DATABASE: &str = "spool.db";
@@ -53,17 +52,16 @@ pub(super) fn open(path: &Path, limits: Limits) -> Result<SqliteSpool, OpenError
     if swept > 0 {
         tracing::info!(swept, "removed bodies of messages that were never accepted, or are gone");
     }
-    let last = rows.last_id().map_err(refused)?;
     let epoch = u64::try_from(millis(SystemTime::now())).unwrap_or_default() << 16;
     let engine = Engine::open(rows, limits, epoch).map_err(refused)?;
 
+    let ids = engine.ids();
     let state = Arc::new(State::default());
     let (requests, queue) = mpsc::channel(writer::WAITING_MAX);
     let readers = Readers::new(database.clone());
     let home = Database { path: database, disk: Arc::clone(&disk) };
     let writer = Writer::new(engine, home, Arc::clone(&state));
     std::thread::Builder::new().name("spool".into()).spawn(move || writer.run(queue)).map_err(folder)?;
-    let ids = Mutex::new(Ids::after(last));
     Ok(SqliteSpool(Arc::new(Shared { requests, disk, readers, limits, ids, state, _lock: lock })))
 }
 

@@ -88,8 +88,11 @@ impl SqlRows {
         Ok(())
     }
 
-    /// Forgets lanes that no job uses.
+    /// Removes jobs that were told to end by a process that ended before them, messages without jobs, and lanes that no
+    /// job uses.
     pub(crate) fn tidy(&mut self) -> Result<(), Error> {
+        self.connection.execute("DELETE FROM job WHERE cancelled <> 0", [])?;
+        self.connection.execute("DELETE FROM message WHERE id NOT IN (SELECT message FROM job)", [])?;
         self.connection.execute("DELETE FROM lane WHERE id NOT IN (SELECT lane FROM job)", [])?;
         self.read_lanes()
     }

@@ -2,5 +2,6 @@
 
 mod conformance;
 mod flow;
+mod model;
 mod rig;
 mod week;
