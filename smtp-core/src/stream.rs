@@ -4,11 +4,17 @@
 //! session; a [`Connection`] carries one or many of them; a [`Listener`] or a [`Connector`] makes connections. A
 //! transport is a crate that implements these; nothing above knows which.
 
+mod backoff;
 mod connect;
 mod plain;
+mod race;
+mod resolve;
 
+pub use backoff::Backoff;
 pub use connect::{Address, ConnectError, ConnectStep, Target, TlsMode, TlsPolicy, Verification};
 pub use plain::{Plain, Single};
+pub use race::race;
+pub use resolve::{Discover, Resolve, SystemResolver, socket_addresses};
 
 use core::future::Future;
 use core::pin::Pin;
