@@ -78,8 +78,11 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// Ready once what was received cannot have been replayed by a third party: at once, except on transports with
     /// early data, where it waits for the handshake. Nothing past the first EHLO is looked at before.
     ///
+    /// On a client's side it is ready once what was sent cannot be replayed either.
+    ///
     /// # Errors
-    /// When the handshake fails.
+    /// When the handshake fails, or early data was refused. On a client's side an error says that nothing which was
+    /// sent on this stream was acted on, so that all of it can be sent again without the risk of a duplicate.
     fn poll_confirmed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let _ = cx;
         Poll::Ready(Ok(()))
@@ -101,6 +104,15 @@ pub trait Connection: Send + 'static {
     /// # Errors
     /// When the connection is of no more use, or has no stream to give.
     async fn open(&mut self) -> io::Result<Box<dyn ByteStream>>;
+
+    /// Ready once the handshake is complete: at once, except on a client's connection that is in use before, to carry
+    /// early data.
+    ///
+    /// # Errors
+    /// The handshake failed. Nothing that was sent on the connection was acted on, then.
+    fn confirmed(&self) -> BoxFuture<'static, io::Result<()>> {
+        Box::pin(core::future::ready(Ok(())))
+    }
 
     /// How many streams can be open at the same time. 1 for everything that is itself a byte stream.
     fn max_parallel(&self) -> usize {

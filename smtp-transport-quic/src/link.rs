@@ -1,12 +1,13 @@
 //! What the streams of one connection share.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use quinn::ZeroRttAccepted;
 use quinn::crypto::rustls::HandshakeData;
+use quinn::{Side, ZeroRttAccepted};
 use rustls_pki_types::CertificateDer;
 use smtp_core::channel::{ChannelInfo, Peer, TlsInfo};
 use smtp_core::stream::CloseCode;
@@ -110,20 +111,39 @@ impl Link {
         let (done, watch) = watch::channel(Handshake::Pending);
         tokio::spawn(async move {
             let _until_done = until_done;
-            let accepted = tokio::time::timeout(limit, accepted).await;
-            if accepted.is_err() {
-                quic.close(code::to_wire(CloseCode::Timeout), b"no handshake in time");
-            }
-            let outcome = match accepted {
-                _ if quic.close_reason().is_some() => Handshake::Failed,
-                Err(_) => Handshake::Failed,
+            let mut accepted = accepted;
+            let accepted = match tokio::time::timeout(limit, &mut accepted).await {
+                Ok(accepted) => accepted,
+                Err(_) => {
+                    quic.close(code::to_wire(CloseCode::Timeout), b"no handshake in time");
+                    // It may have been completed at the last moment: only quinn knows.
+                    accepted.await
+                }
+            };
+            let outcome = match (quic.side(), accepted) {
+                // Complete, whatever has become of the connection since: what was sent may have been acted on.
+                (Side::Client, true) => Handshake::Done,
+                (_, false) if quic.close_reason().is_some() => Handshake::Failed,
+                (Side::Client, false) => Handshake::EarlyDataRefused,
                 // On the server's side the value means nothing.
-                Ok(false) if quic.side().is_client() => Handshake::EarlyDataRefused,
-                Ok(_) => Handshake::Done,
+                (Side::Server, _) if quic.close_reason().is_some() => Handshake::Failed,
+                (Side::Server, _) => Handshake::Done,
             };
             done.send_replace(outcome);
         });
         watch
+    }
+
+    /// Waits for the end of a client's handshake.
+    pub(crate) fn confirmed(&self) -> impl Future<Output = io::Result<()>> + use<> {
+        let mut handshake = self.handshake.clone();
+        async move {
+            match handshake.wait_for(|handshake| *handshake != Handshake::Pending).await.map(|done| *done) {
+                Ok(Handshake::Failed | Handshake::Pending) | Err(_) => Err(io::ErrorKind::ConnectionAborted.into()),
+                // The connection is good, even if what was sent early has to be sent again.
+                Ok(Handshake::Done | Handshake::EarlyDataRefused) => Ok(()),
+            }
+        }
     }
 
     /// The facts of each of its streams, as they are now.

@@ -104,6 +104,8 @@ impl ByteStream for QuicStream {
             // Only a stream that was opened early is lost; those opened afterwards are like any other.
             Handshake::EarlyDataRefused if self.recv.is_0rtt() => Err(QuicError::EarlyDataRefused.into()),
             Handshake::EarlyDataRefused => Ok(()),
+            // What this side sent after its handshake may have been acted on.
+            Handshake::Failed if self.link.role == Role::Client && !self.recv.is_0rtt() => Ok(()),
             Handshake::Failed => Err(match self.link.quic.close_reason() {
                 Some(error) => self.link.error(error).into(),
                 None => QuicError::ClosedHere.into(),

@@ -57,7 +57,15 @@ impl Connection {
         accepted(Step::Hello, reply)
     }
 
+    /// EHLO may be early data. If the server does not take it, it goes once more on another stream.
     async fn greet(&mut self, kind: HelloKind) -> Result<Reply, Error> {
+        match self.say_hello(kind).await {
+            Err(_) if self.wire.is_unseen() && self.renew().await => self.say_hello(kind).await,
+            result => result,
+        }
+    }
+
+    async fn say_hello(&mut self, kind: HelloKind) -> Result<Reply, Error> {
         let command = Command::Hello(Hello { kind, name: self.options.hello.clone() });
         if self.wire.session.awaits() != Some(Awaited::Command(Verb::Connect)) {
             return self.exchange(&command).await;
