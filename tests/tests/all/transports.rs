@@ -159,7 +159,7 @@ fn provider() {
 }
 
 /// Runs `f` with a runtime that does not outlive it.
-fn with_runtime(f: impl Future<Output = ()>) {
+pub(crate) fn with_runtime(f: impl Future<Output = ()>) {
     provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, f);
