@@ -24,7 +24,7 @@ use std::io;
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::channel::ChannelInfo;
+use crate::channel::{ChannelInfo, Peer};
 
 /// A future on the heap.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -61,6 +61,12 @@ pub enum CloseCode {
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// The channel's facts as they are now; read again after [`ByteStream::upgrade`].
     fn info(&self) -> ChannelInfo;
+
+    /// Where the peer is now, if that is no longer what [`ByteStream::info`] says, which stays what it was: a channel that
+    /// lets its peer go on from another address (RFC 9000 §9). Such a peer is admitted anew before its next MAIL.
+    fn moved(&self) -> Option<Peer> {
+        None
+    }
 
     /// Turns the stream into a TLS one, as STARTTLS asks (RFC 3207 §4). The caller holds no unread input: clear text
     /// never crosses the upgrade.

@@ -163,7 +163,7 @@ impl Serving {
             //
             stream = link.quic.accept_bi() => match stream {
                 Ok(halves) => {
-                    link.note_address();
+                    link.moved();
                     Ok(Some(QuicStream::new(Arc::clone(link), halves)))
                 }
                 Err(error) => match link.error(error) {

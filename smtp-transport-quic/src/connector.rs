@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::QuicConnection;
+use crate::crypto::Watching;
 use crate::error::QuicError;
 use crate::link::{Facts, Link};
 use crate::listener::udp_socket;
@@ -135,7 +136,11 @@ impl Inner {
             // Nothing is held against the name, so it can stay unsaid.
             _ => None,
         };
-        Ok(Prepared { crypto: Arc::new(crypto), name, verifies: policy.verification != Verification::None })
+        Ok(Prepared {
+            crypto: Arc::new(Watching(Arc::new(crypto))),
+            name,
+            verifies: policy.verification != Verification::None,
+        })
     }
 
     /// The endpoint for peers of one family.
@@ -236,7 +241,7 @@ impl fmt::Debug for QuicConnector {
 
 /// TLS under one policy for one target.
 struct Prepared {
-    crypto: Arc<QuicClientConfig>,
+    crypto: Arc<Watching<QuicClientConfig>>,
     name: Option<ServerName<'static>>,
     verifies: bool,
 }

@@ -3,6 +3,7 @@
 mod code;
 mod connection;
 mod connector;
+mod crypto;
 mod error;
 mod link;
 mod listener;

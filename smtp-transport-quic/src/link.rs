@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicI32, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use quinn::crypto::rustls::HandshakeData;
 use quinn::{Side, ZeroRttAccepted};
 use rustls_pki_types::CertificateDer;
 use smtp_core::channel::{ChannelInfo, Peer, TlsInfo};
@@ -18,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::code;
+use crate::crypto::Negotiated;
 use crate::error::QuicError;
 
 /// Extensions that hold before an EHLO reply has named them.
@@ -45,6 +45,8 @@ pub(crate) struct Link {
     pub(crate) quic: quinn::Connection,
     pub(crate) role: Role,
     peer: SocketAddr,
+    /// Where it was when that was last looked at.
+    seen: Mutex<SocketAddr>,
     local: Option<SocketAddr>,
     /// The name that SNI carried, on the client's side.
     sni: Option<Box<str>>,
@@ -82,6 +84,7 @@ impl Link {
             quic,
             role,
             peer,
+            seen: Mutex::new(peer),
             local: local.map(canonical),
             sni,
             verifies,
@@ -165,8 +168,8 @@ impl Link {
     fn tls(&self) -> TlsInfo {
         // Before the handshake is complete nobody has proved anything.
         let confirmed = *self.handshake.borrow() != Handshake::Pending;
-        let data = self.quic.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
-        let (alpn, sni) = data.map_or((None, None), |data| (data.protocol, data.server_name));
+        let data = self.quic.handshake_data().and_then(|data| data.downcast::<Negotiated>().ok());
+        let Negotiated { protocol, server_name, hello } = data.map(|data| *data).unwrap_or_default();
         let mut exporter = [0; 32];
         let exported = confirmed && self.quic.export_keying_material(&mut exporter, EXPORTER, &[]).is_ok();
         let peer_certificates = if confirmed { self.peer_certificates() } else { Vec::new() };
@@ -177,13 +180,14 @@ impl Link {
         };
         TlsInfo {
             version: "TLSv1.3",
-            alpn: alpn.map(|name| printable(&name).into()),
-            sni: self.sni.clone().or_else(|| sni.map(Into::into)),
+            cipher: hello.map(|hello| smtp_tls::cipher_name(hello.cipher)).unwrap_or_default(),
+            group: hello.and_then(|hello| hello.group).map(smtp_tls::group_name),
+            alpn: protocol.map(|name| printable(&name).into()),
+            sni: self.sni.clone().or_else(|| server_name.map(Into::into)),
             peer_certificates,
             verified,
             exporter: exported.then_some(exporter),
-            // quinn does not tell suite, group and resumption.
-            ..TlsInfo::default()
+            resumed: hello.is_some_and(|hello| hello.resumed),
         }
     }
 
@@ -242,12 +246,15 @@ impl Link {
         }
     }
 
-    /// Logs if the peer has moved.
-    pub(crate) fn note_address(&self) {
+    /// Where the peer is now, if it has moved; logged once for each place.
+    pub(crate) fn moved(&self) -> Option<SocketAddr> {
         let now = canonical(self.quic.remote_address());
-        if now != self.peer {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen != now {
+            *seen = now;
             tracing::info!(peer = %self.peer, %now, "the peer has moved to another address");
         }
+        (now != self.peer).then_some(now)
     }
 
     pub(crate) fn close(&self, code: CloseCode, reason: &str) {

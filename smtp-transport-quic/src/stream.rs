@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use quinn::{RecvStream, SendStream, StoppedError, VarInt};
-use smtp_core::channel::ChannelInfo;
+use smtp_core::channel::{ChannelInfo, Peer};
 use smtp_core::stream::{BoxFuture, ByteStream, CloseCode};
 use smtp_tls::Role;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -75,6 +75,11 @@ impl QuicStream {
 impl ByteStream for QuicStream {
     fn info(&self) -> ChannelInfo {
         self.link.info()
+    }
+
+    //
+    fn moved(&self) -> Option<Peer> {
+        self.link.moved().map(Peer::Ip)
     }
 
     // The other streams of the connection go on.

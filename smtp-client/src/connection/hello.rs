@@ -49,6 +49,8 @@ impl Connection {
         // RFC 5321 §3.2 and §4.1.1.1. STARTTLS is an extension: who needs it cannot do with HELO. A 4yz is no sign of
         // an old server.
         let old = reply.severity() == Severity::Permanent && kind == HelloKind::Ehlo;
+        // Nor is there an old server behind a channel that implies extensions.
+        let old = old && self.info.implied.is_empty();
         let needs_starttls = self.policy.mode == TlsMode::Required && self.info.tls.is_none();
         if old && !needs_starttls && self.wire.session.is_idle() {
             let reply = self.greet(HelloKind::Helo).await?;

@@ -8,6 +8,8 @@ mod closing;
 mod early;
 mod hostile;
 mod loopback;
+mod moving;
+mod racing;
 mod rounds;
 mod support;
 mod tags;
