@@ -131,11 +131,12 @@ impl Connector for RacingConnector {
                 Ok((way, connection?))
             })
         };
-        //
+        // The policy is one for both.
         let won = race(&[Way::Other, Way::Usual], self.options.head_start, attempt).await;
         let tried = tried.into_inner();
         match won {
             Ok((Way::Other, connection)) => {
+                //
                 self.memory().won(host, connection.confirmed(), Instant::now());
                 Ok(connection)
             }

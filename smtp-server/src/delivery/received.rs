@@ -150,6 +150,7 @@ fn protocol(session: &SessionInfo, envelope: &Envelope) -> String {
     format!("{base}{tls}{auth}")
 }
 
+//
 /// The channel's name where SMTP is not spoken on it as on any other: the registered protocols do not tell.
 fn mapping(channel: &ChannelInfo) -> String {
     if channel.implied.is_empty() { String::new() } else { format!("{} ", channel.transport) }

@@ -6,6 +6,7 @@
 mod chaos;
 mod closing;
 mod early;
+mod gaps;
 mod hostile;
 mod loopback;
 mod moving;
