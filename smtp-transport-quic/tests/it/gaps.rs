@@ -83,15 +83,20 @@ impl ClientConfig for ForgingConfig {
         parameters: &TransportParameters,
     ) -> Result<Box<dyn Session>, ConnectError> {
         let inner = Arc::clone(&self.0).start_session(version, name, parameters)?;
-        Ok(Box::new(ForgingSession(inner, Arc::clone(&self.1))))
+        Ok(Box::new(ForgingSession(inner, Arc::clone(&self.1), 0)))
     }
 }
 
-struct ForgingSession(Box<dyn Session>, Arc<Forgery>);
+/// With how many keys it has given out: those of the handshake come first, and are left as they are.
+struct ForgingSession(Box<dyn Session>, Arc<Forgery>, u8);
 
 impl Session for ForgingSession {
     fn write_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Keys> {
         let Keys { header, packet } = self.0.write_handshake(buf)?;
+        self.2 += 1;
+        if self.2 == 1 {
+            return Some(Keys { header, packet });
+        }
         let local = Box::new(ForgingKey(packet.local, Arc::clone(&self.1)));
         Some(Keys { header, packet: KeyPair { local, remote: packet.remote } })
     }
@@ -158,7 +163,7 @@ async fn a_stream_of_gaps_ends_its_connection_long_before_the_window_does() {
     assert!(matches!(ended, Some(ConnectionError::ConnectionClosed(_))), "{gaps} gaps: {ended:?}");
     // quinn gives up when more than 2,048 pieces of a stream are left to be put together; the rest is what was on its
     // way. The window alone would have let 256 Ki of them come, and eight times as many on a connection.
-    assert!((2_048..8_000).contains(&gaps), "{gaps}");
+    assert!((2_048..8_000).contains(&gaps), "{gaps}: {ended:?}");
     let said = talk(&mut other, &flight(1, 500)).await.unwrap();
     assert_eq!(codes(&said), FLIGHT_CODES, "the others do not notice");
 }
@@ -167,6 +172,6 @@ async fn a_stream_of_gaps_ends_its_connection_long_before_the_window_does() {
 async fn a_few_gaps_are_borne() {
     let sim = Sim::new(1, path());
     let (gaps, ended) = attack(&sim, 1).await;
-    assert!((300..1_000).contains(&gaps), "{gaps}");
+    assert!((150..1_000).contains(&gaps), "{gaps}: {ended:?}");
     assert!(ended.is_none(), "{ended:?}");
 }
