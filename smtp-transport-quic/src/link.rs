@@ -1,12 +1,12 @@
 //! What the streams of one connection share.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use quinn::ZeroRttAccepted;
-use quinn::crypto::rustls::HandshakeData;
+use quinn::{Side, ZeroRttAccepted};
 use rustls_pki_types::CertificateDer;
 use smtp_core::channel::{ChannelInfo, Peer, TlsInfo};
 use smtp_core::stream::CloseCode;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::code;
+use crate::crypto::Negotiated;
 use crate::error::QuicError;
 
 /// Extensions that hold before an EHLO reply has named them.
@@ -44,6 +45,8 @@ pub(crate) struct Link {
     pub(crate) quic: quinn::Connection,
     pub(crate) role: Role,
     peer: SocketAddr,
+    /// Where it was when that was last looked at.
+    seen: Mutex<SocketAddr>,
     local: Option<SocketAddr>,
     /// The name that SNI carried, on the client's side.
     sni: Option<Box<str>>,
@@ -84,6 +87,7 @@ impl Link {
             quic,
             role,
             peer,
+            seen: Mutex::new(peer),
             local: local.map(canonical),
             sni,
             verifies,
@@ -114,16 +118,23 @@ impl Link {
         let (done, watch) = watch::channel(Handshake::Pending);
         tokio::spawn(async move {
             let _until_done = until_done;
-            let accepted = tokio::time::timeout(limit, accepted).await;
-            if accepted.is_err() {
-                quic.close(code::to_wire(CloseCode::Timeout), b"no handshake in time");
-            }
-            let outcome = match accepted {
-                _ if quic.close_reason().is_some() => Handshake::Failed,
-                Err(_) => Handshake::Failed,
+            let mut accepted = accepted;
+            let accepted = match tokio::time::timeout(limit, &mut accepted).await {
+                Ok(accepted) => accepted,
+                Err(_) => {
+                    quic.close(code::to_wire(CloseCode::Timeout), b"no handshake in time");
+                    // It may have been completed at the last moment: only quinn knows.
+                    accepted.await
+                }
+            };
+            let outcome = match (quic.side(), accepted) {
+                // Complete, whatever has become of the connection since: what was sent may have been acted on.
+                (Side::Client, true) => Handshake::Done,
+                (_, false) if quic.close_reason().is_some() => Handshake::Failed,
+                (Side::Client, false) => Handshake::EarlyDataRefused,
                 // On the server's side the value means nothing.
-                Ok(false) if quic.side().is_client() => Handshake::EarlyDataRefused,
-                Ok(_) => Handshake::Done,
+                (Side::Server, _) if quic.close_reason().is_some() => Handshake::Failed,
+                (Side::Server, _) => Handshake::Done,
             };
             done.send_replace(outcome);
         });
@@ -146,6 +157,18 @@ impl Link {
         let _ = self.early_left.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
     }
 
+    /// Waits for the end of a client's handshake.
+    pub(crate) fn confirmed(&self) -> impl Future<Output = io::Result<()>> + use<> {
+        let mut handshake = self.handshake.clone();
+        async move {
+            match handshake.wait_for(|handshake| *handshake != Handshake::Pending).await.map(|done| *done) {
+                Ok(Handshake::Failed | Handshake::Pending) | Err(_) => Err(io::ErrorKind::ConnectionAborted.into()),
+                // The connection is good, even if what was sent early has to be sent again.
+                Ok(Handshake::Done | Handshake::EarlyDataRefused) => Ok(()),
+            }
+        }
+    }
+
     /// The facts of each of its streams, as they are now.
     pub(crate) fn info(&self) -> ChannelInfo {
         let tls = self.tls();
@@ -165,8 +188,8 @@ impl Link {
     fn tls(&self) -> TlsInfo {
         // Before the handshake is complete nobody has proved anything.
         let confirmed = *self.handshake.borrow() != Handshake::Pending;
-        let data = self.quic.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
-        let (alpn, sni) = data.map_or((None, None), |data| (data.protocol, data.server_name));
+        let data = self.quic.handshake_data().and_then(|data| data.downcast::<Negotiated>().ok());
+        let Negotiated { protocol, server_name, hello } = data.map(|data| *data).unwrap_or_default();
         let mut exporter = [0; 32];
         let exported = confirmed && self.quic.export_keying_material(&mut exporter, EXPORTER, &[]).is_ok();
         let peer_certificates = if confirmed { self.peer_certificates() } else { Vec::new() };
@@ -177,13 +200,14 @@ impl Link {
         };
         TlsInfo {
             version: "TLSv1.3",
-            alpn: alpn.map(|name| printable(&name).into()),
-            sni: self.sni.clone().or_else(|| sni.map(Into::into)),
+            cipher: hello.map(|hello| smtp_tls::cipher_name(hello.cipher)).unwrap_or_default(),
+            group: hello.and_then(|hello| hello.group).map(smtp_tls::group_name),
+            alpn: protocol.map(|name| printable(&name).into()),
+            sni: self.sni.clone().or_else(|| server_name.map(Into::into)),
             peer_certificates,
             verified,
             exporter: exported.then_some(exporter),
-            // quinn does not tell suite, group and resumption.
-            ..TlsInfo::default()
+            resumed: hello.is_some_and(|hello| hello.resumed),
         }
     }
 
@@ -242,12 +266,15 @@ impl Link {
         }
     }
 
-    /// Logs if the peer has moved.
-    pub(crate) fn note_address(&self) {
+    /// Where the peer is now, if it has moved; logged once for each place.
+    pub(crate) fn moved(&self) -> Option<SocketAddr> {
         let now = canonical(self.quic.remote_address());
-        if now != self.peer {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen != now {
+            *seen = now;
             tracing::info!(peer = %self.peer, %now, "the peer has moved to another address");
         }
+        (now != self.peer).then_some(now)
     }
 
     pub(crate) fn close(&self, code: CloseCode, reason: &str) {

@@ -213,8 +213,9 @@ pub struct QuicOptions {
     /// Default: off.
     pub early_data: EarlyData,
     /// Whether a client may go on from another address (RFC 9000 §9). What its sessions know is the address that the
-    /// handshake proved, all the same. Default: false, right for mail between servers; true suits submission.
-    pub migration: bool,
+    /// handshake proved, all the same; the policy is asked about the new one before the next MAIL. Default: what suits
+    /// the service: not for mail between servers, and for submission, whose clients change networks.
+    pub migration: Option<bool>,
     /// With more unfinished handshakes than this, a client has to prove its address first, which costs it a round
     /// trip (RFC 9000 §8.1.2). Default: 64; 0 asks everybody.
     pub retry_above: usize,
@@ -241,7 +242,7 @@ impl Default for QuicOptions {
             service: Service::default(),
             transport: TransportOptions::default(),
             early_data: EarlyData::default(),
-            migration: false,
+            migration: None,
             retry_above: 64,
             max_half_open: 1024,
             handshake_timeout: Duration::from_secs(10),

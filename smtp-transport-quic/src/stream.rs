@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use quinn::{RecvStream, SendStream, StoppedError, VarInt};
-use smtp_core::channel::ChannelInfo;
+use smtp_core::channel::{ChannelInfo, Peer};
 use smtp_core::stream::{BoxFuture, ByteStream, CloseCode};
 use smtp_tls::Role;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -79,6 +79,11 @@ impl ByteStream for QuicStream {
         self.link.info()
     }
 
+    //
+    fn moved(&self) -> Option<Peer> {
+        self.link.moved().map(Peer::Ip)
+    }
+
     // The other streams of the connection go on.
     fn abort(mut self: Box<Self>, code: CloseCode) {
         self.give_up(code);
@@ -92,6 +97,8 @@ impl ByteStream for QuicStream {
             // Only a stream that was opened early is lost; those opened afterwards are like any other.
             Handshake::EarlyDataRefused if self.recv.is_0rtt() => Err(QuicError::EarlyDataRefused.into()),
             Handshake::EarlyDataRefused => Ok(()),
+            // What this side sent after its handshake may have been acted on.
+            Handshake::Failed if self.link.role == Role::Client && !self.recv.is_0rtt() => Ok(()),
             Handshake::Failed => Err(match self.link.quic.close_reason() {
                 Some(error) => self.link.error(error).into(),
                 None => QuicError::ClosedHere.into(),

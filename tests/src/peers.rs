@@ -1,7 +1,7 @@
 //! Real mail programs to test against, each started as an instance of its own.
 //!
 //! A peer here is a program from a Debian package: [`Postfix`] and [`Exim`] as
-//! servers (and as clients that send to us), and the short-lived [`tools`]:
+//! servers (and as clients that send to us), [`Nsd`] as a name server, and the short-lived [`tools`]:
 //! `swaks`, `curl`, Python, `smtp-source`. For SMTP over QUIC there is
 //! [`aioquic`], with our own scripts. `.ci/setup` installs them.
 //!
@@ -43,11 +43,13 @@
 pub mod aioquic;
 mod exim;
 mod mailbox;
+mod nsd;
 mod postfix;
 mod process;
 pub mod tools;
 
 pub use exim::{Exim, EximOptions};
+pub use nsd::Nsd;
 pub use postfix::{Postfix, PostfixOptions};
 
 use std::fmt;

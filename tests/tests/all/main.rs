@@ -3,6 +3,7 @@
 // Helpers of tests fail like tests do.
 #![allow(clippy::unwrap_used)]
 
+mod discovery;
 mod docs;
 mod interop;
 mod quic_client;

@@ -154,7 +154,7 @@ impl Transport {
 }
 
 /// Runs `f` with a runtime that does not outlive it.
-fn with_runtime(f: impl Future<Output = ()>) {
+pub(crate) fn with_runtime(f: impl Future<Output = ()>) {
     crate::provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, f);
