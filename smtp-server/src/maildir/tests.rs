@@ -302,7 +302,7 @@ async fn strangers_cannot_fill_the_disk_with_mailboxes() {
     // Every domain has a postmaster, and a mailbox that was removed makes room.
     assert!(deliver(&mut again.clone(), &["<postmaster@x.example>"], text("x\r\n")).await.single().is_ok());
     for user in ["example.org/a", "x.example/postmaster"] {
-        std::fs::remove_dir_all(store.root().join(user)).unwrap();
+        fs::remove_dir_all(store.root().join(user)).unwrap();
     }
     assert!(deliver(&mut again.clone(), &["<d@example.org>"], text("x\r\n")).await.single().is_ok());
 }
