@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
     #[serde(rename = "match")]
     matching: Option<MatchChoice>,
 
-    /// Read NEW wherever a file says OLD; may be repeated.
+    /// Read NEW wherever a file has OLD as a word of its own; may be repeated.
     ///
     /// The files are about mailboxes at here.example: --set here.example=example.org names your domain.
     #[arg(long, value_name = "OLD=NEW")]
@@ -165,6 +165,28 @@ struct Substitution {
     new: String,
 }
 
+impl Substitution {
+    /// The text with the new words for the old ones, in whatever case; what is within another word stays.
+    fn apply(&self, text: &str) -> String {
+        let lower = text.to_ascii_lowercase();
+        let part_of_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || matches!(c, '-' | '_'));
+        let mut out = String::with_capacity(text.len());
+        let mut done = 0;
+        for (at, _) in lower.match_indices(&self.old.to_ascii_lowercase()) {
+            let end = at + self.old.len();
+            let (before, behind) = (text.get(..at).unwrap_or_default(), text.get(end..).unwrap_or_default());
+            if at < done || part_of_word(before.chars().next_back()) || part_of_word(behind.chars().next()) {
+                continue;
+            }
+            out.push_str(text.get(done..at).unwrap_or_default());
+            out.push_str(&self.new);
+            done = end;
+        }
+        out.push_str(text.get(done..).unwrap_or_default());
+        out
+    }
+}
+
 impl FromStr for Substitution {
     type Err = &'static str;
 
@@ -276,7 +298,7 @@ fn load(paths: &[PathBuf], set: &[Substitution]) -> Result<Vec<Scenario>, Failur
     }
     let read = |path: &PathBuf| {
         let text = std::fs::read_to_string(path).map_err(|error| cannot(path, error))?;
-        let text = set.iter().fold(text, |text, set| text.replace(&set.old, &set.new));
+        let text = set.iter().fold(text, |text, set| set.apply(&text));
         Scenario::parse(&path.display().to_string(), &text)
             .map_err(|error| Failure::config(error).help("what a scenario is written in: docs/replay.md"))
     };
@@ -375,6 +397,19 @@ mod tests {
         assert_eq!(exit(5, 0, 3), Exit::Success);
         assert_eq!(exit(0, 0, 3), Exit::Data, "a test that played nothing has tested nothing");
         assert_eq!(Tally { passed: 5, failed: 1, skipped: 3 }.to_string(), "5 passed, 1 failed, 3 skipped");
+    }
+
+    #[test]
+    fn only_whole_words_are_replaced() {
+        let set: Substitution = "here.example=x.test".parse().unwrap();
+        for (text, read) in [
+            ("C: RCPT TO:<a@here.example>", "C: RCPT TO:<a@x.test>"),
+            ("<a@HERE.Example> <b@sub.here.example>", "<a@x.test> <b@sub.x.test>"),
+            ("a@elsewhere.example b@here.example.com", "a@elsewhere.example b@x.test.com"),
+            ("ü@here.examples ühere.example", "ü@here.examples ühere.example"),
+        ] {
+            assert_eq!(set.apply(text), read);
+        }
     }
 
     #[test]

@@ -331,7 +331,7 @@ impl Way {
 
     /// Waits until the server knows that nothing more comes, which takes a moment where this side has to say so.
     pub(crate) async fn leave(&self) {
-        const LONGEST: Duration = Duration::from_secs(1);
+        const LONGEST: Duration = Duration::from_millis(500);
         if let Some(quic) = &self.quic {
             let _ = tokio::time::timeout(LONGEST, quic.wait_idle()).await;
         }

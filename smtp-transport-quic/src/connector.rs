@@ -292,7 +292,11 @@ struct Failure {
 
 impl Failure {
     fn of(error: QuicError) -> Self {
-        let step = if matches!(error, QuicError::Handshake(_)) { ConnectStep::Tls } else { ConnectStep::Connect };
+        let step = if matches!(error, QuicError::Handshake(_) | QuicError::Protocol) {
+            ConnectStep::Tls
+        } else {
+            ConnectStep::Connect
+        };
         Self { step, permanent: error.is_permanent(), error: error.into() }
     }
 }

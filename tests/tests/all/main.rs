@@ -5,4 +5,5 @@
 
 mod docs;
 mod interop;
+mod replay;
 mod transports;
