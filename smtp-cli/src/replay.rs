@@ -13,6 +13,7 @@ use smtp_client::Error;
 use smtp_core::stream::{ByteStream, ConnectError, ConnectStep, Connection, TlsPolicy};
 use smtp_test::scenario::{Matching, Mismatch, Report, Runner, Scenario};
 use smtp_tls::Pin;
+use smtp_transport_quic::Observer;
 
 use crate::connect::TlsOptions;
 use crate::exit::{Exit, Failure};
@@ -232,7 +233,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let calling = Calling {
         wait: Some(wait),
         quic: Quic::new(arguments.early_data, arguments.qlog_dir)?,
-        told: page.verbose.then(|| Box::new(move |event: &_| page.note(event)) as _),
+        observer: page.verbose.then(|| Observer::new(move |event| page.note(event))),
     };
     let way = tls.way(&url, calling)?;
     let runner = Runner::default()

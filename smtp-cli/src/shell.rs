@@ -10,6 +10,7 @@ use serde::Deserialize;
 use smtp_client::{Options, Timeouts};
 use smtp_core::types::EhloName;
 use smtp_tls::Pin;
+use smtp_transport_quic::Observer;
 
 use crate::connect::{TlsOptions, connect};
 use crate::exit::{Exit, Failure};
@@ -108,8 +109,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let input = input::Input::new().map_err(|error| Failure::new(Exit::Io, error))?;
     let screen = Arc::new(talk::Screen::new(Transcript::new(Output::Stdout), input.is_terminal()));
     let seen = Arc::clone(&screen);
-    let told: Box<dyn Fn(&_) + Send + Sync> = Box::new(move |event| seen.note(event));
-    let way = tls.way(&url, Calling { wait, told: Some(told), ..Calling::default() })?;
+    let observer = Some(Observer::new(move |event| seen.note(event)));
+    let way = tls.way(&url, Calling { wait, observer, ..Calling::default() })?;
     let options = Options {
         timeouts: wait.map_or_else(Timeouts::default, Timeouts::all),
         observer: Some(Arc::clone(&screen) as Arc<dyn smtp_client::Observer>),

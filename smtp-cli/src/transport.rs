@@ -10,8 +10,8 @@ use serde::Deserialize;
 use smtp_core::stream::{Connector, Listener};
 use smtp_tls::{ClientTls, ServerTls};
 use smtp_transport_quic::{
-    ConnectOptions as QuicConnectOptions, EarlyData, Event, Observer, QuicConnector, QuicListener, QuicOptions,
-    Service, TransportOptions,
+    ConnectOptions as QuicConnectOptions, EarlyData, Observer, QuicConnector, QuicListener, QuicOptions, Service,
+    TransportOptions,
 };
 use smtp_transport_tcp::{ConnectOptions, ListenOptions, TcpConnector, TcpListener, Tls};
 use smtp_transport_unix::{
@@ -314,7 +314,7 @@ pub(crate) struct Calling {
     /// Settings of QUIC.
     pub(crate) quic: Quic,
     /// Who is told what happens below SMTP.
-    pub(crate) told: Option<Box<dyn Fn(&Event) + Send + Sync>>,
+    pub(crate) observer: Option<Observer>,
 }
 
 /// The way to a server.
@@ -366,7 +366,7 @@ pub(crate) fn way(url: &Url, tls: ClientTls, calling: Calling) -> Result<Way, Fa
                 service: url.service(),
                 transport: calling.quic.transport(),
                 early_data: calling.quic.early_data(),
-                observer: calling.told.map(Observer::new),
+                observer: calling.observer,
                 ..QuicConnectOptions::default()
             };
             if let Some(wait) = wait {

@@ -10,6 +10,7 @@ use smtp_core::extension::{BodyType, Size, SmtpUtf8};
 use smtp_core::service::Body;
 use smtp_core::stream::TlsPolicy;
 use smtp_core::types::{EhloName, Envelope, Invalid, Mail, Mailbox, Parameters, Rcpt, ReversePath};
+use smtp_transport_quic::Observer;
 
 use super::lockstep::{self, Until};
 use super::recorder::Recorder;
@@ -92,10 +93,10 @@ impl Job {
         let policy = tls.policy(&url, with_auth)?;
         let wait = arguments.timeout.map(|wait| wait.0);
         let seen = Arc::clone(recorder);
-        let told: Box<dyn Fn(&_) + Send + Sync> = Box::new(move |event| seen.note(event));
+        let observer = Some(Observer::new(move |event| seen.note(event)));
         // Early data needs a ticket of an earlier connection, and this is the only one.
         let quic = Quic::new(None, arguments.qlog_dir)?;
-        let way = tls.way(&url, Calling { wait, quic, told: Some(told) })?;
+        let way = tls.way(&url, Calling { wait, quic, observer })?;
         let user = arguments.user.as_deref();
         let credentials = with_auth
             .then(|| credentials(user, arguments.password_file.as_deref(), arguments.auth.as_deref(), tls.insecure))
