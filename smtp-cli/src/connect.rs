@@ -55,7 +55,7 @@ impl TlsOptions {
             (Carrier::TlsOverTcp | Carrier::Quic | Carrier::WebSocketOverTls, _) => TlsMode::Implicit,
             // They do not leave the machine, so there is nothing to overhear and nobody to be mistaken for.
             (Carrier::Unix | Carrier::Pipe | Carrier::Handed, _) if check => {
-                return no_certificate("leave it out: a local channel needs none");
+                return no_certificate("leave that option out: a local channel needs none");
             }
             (Carrier::Unix | Carrier::Pipe | Carrier::Handed, _) => TlsMode::None,
             (Carrier::WebSocket, _) if check => return no_certificate("smtp+wss:// is the same under TLS"),

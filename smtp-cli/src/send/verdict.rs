@@ -142,7 +142,7 @@ fn judge(error: &Error) -> (Exit, Option<&'static str>) {
     }
 }
 
-const CHECK_SERVER: &str = "is the server running, and are host and port right?";
+const CHECK_SERVER: &str = "is the server running, and is its address right?";
 
 fn connecting(error: &ConnectError) -> (Exit, Option<&'static str>) {
     match error.step {

@@ -62,6 +62,48 @@ fn one_mail_over_each_transport() {
     }
 }
 
+/// Starts a server without options, sends over both of its listeners, and ends it; in a network of its own, where its
+/// usual ports are free.
+const BY_DEFAULT: &str = r#"
+ip link set lo up || exit 99
+"$0" serve >out 2>log & server=$!
+for i in $(seq 400); do [ "$(grep -c ^listening out)" = 2 ] && break; sleep 0.05; done
+cat out
+for url in smtp://127.0.0.1:2525 smtp+quic://127.0.0.1:2525; do
+    "$0" send --server $url --tls-ca smtp-data/tls/certificate.pem --from a@b.example --to u@localhost || exit 1
+done
+kill $server
+wait $server
+"#;
+
+#[test]
+fn without_options_it_listens_on_tcp_and_on_quic() {
+    // As root, or as anybody where the system lets users have networks.
+    let ways: [&[&str]; 2] = [&["--net"], &["--user", "--map-root-user", "--net"]];
+    let can = |way: &&[&str]| {
+        let tried = Command::new("unshare").args(*way).args(["ip", "link", "set", "lo", "up"]).output();
+        tried.is_ok_and(|tried| tried.status.success())
+    };
+    let Some(way) = ways.into_iter().find(can) else {
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci.is_empty()), "CI must be able to make a network namespace");
+        println!("skipped: no network namespace here (unshare, ip)");
+        return;
+    };
+    let folder = TempDir::new().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(way).args(["sh", "-c", BY_DEFAULT, SMTP]).current_dir(folder.path());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SMTP_")) {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let ended = run(command);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let listening: Vec<&str> = ended.stdout.lines().take(2).collect();
+    assert_eq!(listening, ["listening smtp://127.0.0.1:2525", "listening smtp+quic://127.0.0.1:2525"]);
+    let mail = folder.path().join("smtp-data/mail/localhost/u/new");
+    assert_eq!(std::fs::read_dir(mail).unwrap().count(), 2);
+}
+
 #[test]
 fn tcp_and_udp_can_have_the_same_port() {
     // Somebody else can take the number between the two runs.
@@ -109,7 +151,7 @@ fn over_quic_nobody_there_and_the_wrong_service_are_unavailable() {
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let sent = send(&format!("smtp+quic://127.0.0.1:{port}"), &["--to", "u@localhost", "--insecure", "--timeout", "1"]);
     assert_eq!(sent.code, Some(69), "{sent:?}");
-    assert!(sent.stderr.contains("no answer within 1s") && sent.stderr.contains("host and port right"), "{sent:?}");
+    assert!(sent.stderr.contains("no answer within 1s") && sent.stderr.contains("its address right"), "{sent:?}");
 
     let server = quic(&[]);
     let other = format!("{}?service=submission", server.url());
