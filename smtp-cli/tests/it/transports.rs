@@ -134,7 +134,7 @@ fn over_quic_the_certificate_has_to_hold() {
         (&["--tls-ca", &certificate(&server)][..], 0, ""),
         (&["--insecure"], 0, ""),
         (&["--pin", &none], 77, "not the pinned one: pinned is 0000"),
-        (&["--tls-ca", &certificate(&stranger)], 77, "issued by nobody that is trusted here"),
+        (&["--tls-ca", &certificate(&stranger)], 77, "signed with a wrong key"),
     ] {
         let sent = send(url, &[&["--to", "u@localhost"], trust].concat());
         assert_eq!(sent.code, Some(code), "{trust:?}: {sent:?}");
