@@ -8,6 +8,7 @@ mod docs;
 mod interop;
 mod quic_client;
 mod quic_server;
+mod replay;
 mod transports;
 
 /// The one that TLS uses where nobody names another.
