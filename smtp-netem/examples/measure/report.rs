@@ -5,7 +5,7 @@ use std::io;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::Arguments;
+use crate::run::Arguments;
 use crate::ways::{TWENTY, Way};
 
 /// Everything that was measured.
