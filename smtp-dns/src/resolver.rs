@@ -13,7 +13,7 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts,
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::dnssec::Proof;
+use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::rdata::SVCB;
 use hickory_resolver::proto::rr::rdata::svcb::{SvcParamKey, SvcParamValue};
@@ -32,9 +32,10 @@ pub struct Settings {
     pub servers: Vec<SocketAddr>,
     /// Whether signatures are validated here, up to the root's or [`Settings::trust_anchor`]; the name servers have to
     /// pass DNSSEC records on. Without it nothing is ever [`Security::Secure`]: that a name server says so is worth
-    /// only what the way to it is worth. Default: false.
+    /// only what the way to it is worth. An alias that leads to a name without records of the kind is taken for bogus:
+    /// hickory-resolver 0.26 looks for the proof at the alias. Default: false.
     pub validate: bool,
-    /// Trust anchors, DNSKEY records in a zone file, in place of the root's. Default: none.
+    /// A file of DNSKEY records that are trusted in place of the root's keys, with [`Settings::validate`]. Default: none.
     pub trust_anchor: Option<PathBuf>,
     /// The time for one question to one name server; it is asked twice. Default: 5 s.
     pub timeout: Duration,
@@ -90,12 +91,17 @@ impl Resolver {
         options.timeout = settings.timeout;
         options.attempts = 1;
         options.validate = settings.validate;
-        options.trust_anchor.clone_from(&settings.trust_anchor);
         options.cache_size = settings.cache;
         options.use_hosts_file = ResolveHosts::Never;
         options.preserve_intermediates = true;
         options.edns0 = true;
         options.try_tcp_on_error = true;
+        if let Some(file) = settings.trust_anchor.as_ref().filter(|_| settings.validate) {
+            let anchors = TrustAnchors::from_file(file)
+                .map_err(|error| io::Error::other(format!("trust anchors in {}: {error}", file.display())))?;
+            // The option of the same name would not have them read.
+            builder = builder.with_trust_anchor(Arc::new(anchors));
+        }
         let inner = Arc::new(builder.build().map_err(unusable)?);
         Ok(Self { inner, settings: Arc::new(settings) })
     }
@@ -179,7 +185,14 @@ fn failure(name: &Name, kind: Kind, error: NetError) -> LookupError {
         code => LookupError::Temporary { name, kind, why: code.to_string().into() },
     };
     match error {
-        NetError::Dns(DnsError::NoRecordsFound(none)) => not_found(name, none.response_code, Security::Insecure),
+        NetError::Dns(DnsError::NoRecordsFound(none)) => {
+            // What proves it is in there, if it was validated.
+            let proofs = none.authorities.iter().flat_map(|records| records.iter()).map(|record| record.proof);
+            match proofs.map(proved).min().unwrap_or(Some(Security::Insecure)) {
+                Some(security) => not_found(name, none.response_code, security),
+                None => LookupError::Bogus { name, kind },
+            }
+        }
         NetError::Dns(DnsError::Nsec { response, proof, .. }) => match proved(proof) {
             Some(security) => not_found(name, response.response_code, security),
             None => LookupError::Bogus { name, kind },
