@@ -126,6 +126,8 @@ impl Opening {
             verifies: false,
             draining: self.draining.clone(),
             churn: self.options.churn,
+            // A server answers EHLO and no more.
+            early: usize::MAX,
         };
         let link = if gated {
             let Attempt::Connecting(connecting, deadline) = std::mem::replace(&mut self.attempt, Attempt::Lost) else {

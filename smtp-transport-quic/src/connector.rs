@@ -22,7 +22,7 @@ use crate::crypto::Watching;
 use crate::error::QuicError;
 use crate::link::{Facts, Link};
 use crate::listener::udp_socket;
-use crate::options::{ConnectOptions, EarlyData, Side};
+use crate::options::{ConnectOptions, EarlyData};
 use crate::qlog::Qlog;
 
 /// Makes QUIC connections, under the TLS policy that each call brings. Cheap to clone; clones share sockets, tickets
@@ -89,7 +89,7 @@ impl QuicConnector {
         resolver: Arc<dyn Resolve>,
         sockets: Sockets,
     ) -> io::Result<Self> {
-        options.transport.config(Side::Client { keep_alive: options.keep_alive })?;
+        options.transport.config(options.side())?;
         let qlog = Qlog::new(options.transport.qlog_dir.as_deref())?;
         //
         let tls = tls.with_alpn(&[options.service.alpn()]);
@@ -169,8 +169,7 @@ impl Inner {
     async fn attempt(&self, prepared: &Prepared, peer: SocketAddr) -> Result<Link, Failure> {
         let limit = self.options.attempt_timeout;
         let broken = |error: io::Error| Failure { step: ConnectStep::Connect, permanent: false, error };
-        let mut transport =
-            self.options.transport.config(Side::Client { keep_alive: self.options.keep_alive }).map_err(broken)?;
+        let mut transport = self.options.transport.config(self.options.side()).map_err(broken)?;
         self.qlog.attach(&mut transport, "client", peer);
         let mut config = ClientConfig::new(Arc::clone(&prepared.crypto) as _);
         config.transport_config(Arc::new(transport));
@@ -191,6 +190,7 @@ impl Inner {
             verifies: prepared.verifies,
             draining: CancellationToken::new(),
             churn: 0,
+            early: self.options.transport.early_data_max(),
         };
         let connecting = match self.options.early_data {
             EarlyData::Off => connecting,

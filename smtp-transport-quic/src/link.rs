@@ -63,6 +63,8 @@ pub(crate) struct Link {
     next_priority: AtomicI32,
     credit: AtomicI64,
     full_credit: i64,
+    /// Octets that streams may still send before the handshake is complete.
+    early_left: AtomicUsize,
 }
 
 /// What a side knows of a connection beside what QUIC tells.
@@ -73,11 +75,12 @@ pub(crate) struct Facts {
     pub(crate) verifies: bool,
     pub(crate) draining: CancellationToken,
     pub(crate) churn: u32,
+    pub(crate) early: usize,
 }
 
 impl Link {
     pub(crate) fn new(quic: quinn::Connection, facts: Facts, handshake: watch::Receiver<Handshake>) -> Self {
-        let Facts { role, local, sni, verifies, draining, churn } = facts;
+        let Facts { role, local, sni, verifies, draining, churn, early } = facts;
         // The address that the handshake proves; wherever the packets come from later.
         let peer = canonical(quic.remote_address());
         Self {
@@ -96,6 +99,7 @@ impl Link {
             next_priority: AtomicI32::new(0),
             credit: AtomicI64::new(churn.into()),
             full_credit: churn.into(),
+            early_left: AtomicUsize::new(early),
         }
     }
 
@@ -135,6 +139,22 @@ impl Link {
             done.send_replace(outcome);
         });
         watch
+    }
+
+    /// How many octets a stream may send now without waiting for the handshake.
+    //
+    pub(crate) fn early_room(&self) -> usize {
+        match *self.handshake.borrow() {
+            Handshake::Pending => self.early_left.load(Ordering::Acquire),
+            Handshake::Done | Handshake::EarlyDataRefused | Handshake::Failed => usize::MAX,
+        }
+    }
+
+    /// So many octets were sent; it matters only if they went early.
+    pub(crate) fn sent_early(&self, octets: usize) {
+        let less = |left: usize| Some(left.saturating_sub(octets));
+        // It never fails.
+        let _ = self.early_left.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
     }
 
     /// Waits for the end of a client's handshake.

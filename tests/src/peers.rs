@@ -2,7 +2,8 @@
 //!
 //! A peer here is a program from a Debian package: [`Postfix`] and [`Exim`] as
 //! servers (and as clients that send to us), [`Nsd`] as a name server, and the short-lived [`tools`]:
-//! `swaks`, `curl`, Python, `smtp-source`. `.ci/setup` installs them.
+//! `swaks`, `curl`, Python, `smtp-source`. For SMTP over QUIC there is
+//! [`aioquic`], with our own scripts. `.ci/setup` installs them.
 //!
 //! Every instance has its own configuration, spool and mailboxes in a temporary
 //! folder, listens on a free loopback port, never sends anything beyond
@@ -39,6 +40,7 @@
 //! Everything here blocks, for a bounded time. Inside an async test call it on
 //! `tokio::task::spawn_blocking`, or use a multi-threaded runtime.
 
+pub mod aioquic;
 mod exim;
 mod mailbox;
 mod nsd;

@@ -24,6 +24,9 @@ use crate::types::{Command, Envelope, Refusal};
 /// is not destroyed by a reset.
 const LINGER_MAX: usize = 1 << 20;
 
+/// How long a client has to close after the last reply of a server that is going down.
+const DRAIN_LINGER: Duration = Duration::from_secs(1);
+
 /// One session with everything it needs.
 pub(super) struct Dialogue<P: Policy, D: Delivery> {
     pub(super) wire: Wire,
@@ -321,16 +324,17 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             if self.wire.eof {
                 return Poll::Ready(Ok(Waited::Eof));
             }
+            // Before reading: a client that always has something to say has to hear it too.
+            if !self.draining && self.drain.as_mut().poll(cx).is_ready() {
+                self.draining = true;
+                self.session.drain();
+                return Poll::Ready(Ok(Waited::Changed));
+            }
             if let Poll::Ready(result) = self.wire.poll_read(content, cx) {
                 return Poll::Ready(result.map(|n| {
                     self.rate.octets += n as u64;
                     Waited::Changed
                 }));
-            }
-            if !self.draining && self.drain.as_mut().poll(cx).is_ready() {
-                self.draining = true;
-                self.session.drain();
-                return Poll::Ready(Ok(Waited::Changed));
             }
             if started.is_none() {
                 started = Some(Instant::now());
@@ -422,6 +426,10 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
         self.timer.arm(self.settings.timeouts.close);
         let quit = self.wire.input.is_empty() && self.session.has_quit();
         self.with_deadline(|this, cx| this.wire.poll_shutdown(cx)).await?;
+        if self.draining {
+            // An idle client that was told 421 may not look at its socket for hours: a drain does not wait for it.
+            self.timer.arm(self.settings.timeouts.close.min(DRAIN_LINGER));
+        }
         let mut read = self.wire.input.len();
         while !quit && !self.wire.eof && read < LINGER_MAX {
             self.wire.input.clear();
