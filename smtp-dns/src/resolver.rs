@@ -32,8 +32,7 @@ pub struct Settings {
     pub servers: Vec<SocketAddr>,
     /// Whether signatures are validated here, up to the root's or [`Settings::trust_anchor`]; the name servers have to
     /// pass DNSSEC records on. Without it nothing is ever [`Security::Secure`]: that a name server says so is worth
-    /// only what the way to it is worth. An alias that leads to a name without records of the kind is taken for bogus:
-    /// hickory-resolver 0.26 looks for the proof at the alias. Default: false.
+    /// only what the way to it is worth. Default: false.
     pub validate: bool,
     /// A file of DNSKEY records that are trusted in place of the root's keys, with [`Settings::validate`]. Default: none.
     pub trust_anchor: Option<PathBuf>,
@@ -106,11 +105,45 @@ impl Resolver {
         Ok(Self { inner, settings: Arc::new(settings) })
     }
 
+    /// hickory takes an alias for bogus that leads to where there is nothing of the kind: it looks for the proof of that
+    /// at the alias. So what is bogus is asked for once more where the alias leads, if that is proved itself.
     async fn find<T>(
         &self,
         name: &Name,
-        (kind, wire): (Kind, RecordType),
+        what: (Kind, RecordType),
         pick: impl Fn(&RData) -> Option<T>,
+    ) -> Result<Answer<T>, LookupError> {
+        let (mut at, mut weakest, mut aliases) = (name.clone(), Security::Secure, 0);
+        loop {
+            let found = self.find_at(&at, what, &pick).await;
+            if matches!(found, Err(LookupError::Bogus { .. })) && aliases < self.settings.max_aliases {
+                let read =
+                    |data: &RData| if let RData::CNAME(to) = data { Some(Name::found(&plain(to))) } else { None };
+                if let Ok(alias) = self.find_at(&at, (what.0, RecordType::CNAME), &read).await
+                    && let Some(to) = alias.records.into_iter().next_back()
+                {
+                    (at, weakest, aliases) = (to, weakest.min(alias.security), aliases + 1);
+                    continue;
+                }
+            }
+            let own = || name.as_str().into();
+            return match found {
+                Ok(answer) => Ok(Answer { security: answer.security.min(weakest), ..answer }),
+                Err(LookupError::NotFound { kind, name_exists, security, .. }) => {
+                    let security = security.min(weakest);
+                    Err(LookupError::NotFound { name: own(), kind, name_exists, security })
+                }
+                Err(LookupError::Temporary { kind, why, .. }) => Err(LookupError::Temporary { name: own(), kind, why }),
+                Err(LookupError::Bogus { kind, .. }) => Err(LookupError::Bogus { name: own(), kind }),
+            };
+        }
+    }
+
+    async fn find_at<T>(
+        &self,
+        name: &Name,
+        (kind, wire): (Kind, RecordType),
+        pick: &impl Fn(&RData) -> Option<T>,
     ) -> Result<Answer<T>, LookupError> {
         let temporary = |why: String| LookupError::Temporary { name: name.as_str().into(), kind, why: why.into() };
         let mut absolute = WireName::from_ascii(name.as_str()).map_err(|error| temporary(error.to_string()))?;

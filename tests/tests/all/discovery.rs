@@ -95,8 +95,8 @@ fn a_real_name_servers_answers_are_understood() {
 
 #[test]
 fn a_signed_zones_answers_are_proved_or_refused() {
-    let zone = "good A 192.0.2.1\ngood AAAA 2001:db8::1\n_smtp.good SVCB 1 . alpn=smtp-quic-00 no-default-alpn port=443\nalias CNAME good\n\
-                forged A 192.0.2.66\n";
+    let zone = "good A 192.0.2.1\n_smtp.good SVCB 1 . alpn=smtp-quic-00 no-default-alpn port=443\nalias CNAME good\n\
+                forged A 192.0.2.66\nastray CNAME forged\n";
     let tamper = |zone: String| zone.replace("192.0.2.66", "198.51.100.66");
     let Some(nsd) = require(Nsd::start_signed(zone, tamper)) else { return };
     with_runtime(async {
@@ -108,7 +108,9 @@ fn a_signed_zones_answers_are_proved_or_refused() {
         assert_eq!(dns.svcb(&name("_smtp.good.example")).await.unwrap().security, Security::Secure);
         let error = dns.addresses(&name("forged.example")).await.unwrap_err();
         assert!(matches!(error, LookupError::Bogus { .. }), "{error}");
-        for (host, exists) in [("_25._tcp.good.example", false), ("good.example", true)] {
+        let error = dns.addresses(&name("astray.example")).await.unwrap_err();
+        assert!(matches!(error, LookupError::Bogus { .. }), "an alias of what is forged: {error}");
+        for (host, exists) in [("_25._tcp.good.example", false), ("good.example", true), ("alias.example", true)] {
             let error = dns.tlsa(&name(host)).await.unwrap_err();
             let expected = LookupError::NotFound {
                 name: host.into(),
