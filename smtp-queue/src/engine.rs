@@ -96,6 +96,11 @@ pub(crate) enum Answer {
 const OTHER: Error = Error::Invalid("an answer to something else");
 
 impl Op {
+    /// It changes nothing.
+    pub(crate) const fn only_looks(&self) -> bool {
+        matches!(self, Self::Scan { .. } | Self::NextDue(_))
+    }
+
     /// Something may be due earlier after it.
     pub(crate) const fn is_news(&self) -> bool {
         match self {
@@ -237,7 +242,11 @@ impl<R: Rows> Engine<R> {
     }
 
     fn run(&mut self, ops: Vec<Op>) -> Result<Vec<Result<Answer, Error>>, Error> {
-        self.rows.begin()?;
+        // What only looks needs no transaction, and works on a disk that cannot be written.
+        let writes = !ops.iter().all(Op::only_looks);
+        if writes {
+            self.rows.begin()?;
+        }
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
             match self.op(op) {
@@ -245,7 +254,9 @@ impl<R: Rows> Engine<R> {
                 answer => answers.push(answer),
             }
         }
-        self.rows.commit()?;
+        if writes {
+            self.rows.commit()?;
+        }
         Ok(answers)
     }
 

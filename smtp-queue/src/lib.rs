@@ -30,7 +30,7 @@ pub use memory::MemSpool;
 pub use notice::{About, Dsn, Kind, Notices};
 pub use queue::{ByDomain, Plan, Queue, new_message};
 pub use router::{BoxDelivery, Router};
-pub use runner::{Counters, Runner, Settings};
+pub use runner::{Counters, Hops, Runner, Settings};
 pub use scheduler::{Feedback, HopLimits, HopState, Rate, Schedule, Scheduler, Verdict, expired};
 pub use spool::{Claim, Entry, Filter, Health, Lease, Leased, Limits, Page, Spool, Staged, Stats, Why};
 pub use sqlite::SqliteSpool;

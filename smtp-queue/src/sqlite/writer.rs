@@ -1,5 +1,6 @@
 //! The one thread that writes: takes what waits, does it in one transaction, and answers after the commit.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -41,13 +42,15 @@ pub(super) struct Writer {
     engine: Engine<SqlRows>,
     home: Database,
     state: Arc<State>,
+    /// Keeps other processes out. Let go last.
+    lock: Option<File>,
 }
 
 type Waiting = (Op, oneshot::Sender<Result<Answer, Error>>);
 
 impl Writer {
-    pub(super) fn new(engine: Engine<SqlRows>, home: Database, state: Arc<State>) -> Self {
-        let writer = Self { engine, home, state };
+    pub(super) fn new(engine: Engine<SqlRows>, home: Database, state: Arc<State>, lock: Option<File>) -> Self {
+        let writer = Self { engine, home, state, lock };
         writer.publish();
         writer
     }
@@ -82,7 +85,7 @@ impl Writer {
         for (op, reply) in group {
             match &broken {
                 // What is known can still be looked at.
-                Some(reason) if !matches!(op, Op::Scan { .. } | Op::NextDue(_)) => {
+                Some(reason) if !op.only_looks() => {
                     let _ = reply.send(Err(Error::Unhealthy(reason.clone())));
                 }
                 _ => {
@@ -166,7 +169,9 @@ impl Writer {
         let connection = self.engine.rows.into_connection();
         // The log is folded into the database; if that fails, the next opening does it.
         let _ = connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
-        connection.close().map_err(|(_, error)| error.into())
+        let closed = connection.close().map_err(|(_, error)| error.into());
+        drop(self.lock);
+        closed
     }
 }
 

@@ -159,6 +159,25 @@ async fn an_administrator_may_give_up_and_the_sender_hears_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_can_see_why_mail_waits_and_have_it_tried_at_once() {
+    let rig = Rig::start(Settings::default());
+    rig.world.set("b.example", Does::Dead);
+    rig.send("jo@a.example", &["x@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(5)).await;
+    let hop = smtp_queue::NextHop::new("b.example").unwrap();
+    let state = rig.hops.get(&hop).unwrap();
+    assert!(state.retry_at.is_some() && state.last.is_some(), "{state:?}");
+    let page = rig.spool.list(&Filter::default(), None, 10).await.unwrap();
+    assert!(page.entries[0].job.recipients[0].last.is_some(), "{page:?}");
+    rig.world.set("b.example", Does::Takes(Duration::ZERO));
+    rig.hops.revive(Some(&hop));
+    rig.spool.control(&Filter::default(), Action::RetryAt(at(5)), at(5)).await.unwrap();
+    tokio::time::sleep(seconds(1)).await;
+    assert_eq!(rig.world.taken("b.example").len(), 1);
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_next_hop_keeps_its_lease_and_gets_the_mail_once() {
     let rig = Rig::start(Settings { lease: seconds(30), ..Settings::default() });
     rig.world.set("b.example", Does::Takes(seconds(300)));

@@ -1,5 +1,7 @@
 //! What the queue promises, from outside.
 
+#![allow(clippy::unwrap_used, reason = "a test's helper is a test")]
+
 mod conformance;
 mod damage;
 mod faults;

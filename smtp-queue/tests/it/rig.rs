@@ -9,7 +9,7 @@ use smtp_core::service::{Body, BoxError, Outcome, Receipt, Transaction};
 use smtp_core::types::{Envelope, Mail, Mailbox, Parameters, Rcpt, Refusal, ReversePath};
 use smtp_queue::kit::at;
 use smtp_queue::{
-    BoxDelivery, ByDomain, Clock, Counters, Dsn, MemSpool, NextHop, Queue, Router, Runner, Settings, Spool,
+    BoxDelivery, ByDomain, Clock, Counters, Dsn, Hops, MemSpool, NextHop, Queue, Router, Runner, Settings, Spool,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -134,6 +134,7 @@ pub(crate) struct Rig {
     pub(crate) spool: Arc<dyn Spool>,
     pub(crate) queue: Queue,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) hops: Hops,
     pub(crate) stop: CancellationToken,
     pub(crate) runner: JoinHandle<()>,
 }
@@ -148,9 +149,9 @@ impl Rig {
         let queue = Queue::new(Arc::clone(&spool), plan.clone(), settings.schedule.clone(), Arc::clone(&clock));
         let dsn = Dsn::new("mx.example".parse().unwrap(), plan, settings.schedule.clone());
         let runner = Runner::new(Arc::clone(&spool), Arc::new(world.clone()), Arc::new(dsn), settings, clock);
-        let (counters, stop) = (runner.counters(), CancellationToken::new());
+        let (counters, hops, stop) = (runner.counters(), runner.hops(), CancellationToken::new());
         let runner = tokio::spawn(runner.run(stop.clone()));
-        Self { world, spool, queue, counters, stop, runner }
+        Self { world, spool, queue, counters, hops, stop, runner }
     }
 
     /// Hands a message in; gives the answer.
