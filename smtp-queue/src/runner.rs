@@ -31,7 +31,7 @@ pub struct Settings {
     pub lease: Duration,
     /// How long one attempt may take: 1 h. The job is deferred then.
     pub attempt: Duration,
-    /// How often the store is maintained: 1 min; every second while it is out of order.
+    /// How often the store is maintained: 1 min; every second while it takes no mail.
     pub maintain: Duration,
     /// How long those under way may go on when it is told to stop: 30 s. What is left then goes back into the queue.
     pub drain: Duration,
@@ -224,8 +224,8 @@ impl Running {
 
     fn maintain_every(&self) -> Duration {
         match self.worker.spool.health() {
-            Health::Unhealthy(_) => STORE_RETRY,
-            Health::Ready | Health::Full(_) => self.worker.settings.maintain,
+            Health::Unhealthy(_) | Health::Full(_) => STORE_RETRY,
+            Health::Ready => self.worker.settings.maintain,
         }
     }
 

@@ -97,6 +97,22 @@ impl SqlRows {
         self.read_lanes()
     }
 
+    /// Gives up to so many pages back to the disk, if more than a quarter of the file is empty.
+    pub(crate) fn give_back(&self, pages: i64) -> Result<(), Error> {
+        let number = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        if number("freelist_count")? * 4 < number("page_count")?.max(1_024) {
+            return Ok(());
+        }
+        let mut statement = self.connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+        drop(rows);
+        drop(statement);
+        // The file becomes shorter when the log is folded into it.
+        self.connection.pragma_query(None, "wal_checkpoint", |_| Ok(()))?;
+        Ok(())
+    }
+
     /// Writes something for good, to see whether that works.
     pub(crate) fn probe(&mut self, now: SystemTime) -> Result<(), Error> {
         self.begin()?;

@@ -19,6 +19,8 @@ use crate::id::MessageId;
 pub(super) const WAITING_MAX: usize = 4_096;
 /// Octets of content after which a group is full.
 const GROUP_OCTETS: usize = 1 << 20;
+/// Pages of 4 KiB that go back to the disk in one go: 16 MiB, so that nobody waits long.
+const GIVE_BACK: i64 = 4_096;
 /// Operations in a group.
 const GROUP_OPS: usize = 1_024;
 
@@ -141,7 +143,7 @@ impl Writer {
         let (_, files) = self.engine.apply(vec![Op::Expire(now)])?;
         free(&*self.home.disk, files);
         self.publish();
-        Ok(())
+        self.engine.rows.give_back(GIVE_BACK)
     }
 
     /// Writes with fresh handles, since what failed on the old ones is never known for sure: after a failed sync the

@@ -9,4 +9,5 @@ mod flow;
 mod kill;
 mod model;
 mod rig;
+mod system;
 mod week;
