@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helper is a test")]
 
+mod client;
 mod conformance;
 mod damage;
 mod faults;

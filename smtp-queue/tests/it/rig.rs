@@ -42,8 +42,11 @@ pub(crate) struct Taken {
 #[derive(Clone)]
 pub(crate) struct World(Arc<Mutex<State>>, Arc<Clock>);
 
+type Delegate = Arc<dyn Fn(&NextHop) -> BoxDelivery + Send + Sync>;
+
 #[derive(Default)]
 struct State {
+    delegates: HashMap<String, Delegate>,
     does: HashMap<String, Does>,
     taken: Vec<Taken>,
     tries: Vec<(SystemTime, String)>,
@@ -62,6 +65,11 @@ impl World {
 
     pub(crate) fn set(&self, hop: &str, does: Does) {
         self.0.lock().unwrap().does.insert(hop.into(), does);
+    }
+
+    /// Mail for `hop` goes through deliveries of its own.
+    pub(crate) fn delegate(&self, hop: &str, to: impl Fn(&NextHop) -> BoxDelivery + Send + Sync + 'static) {
+        self.0.lock().unwrap().delegates.insert(hop.into(), Arc::new(to));
     }
 
     pub(crate) fn taken(&self, hop: &str) -> Vec<Taken> {
@@ -114,6 +122,9 @@ impl World {
 
 impl Router for World {
     fn route(&self, next_hop: &NextHop) -> Result<BoxDelivery, Refusal> {
+        if let Some(delegate) = self.0.lock().unwrap().delegates.get(next_hop.as_str()) {
+            return Ok(delegate(next_hop));
+        }
         let (world, hop) = (self.clone(), next_hop.as_str().to_owned());
         Ok(BoxDelivery::new(tower::service_fn(move |transaction| world.clone().deliver(hop.clone(), transaction))))
     }
