@@ -143,6 +143,8 @@ impl Writer {
         let (_, files) = self.engine.apply(vec![Op::Expire(now)])?;
         free(&*self.home.disk, files);
         self.publish();
+        let used = self.engine.lanes_in_use();
+        self.engine.rows.bound_lanes(used)?;
         self.engine.rows.give_back(GIVE_BACK)
     }
 

@@ -1,13 +1,14 @@
 //! From the way in to the way out, in virtual time.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use smtp_core::types::Refusal;
-use smtp_queue::kit::at;
-use smtp_queue::{Action, Filter, Settings, Stats};
+use smtp_queue::kit::{at, message, store};
+use smtp_queue::{Action, Filter, MemSpool, Settings, Stats};
 
-use crate::rig::{Does, Rig};
+use crate::rig::{Does, Rig, World};
 
 const MAIL: &str = "Subject: hello\r\nX-Mark: 42\r\n\r\nthe content\r\n";
 
@@ -142,6 +143,48 @@ async fn a_deadline_of_the_sender_is_kept() {
     tokio::time::sleep(seconds(2)).await;
     let [bounce] = &rig.world.taken("a.example")[..] else { panic!("one bounce") };
     assert!(String::from_utf8_lossy(&bounce.content).contains("Status: 5.4.7\r\n"));
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sender_is_told_once_of_a_delay_and_once_of_the_end() {
+    const HOUR: u64 = 3_600;
+    for does in [Does::Dead, Does::Says(greylisted())] {
+        let rig = Rig::start(Settings::default());
+        rig.world.set("b.example", does);
+        rig.send("jo@a.example", &["x@b.example", "y@b.example NOTIFY=FAILURE"], MAIL).await.unwrap();
+        rig.send("jo@a.example", &["z@b.example NOTIFY=FAILURE"], MAIL).await.unwrap();
+        tokio::time::sleep(seconds(4 * HOUR - 1)).await;
+        assert!(rig.world.taken("a.example").is_empty(), "too early");
+        tokio::time::sleep(seconds(2)).await;
+        let [delay] = &rig.world.taken("a.example")[..] else { panic!("one delay notice") };
+        let text = String::from_utf8_lossy(&delay.content);
+        assert!(text.contains("Action: delayed\r\nStatus: 4.") && text.contains("Will-Retry-Until: "), "{text}");
+        assert!(text.contains("x@b.example") && !text.contains("y@b.example"), "{text}");
+        tokio::time::sleep(seconds(116 * HOUR - 10)).await;
+        assert_eq!(rig.world.taken("a.example").len(), 1, "told again, or too early");
+        tokio::time::sleep(seconds(HOUR)).await;
+        let notices = rig.world.taken("a.example");
+        let failed = notices.iter().filter(|n| String::from_utf8_lossy(&n.content).contains("Action: failed"));
+        assert_eq!((notices.len(), failed.count()), (3, 2));
+        assert_eq!(rig.spool.stats(), Stats::default());
+        rig.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_expired_while_nothing_ran_has_a_last_chance() {
+    let (spool, world) = (Arc::new(MemSpool::default()), World::new());
+    for _ in 0..50 {
+        let new = message(at(0), "jo@a.example", &[("b.example", &["x@b.example"])]).unwrap();
+        store(&*spool, at(0), new, MAIL.as_bytes()).await.unwrap();
+    }
+    tokio::time::sleep(seconds(6 * 86_400)).await;
+    world.set("b.example", Does::Takes(seconds(30)));
+    let rig = Rig::over(spool, world, Settings::default());
+    tokio::time::sleep(seconds(86_400)).await;
+    assert_eq!(rig.world.taken("b.example").len(), 50);
+    assert!(rig.world.taken("a.example").is_empty(), "given up without a try");
     rig.stop().await;
 }
 
