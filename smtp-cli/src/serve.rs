@@ -225,7 +225,7 @@ impl Plan {
             domains.push(name("localhost")?);
         }
         let hostname = match arguments.hostname {
-            Some(hostname) => hostname,
+            Some(hostname) => name(&crate::url::ascii(hostname.as_str()))?,
             // A name that is none under the rules of mail is no reason not to start.
             None => match crate::connect::host_name().and_then(|host| host.parse().ok()) {
                 Some(host) => host,
