@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, later};
 use crate::error::Error;
 use crate::id::JobId;
-use crate::job::NextHop;
+use crate::job::{NextHop, Settlement};
 use crate::notice::Notices;
 use crate::router::Router;
 use crate::scheduler::{Feedback, HopState, Schedule, Scheduler, Verdict};
@@ -337,16 +337,35 @@ impl Running {
 }
 
 impl Worker {
+    /// Whether the job stands as the settlement leaves it.
+    async fn was_settled(&self, leased: &Leased, settlement: &Settlement) -> bool {
+        let mut expected = leased.job.clone();
+        let done = expected.settle(settlement);
+        let Ok(entries) = self.spool.get(leased.message.id).await else { return false };
+        match entries.into_iter().find(|entry| entry.job.id == leased.job.id) {
+            Some(entry) => {
+                !done && entry.job.recipients == expected.recipients && entry.job.attempts == expected.attempts
+            }
+            None => done,
+        }
+    }
+
     fn lease_lost(&self, job: JobId) {
         Counters::add(&self.counters.leases_lost, 1);
         tracing::warn!(%job, "a lease was lost in mid-delivery; the message may be delivered twice");
     }
 
     /// Keeps trying to store a settlement.
-    pub(crate) async fn settle(&self, leased: &Leased, settlement: crate::job::Settlement) -> bool {
+    pub(crate) async fn settle(&self, leased: &Leased, settlement: Settlement) -> bool {
+        let mut in_doubt = false;
         loop {
             match self.spool.settle(leased.lease, self.clock.now(), settlement.clone()).await {
                 Ok(_) => {
+                    self.stuck.store(false, Ordering::Release);
+                    return true;
+                }
+                // It was written at an earlier try, whose answer was an error.
+                Err(Error::LeaseLost) if in_doubt && self.was_settled(leased, &settlement).await => {
                     self.stuck.store(false, Ordering::Release);
                     return true;
                 }
@@ -357,6 +376,7 @@ impl Worker {
                 }
                 Err(Error::Closed) => return false,
                 Err(error) => {
+                    in_doubt = true;
                     self.stuck.store(true, Ordering::Release);
                     tracing::warn!(job = %leased.job.id, %error, "what became of a job cannot be stored; trying again");
                     tokio::time::sleep(STORE_RETRY).await;
