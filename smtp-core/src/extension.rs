@@ -98,6 +98,12 @@ impl ParameterRule {
         }
     }
 
+    /// A rule for a parameter that has no type: any value will do, and it cannot be done without. A base to build on.
+    #[must_use]
+    pub const fn keyword(keyword: &'static str) -> Self {
+        Self { keyword, check: |_, _, _| Ok(()), lacking: |_| Lack::Unsupported }
+    }
+
     /// The same for a parameter that a client leaves out silently where the next hop does not know it.
     #[must_use]
     pub const fn or_omitted(mut self) -> Self {

@@ -258,6 +258,8 @@ impl Session {
         let in_flight = self.pending.len();
         let parallel = matches!(self.held, Some(Ok(Command::Rcpt(_))))
             && self.has_room_for_rcpt()
+            // Which domains there are is known when the recipients before have been answered.
+            && self.config.limits.recipient_domains.is_none()
             && self.transaction.as_ref().is_none_or(|t| t.recipients.len() + in_flight < self.config.limits.recipients);
         if in_flight > 0 && !parallel {
             return Some(Step::Wait);

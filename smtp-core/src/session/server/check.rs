@@ -34,6 +34,8 @@ impl Session {
             Command::Bdat { .. } if !self.offers("CHUNKING") => {
                 Err(Refusal::fixed(502, (5, 5, 1), "CHUNKING is not offered here"))
             }
+            // RFC 5321 §3.5.2: the keyword is shown where the command is there.
+            Command::Expn(_) if !self.offers("EXPN") => Err(Refusal::fixed(502, (5, 5, 1), "EXPN is not offered here")),
             _ => Ok(()),
         }
     }
