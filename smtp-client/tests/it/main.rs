@@ -4,6 +4,7 @@
 
 mod auth;
 mod deadlines;
+mod extensions;
 mod lmtp;
 mod peer;
 mod pool;
