@@ -4,5 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod docs;
+mod extensions;
 mod interop;
+mod interop_extensions;
 mod transports;
