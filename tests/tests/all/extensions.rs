@@ -117,6 +117,7 @@ fn is_about(extension: &Extension, text: &str) -> bool {
         "PIPELINING" => text.contains("\nC: ") || text.contains("C*:"),
         // What was not declared is counted.
         "SIZE" => text.contains("552 5.3.4") || text.contains("SIZE="),
+        "ENHANCEDSTATUSCODES" => words.any(|word| text.contains(word)) || text.contains(" 5.5.4 "),
         "CHUNKING" => text.contains("BDAT"),
         "8BITMIME" => text.contains("\\x") || words.any(|word| text.contains(word)) || !text.is_ascii(),
         _ => words.any(|word| text.contains(word)),
