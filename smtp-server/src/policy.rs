@@ -2,6 +2,7 @@
 //!
 //! Each is a tower [`Layer`](tower_layer::Layer); what it makes belongs to one session and may keep state for it.
 
+mod decide;
 mod etrn;
 mod expand;
 mod help;
@@ -12,12 +13,13 @@ mod session_limit;
 mod trace;
 mod verify;
 
+pub use decide::{Decide, Deciding};
 pub use etrn::{Etrn, EtrnFuture, EtrnLayer, StartQueue, Started};
-pub use expand::{Expand, ExpandLayer};
-pub use help::{Help, HelpLayer};
+pub use expand::ExpandLayer;
+pub use help::HelpLayer;
 pub use require_auth::{RequireAuth, RequireAuthLayer};
 pub use require_tls::{RequireTls, RequireTlsLayer};
-pub use rrvs::{Owner, Rrvs, RrvsLayer};
+pub use rrvs::{Owner, RrvsLayer};
 pub use session_limit::{SessionLimit, SessionLimitLayer};
 pub(crate) use trace::safe;
 pub use trace::{Trace, TraceFuture, TraceLayer};

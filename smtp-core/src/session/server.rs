@@ -90,6 +90,8 @@ pub struct Session {
 struct OpenTransaction {
     mail: Mail,
     recipients: Vec<Rcpt>,
+    /// Different domains among them; counted only where there is a limit.
+    domains: u32,
     /// A RCPT was tried, so that "no valid recipients" is the better word.
     tried: bool,
     /// RCPT beyond the limit.

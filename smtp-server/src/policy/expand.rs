@@ -2,14 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use smtp_core::service::{Request, Verdict};
 use smtp_core::types::{Code, Command, Invalid, Mailbox, Refusal, Reply};
 use tower_layer::Layer;
-use tower_service::Service;
 
-use super::{Decided, Told};
+use super::{Decide, Deciding, Told};
 
 /// Answers EXPN (RFC 5321 §3.5): the members of a list, to those who may know; 550 5.7.2 to everybody else, whatever the
 /// list.
@@ -62,36 +60,21 @@ impl ExpandLayer {
     }
 }
 
-/// The service that [`ExpandLayer`] makes.
-#[derive(Debug, Clone)]
-pub struct Expand<S> {
-    inner: S,
-    layer: ExpandLayer,
+impl Decide for ExpandLayer {
+    fn decide(&self, request: &Request) -> Option<Verdict> {
+        match &request.command {
+            Command::Expn(name) if self.told.is(&request.session) => Some(self.answer(name)),
+            Command::Expn(_) => Some(Refusal::fixed(550, (5, 7, 2), "lists are not shown to you").into()),
+            _ => None,
+        }
+    }
 }
 
 impl<S> Layer<S> for ExpandLayer {
-    type Service = Expand<S>;
+    type Service = Deciding<S, Self>;
 
-    fn layer(&self, inner: S) -> Expand<S> {
-        Expand { inner, layer: self.clone() }
-    }
-}
-
-impl<S: Service<Request, Response = Verdict>> Service<Request> for Expand<S> {
-    type Response = Verdict;
-    type Error = S::Error;
-    type Future = Decided<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        match &request.command {
-            Command::Expn(name) if self.layer.told.is(&request.session) => Decided::known(self.layer.answer(name)),
-            Command::Expn(_) => Decided::refused(Refusal::fixed(550, (5, 7, 2), "lists are not shown to you")),
-            _ => Decided::inner(self.inner.call(request)),
-        }
+    fn layer(&self, inner: S) -> Self::Service {
+        Deciding::new(inner, self.clone())
     }
 }
 

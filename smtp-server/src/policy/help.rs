@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use smtp_core::service::{Request, Verdict};
 use smtp_core::types::{Code, Command, Refusal, Reply, status};
 use tower_layer::Layer;
-use tower_service::Service;
 
-use super::Decided;
+use super::{Decide, Deciding};
 
 /// Answers HELP (RFC 5321 §4.1.1.8) with a text of the site's own, and with one for each topic that has one; 504 5.5.4
 /// for other topics. Lines are separated by `\n`.
@@ -50,35 +48,20 @@ impl HelpLayer {
     }
 }
 
-/// The service that [`HelpLayer`] makes.
-#[derive(Debug, Clone)]
-pub struct Help<S> {
-    inner: S,
-    layer: HelpLayer,
+impl Decide for HelpLayer {
+    fn decide(&self, request: &Request) -> Option<Verdict> {
+        match &request.command {
+            Command::Help(topic) => Some(self.answer(topic.as_deref())),
+            _ => None,
+        }
+    }
 }
 
 impl<S> Layer<S> for HelpLayer {
-    type Service = Help<S>;
+    type Service = Deciding<S, Self>;
 
-    fn layer(&self, inner: S) -> Help<S> {
-        Help { inner, layer: self.clone() }
-    }
-}
-
-impl<S: Service<Request, Response = Verdict>> Service<Request> for Help<S> {
-    type Response = Verdict;
-    type Error = S::Error;
-    type Future = Decided<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        match &request.command {
-            Command::Help(topic) => Decided::known(self.layer.answer(topic.as_deref())),
-            _ => Decided::inner(self.inner.call(request)),
-        }
+    fn layer(&self, inner: S) -> Self::Service {
+        Deciding::new(inner, self.clone())
     }
 }
 

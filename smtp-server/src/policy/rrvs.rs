@@ -2,15 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use smtp_core::extension::ValidSince;
 use smtp_core::service::{Request, Verdict};
 use smtp_core::types::{Command, Mailbox, Refusal};
 use tower_layer::Layer;
-use tower_service::Service;
 
-use super::Decided;
+use super::{Decide, Deciding};
 
 /// Since when a mailbox has had the owner that it has now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,18 +32,6 @@ impl RrvsLayer {
     pub fn new(owner: impl Fn(&Mailbox) -> Owner + Send + Sync + 'static) -> Self {
         Self(Arc::new(owner))
     }
-
-    fn refusal(&self, command: &Command) -> Option<Refusal> {
-        let Command::Rcpt(rcpt) = command else { return None };
-        let since: ValidSince = rcpt.parameters.get()?;
-        match self.0(rcpt.to.mailbox()?) {
-            Owner::Since(owned) if owned <= since.unix() => None,
-            Owner::Since(_) => Some(Refusal::fixed(550, (5, 7, 17), "the mailbox has another owner now")),
-            Owner::Unknown => {
-                Some(Refusal::fixed(550, (5, 7, 19), "since when the mailbox has its owner is not known"))
-            }
-        }
-    }
 }
 
 impl fmt::Debug for RrvsLayer {
@@ -54,35 +40,24 @@ impl fmt::Debug for RrvsLayer {
     }
 }
 
-/// The service that [`RrvsLayer`] makes.
-#[derive(Debug, Clone)]
-pub struct Rrvs<S> {
-    inner: S,
-    layer: RrvsLayer,
+impl Decide for RrvsLayer {
+    fn decide(&self, request: &Request) -> Option<Verdict> {
+        let Command::Rcpt(rcpt) = &request.command else { return None };
+        let since: ValidSince = rcpt.parameters.get()?;
+        let refusal = match self.0(rcpt.to.mailbox()?) {
+            Owner::Since(owned) if owned <= since.unix() => return None,
+            Owner::Since(_) => Refusal::fixed(550, (5, 7, 17), "the mailbox has another owner now"),
+            Owner::Unknown => Refusal::fixed(550, (5, 7, 19), "since when the mailbox has its owner is not known"),
+        };
+        Some(refusal.into())
+    }
 }
 
 impl<S> Layer<S> for RrvsLayer {
-    type Service = Rrvs<S>;
+    type Service = Deciding<S, Self>;
 
-    fn layer(&self, inner: S) -> Rrvs<S> {
-        Rrvs { inner, layer: self.clone() }
-    }
-}
-
-impl<S: Service<Request, Response = Verdict>> Service<Request> for Rrvs<S> {
-    type Response = Verdict;
-    type Error = S::Error;
-    type Future = Decided<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        match self.layer.refusal(&request.command) {
-            Some(refusal) => Decided::refused(refusal),
-            None => Decided::inner(self.inner.call(request)),
-        }
+    fn layer(&self, inner: S) -> Self::Service {
+        Deciding::new(inner, self.clone())
     }
 }
 

@@ -155,7 +155,8 @@ impl Session {
                 let utf8 = mail.parameters.get::<SmtpUtf8>().is_some();
                 let prdr = mail.parameters.get::<Prdr>().is_some();
                 let recipients = Vec::new();
-                self.transaction = Some(OpenTransaction { mail, recipients, tried: false, overshoot: 0, utf8, prdr });
+                self.transaction =
+                    Some(OpenTransaction { mail, recipients, domains: 0, tried: false, overshoot: 0, utf8, prdr });
                 self.messages = self.messages.saturating_add(1);
                 self.state = State::Mail;
                 words(verdict, 250, (2, 1, 0), "sender ok")
@@ -163,6 +164,9 @@ impl Session {
             Kept::Rcpt(rcpt) => {
                 self.state = State::Rcpt;
                 if let Some(transaction) = &mut self.transaction {
+                    if self.config.limits.recipient_domains.is_some() && !transaction.knows_domain_of(&rcpt) {
+                        transaction.domains += 1;
+                    }
                     transaction.recipients.push(rcpt);
                 }
                 words(verdict, 250, (2, 1, 5), "recipient ok")
@@ -234,7 +238,7 @@ impl Session {
         match self.config.protocol {
             Protocol::Smtp if prdr && recipients > 1 && outcome.common_refusal().is_none() => {
                 self.write(&Reply::fixed(353, (0, 0, 0), "one reply per recipient follows, then one for all"));
-                self.say_each(outcome);
+                self.write_each(outcome);
                 // Whoever was refused knows; the message as a whole is taken if anybody took it.
                 match outcome.iter().find_map(|result| result.as_ref().ok()) {
                     Some(receipt) => self.accept(&receipt.reply()),
@@ -246,24 +250,39 @@ impl Session {
                 Err(refusal) => self.say(refusal.into_reply()),
             },
             // RFC 2033 §4.2
-            Protocol::Lmtp => self.say_each(outcome),
-        }
-    }
-
-    fn say_each(&mut self, outcome: &Outcome) {
-        for result in outcome.iter() {
-            match result {
-                Ok(receipt) => self.say(receipt.reply()),
-                Err(refusal) => self.say(refusal.reply().clone()),
+            Protocol::Lmtp => {
+                self.write_each(outcome);
+                let refused = |code: u16| outcome.iter().any(|r| r.as_ref().is_err_and(|r| r.reply().code().get() == code));
+                if refused(421) {
+                    self.close();
+                } else if outcome.iter().any(Result::is_ok) {
+                    self.forgive();
+                } else if outcome.common_refusal().is_some_and(|refusal| !refusal.is_transient()) {
+                    self.count_error();
+                }
             }
         }
     }
 
-    /// A client that delivers may make mistakes again.
+    /// Many replies to one message: whatever they say, they are one success or one error at most.
+    fn write_each(&mut self, outcome: &Outcome) {
+        for result in outcome.iter() {
+            match result {
+                Ok(receipt) => self.write(&receipt.reply()),
+                Err(refusal) => self.write(refusal.reply()),
+            }
+        }
+    }
+
     fn accept(&mut self, reply: &Reply) {
+        self.forgive();
+        self.write(reply);
+    }
+
+    /// A client that delivers may make mistakes again.
+    const fn forgive(&mut self) {
         self.errors = 0;
         self.junk = 0;
-        self.write(reply);
     }
 }
 

@@ -97,7 +97,8 @@ impl Session {
             if !transaction.utf8 && !rcpt.parameters.as_str().is_ascii() {
                 return Err(beyond_ascii());
             }
-            if self.config.limits.recipient_domains.is_some_and(|most| transaction.is_one_domain_too_many(rcpt, most)) {
+            let full = self.config.limits.recipient_domains.is_some_and(|most| transaction.domains >= most);
+            if full && !transaction.knows_domain_of(rcpt) {
                 return Err(Refusal::fixed(452, (4, 5, 3), "too many domains; send the rest in another transaction"));
             }
         }
@@ -129,21 +130,13 @@ impl Session {
 }
 
 impl OpenTransaction {
-    /// True if `rcpt` would bring in a domain more than `most`.
-    fn is_one_domain_too_many(&self, rcpt: &Rcpt, most: u32) -> bool {
-        if self.recipients.iter().any(|other| same_domain(other, rcpt)) {
-            return false;
+    /// True if a recipient of the same domain was accepted before.
+    pub(super) fn knows_domain_of(&self, rcpt: &Rcpt) -> bool {
+        fn domain(rcpt: &Rcpt) -> &str {
+            rcpt.to.mailbox().map_or("", |mailbox| mailbox.host())
         }
-        let before = |n: usize| self.recipients.iter().take(n);
-        let first = |(n, rcpt): &(usize, &Rcpt)| !before(*n).any(|other| same_domain(other, rcpt));
-        let domains = self.recipients.iter().enumerate().filter(first).count();
-        u32::try_from(domains).unwrap_or(u32::MAX) >= most
+        self.recipients.iter().any(|other| domain(other).eq_ignore_ascii_case(domain(rcpt)))
     }
-}
-
-fn same_domain(a: &Rcpt, b: &Rcpt) -> bool {
-    let [a, b] = [a, b].map(|rcpt| rcpt.to.mailbox().map_or("", |mailbox| mailbox.host()));
-    a.eq_ignore_ascii_case(b)
 }
 
 /// RFC 6531 §3.3 allows UTF-8 in parameters where MAIL says SMTPUTF8, and only there.
