@@ -15,6 +15,7 @@ use smtp_core::session::client::NotNow;
 use smtp_core::types::{Envelope, Refusal};
 
 use self::attempt::Attempt;
+use crate::connection::needs_secrecy;
 use crate::{Connection, Error, Step};
 
 /// How content travels.
@@ -189,6 +190,9 @@ impl Connection {
         attempt.omit(plan.omitted, plan.omitted_of.clone());
         if attempt.is_settled() {
             return Ok(());
+        }
+        if needs_secrecy(&envelope.mail) {
+            self.confirmed(Step::Mail).await?;
         }
         self.send_envelope(envelope, &plan, content, eager, attempt).await?;
         if attempt.wants_content() {

@@ -3,13 +3,12 @@
 mod code;
 mod connection;
 mod connector;
+mod crypto;
 mod error;
 mod link;
 mod listener;
 mod options;
 mod qlog;
-mod race;
-mod resolve;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod stream;
@@ -19,5 +18,4 @@ pub use connector::QuicConnector;
 pub use error::QuicError;
 pub use listener::{ListenError, QuicListener};
 pub use options::{Congestion, ConnectOptions, EarlyData, QuicOptions, Service, TransportOptions};
-pub use resolve::{Resolve, SystemResolver};
 pub use stream::QuicStream;

@@ -4,10 +4,12 @@
 
 mod auth;
 mod deadlines;
+mod early;
 mod extensions;
 mod lmtp;
 mod peer;
 mod pool;
+mod racing;
 mod send;
 mod server;
 mod steps;

@@ -37,6 +37,39 @@ async fn a_mail_in_one_flight() {
     connector.wait_idle().await;
 }
 
+#[tokio::test]
+async fn both_sides_know_what_tls_has_agreed_on() {
+    let listener = bind(QuicOptions::default());
+    let target = target_of(listener.local_addr());
+    let connector = connector(ConnectOptions::default());
+    for resumed in [false, true] {
+        let server = async {
+            let mut connection = listener.accept().await.unwrap();
+            let mut stream = connection.accept().await.unwrap().unwrap();
+            stream.read_u8().await.unwrap();
+            stream.write_all(b"x").await.unwrap();
+            stream.shutdown().await.unwrap();
+            stream.info().tls.unwrap()
+        };
+        let client = async {
+            let mut connection = connector.connect(&target, &UNVERIFIED).await.unwrap();
+            let mut stream = connection.open().await.unwrap();
+            stream.write_all(b"x").await.unwrap();
+            let mut rest = String::new();
+            stream.read_to_string(&mut rest).await.unwrap();
+            // Tickets come behind the handshake.
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            stream.info().tls.unwrap()
+        };
+        for tls in <[_; 2]>::from(tokio::join!(client, server)) {
+            assert!(tls.cipher.starts_with("TLS_AES_"), "{tls:?}");
+            // Which one depends on whether a crate of the build asks for post-quantum ones first.
+            assert!(matches!(tls.group.as_deref(), Some("x25519" | "X25519MLKEM768")), "{tls:?}");
+            assert_eq!((tls.resumed, tls.version), (resumed, "TLSv1.3"), "{tls:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_mails_on_one_connection() {
     let listener = bind(QuicOptions::default());
