@@ -9,6 +9,8 @@ mod stream;
 
 pub(crate) use outgoing::Outgoing;
 
+use core::time::Duration;
+
 use smtp_core::service::{Body, Outcome, Truncated};
 use smtp_core::session::State;
 use smtp_core::session::client::NotNow;
@@ -45,11 +47,14 @@ pub struct SendOptions {
     /// wrong) reads a message that was sent so as commands if every recipient is refused. Turn it off, or set
     /// [`Transfer::Data`], for servers that cannot be trusted with it.
     pub single_flight_max: usize,
+    /// A message of known size up to this, in octets, is held in memory when the server's LIMITS make several
+    /// transactions of it: 1 MiB. Of a larger one the first transaction is sent, and the other recipients get a 452.
+    pub split_max: usize,
 }
 
 impl Default for SendOptions {
     fn default() -> Self {
-        Self { transfer: Transfer::default(), chunk_size: 256 * 1024, single_flight_max: 64 * 1024 }
+        Self { transfer: Transfer::default(), chunk_size: 256 * 1024, single_flight_max: 64 * 1024, split_max: 1 << 20 }
     }
 }
 
@@ -110,7 +115,7 @@ impl Connection {
     ///
     /// The server's LIMITS are obeyed (RFC 9422): more recipients, or domains, than it takes at once go in several
     /// transactions. If the content is too large to be held for that
-    /// ([`SendOptions::single_flight_max`]), or the server wants no more messages in this session, the rest gets a 452
+    /// ([`SendOptions::split_max`]), or the server wants no more messages in this session, the rest gets a 452
     /// 4.5.3.
     ///
     /// EHLO must have been said. What an earlier transaction left behind is cleared with RSET, in the same group.
@@ -174,9 +179,7 @@ impl Connection {
         if matches!(self.wire.session.state(), State::Greeted | State::TurnedAway) {
             return Err(Error::local(Step::Mail, NotNow::BadSequence("send EHLO first")));
         }
-        let held = tokio::time::timeout(self.options.timeouts.source, content.hold(options.single_flight_max));
-        let held = held.await.unwrap_or(Err(Truncated("it did not come in time")));
-        held.map_err(|why| Error::local(Step::Mail, why))?;
+        hold(content, options.single_flight_max, self.options.timeouts.source).await?;
         let plan = match self.next_hop().plan(envelope, content, options) {
             Ok(plan) => plan,
             Err(refusal) => {
@@ -209,4 +212,11 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// Reads the content into memory if it is not larger than `limit`, `within` this time.
+async fn hold(content: &mut Outgoing, limit: usize, within: Duration) -> Result<(), Error> {
+    let held = tokio::time::timeout(within, content.hold(limit)).await;
+    let held = held.unwrap_or(Err(Truncated("it did not come in time")));
+    held.map_err(|why| Error::local(Step::Mail, why))
 }

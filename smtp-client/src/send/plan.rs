@@ -119,7 +119,10 @@ impl NextHop<'_> {
         }
         let (mut parameters, omitted) = self.adapt(&rcpt.parameters, Command::Rcpt)?;
         // RFC 6533 §3: the form in US-ASCII is for everybody.
-        if !utf8 && let Some(original) = parameters.get::<OriginalRecipient>() {
+        if !utf8
+            && !parameters.as_str().is_ascii()
+            && let Some(original) = parameters.get::<OriginalRecipient>()
+        {
             parameters = parameters.with(&original).unwrap_or(parameters);
         }
         Ok((parameters, omitted))

@@ -1,9 +1,10 @@
 //! More recipients than the server takes in one transaction, by its own word (LIMITS, RFC 9422): several transactions.
 
+use bytes::Bytes;
 use smtp_core::extension::TransactionLimits;
 use smtp_core::types::{Envelope, Rcpt, Refusal};
 
-use super::{Delivered, Failure, Outgoing, SendOptions};
+use super::{Delivered, Failure, Outgoing, SendOptions, hold};
 use crate::Connection;
 
 impl Connection {
@@ -19,6 +20,12 @@ impl Connection {
         options: &SendOptions,
         eager: bool,
     ) -> Result<Delivered, Failure> {
+        if let Err(error) = hold(content, options.split_max, self.options.timeouts.source).await {
+            return Err(Failure { error, answered: false, ended: false });
+        }
+        // A large message waits for its envelope's replies all the same.
+        let small = |whole: &Bytes| whole.len() <= options.single_flight_max;
+        let eager = eager && content.whole().is_some_and(small);
         let mut all = Delivered::nobody(envelope.recipients.len(), &left_over());
         let mut groups = groups.into_iter();
         for (round, group) in groups.by_ref().enumerate() {

@@ -221,6 +221,28 @@ async fn limits_on_messages_open_another_session() {
     assert_eq!(results, ["250 taken a@x.test", "250 taken b@x.test", "250 taken c@x.test"]);
 }
 
+/// A message that is too large for one flight is still small enough to be sent twice.
+#[tokio::test(start_paused = true)]
+async fn limits_split_a_larger_message_too() {
+    let (mut connection, mut peer) = connected("PIPELINING\nCHUNKING\nLIMITS RCPTMAX=1").await;
+    let content = "0123456789\r\n".repeat(10_000);
+    let command = format!("BDAT {} LAST", content.len());
+    let server = async {
+        for to in ["a@x.test", "b@x.test"] {
+            peer.expect(&format!("MAIL FROM:<from@client.test>\nRCPT TO:<{to}>")).await;
+            peer.silent().await;
+            peer.say("250 ok\n250 ok").await;
+            peer.expect(&command).await;
+            assert_eq!(peer.octets(content.len()).await, content.as_bytes());
+            peer.say("250 taken").await;
+        }
+    };
+    let message = envelope(&["a@x.test", "b@x.test"]);
+    let options = SendOptions::default();
+    let (outcome, ()) = tokio::join!(connection.send(&message, Body::from_bytes(content.clone()), &options), server);
+    assert_eq!(results(outcome.unwrap()), ["250 taken", "250 taken"]);
+}
+
 /// A body that cannot be had twice.
 struct Once(Option<&'static str>);
 

@@ -252,7 +252,8 @@ impl Session {
             // RFC 2033 §4.2
             Protocol::Lmtp => {
                 self.write_each(outcome);
-                let refused = |code: u16| outcome.iter().any(|r| r.as_ref().is_err_and(|r| r.reply().code().get() == code));
+                let refused =
+                    |code: u16| outcome.iter().any(|r| r.as_ref().is_err_and(|r| r.reply().code().get() == code));
                 if refused(421) {
                     self.close();
                 } else if outcome.iter().any(Result::is_ok) {
