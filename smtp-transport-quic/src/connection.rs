@@ -128,6 +128,7 @@ impl Opening {
             churn: self.options.churn,
             // A server answers EHLO and no more.
             early: usize::MAX,
+            observer: None,
         };
         let link = if gated {
             let Attempt::Connecting(connecting, deadline) = std::mem::replace(&mut self.attempt, Attempt::Lost) else {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 use crate::connection::QuicConnection;
 use crate::crypto::Watching;
 use crate::error::QuicError;
-use crate::link::{Facts, Link};
+use crate::link::{Facts, Handshake, Link};
 use crate::listener::udp_socket;
+use crate::observer::Event;
 use crate::options::{ConnectOptions, EarlyData};
 use crate::qlog::Qlog;
 
@@ -185,12 +186,13 @@ impl Inner {
         };
         let facts = Facts {
             role: Role::Client,
-            local: endpoint.local_addr().ok(),
+            local: endpoint.local_addr().ok().and_then(|own| local_towards(own, peer)),
             sni,
             verifies: prepared.verifies,
             draining: CancellationToken::new(),
             churn: 0,
             early: self.options.transport.early_data_max(),
+            observer: self.options.observer.clone(),
         };
         let connecting = match self.options.early_data {
             EarlyData::Off => connecting,
@@ -225,6 +227,8 @@ impl Connector for QuicConnector {
             .await
             .map_err(|_| late(ConnectStep::Connect))?
             .map_err(|failures| all_failed(address, failures))?;
+        link.tell(|quic| Event::Connected { rtt: quic.rtt(), early: link.is_early() });
+        tell_of_early_data(&link);
         let max_parallel = inner.options.transport.max_streams as usize;
         Ok(Box::new(QuicConnection::client(Arc::new(link), max_parallel)))
     }
@@ -255,13 +259,42 @@ struct Failure {
 
 impl Failure {
     fn of(error: QuicError) -> Self {
-        let step = if matches!(error, QuicError::Handshake(_)) { ConnectStep::Tls } else { ConnectStep::Connect };
+        let step = if matches!(error, QuicError::Handshake(_) | QuicError::Protocol) {
+            ConnectStep::Tls
+        } else {
+            ConnectStep::Connect
+        };
         Self { step, permanent: error.is_permanent(), error: error.into() }
     }
 }
 
 fn timed_out(limit: std::time::Duration) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))
+}
+
+/// The address on this side of a connection to `peer`, from a socket at `own`. One on all addresses does not say which
+/// it is; a socket of its own that is connected, which sends nothing, does.
+fn local_towards(own: SocketAddr, peer: SocketAddr) -> Option<SocketAddr> {
+    if !own.ip().is_unspecified() {
+        return Some(own);
+    }
+    let probe = UdpSocket::bind(SocketAddr::new(own.ip(), 0)).ok()?;
+    probe.connect(peer).ok()?;
+    Some(SocketAddr::new(probe.local_addr().ok()?.ip(), own.port()))
+}
+
+/// Tells the observer what becomes of early data, once the server has said so.
+fn tell_of_early_data(link: &Link) {
+    let Some(observer) = link.observer().filter(|_| link.is_early()).cloned() else { return };
+    let mut handshake = link.handshake.clone();
+    tokio::spawn(async move {
+        let done = handshake.wait_for(|handshake| *handshake != Handshake::Pending).await.map(|done| *done);
+        match done {
+            Ok(Handshake::Done) => observer.tell(&Event::EarlyData { accepted: true }),
+            Ok(Handshake::EarlyDataRefused) => observer.tell(&Event::EarlyData { accepted: false }),
+            Ok(Handshake::Pending | Handshake::Failed) | Err(_) => {}
+        }
+    });
 }
 
 /// One error that tells all. It is permanent only if every address failed for good.

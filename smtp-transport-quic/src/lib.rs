@@ -7,6 +7,7 @@ mod crypto;
 mod error;
 mod link;
 mod listener;
+mod observer;
 mod options;
 mod qlog;
 #[cfg(feature = "sim")]
@@ -17,5 +18,6 @@ pub use connection::QuicConnection;
 pub use connector::QuicConnector;
 pub use error::QuicError;
 pub use listener::{ListenError, QuicListener};
+pub use observer::{Event, Observer, Traffic};
 pub use options::{Congestion, ConnectOptions, EarlyData, QuicOptions, Service, TransportOptions};
 pub use stream::QuicStream;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::code;
 use crate::crypto::Negotiated;
 use crate::error::QuicError;
+use crate::observer::{Event, Observer, Traffic};
 
 /// Extensions that hold before an EHLO reply has named them.
 //
@@ -65,6 +66,7 @@ pub(crate) struct Link {
     full_credit: i64,
     /// Octets that streams may still send before the handshake is complete.
     early_left: AtomicUsize,
+    observer: Option<Observer>,
 }
 
 /// What a side knows of a connection beside what QUIC tells.
@@ -76,11 +78,12 @@ pub(crate) struct Facts {
     pub(crate) draining: CancellationToken,
     pub(crate) churn: u32,
     pub(crate) early: usize,
+    pub(crate) observer: Option<Observer>,
 }
 
 impl Link {
     pub(crate) fn new(quic: quinn::Connection, facts: Facts, handshake: watch::Receiver<Handshake>) -> Self {
-        let Facts { role, local, sni, verifies, draining, churn, early } = facts;
+        let Facts { role, local, sni, verifies, draining, churn, early, observer } = facts;
         // The address that the handshake proves; wherever the packets come from later.
         let peer = canonical(quic.remote_address());
         Self {
@@ -100,6 +103,7 @@ impl Link {
             credit: AtomicI64::new(churn.into()),
             full_credit: churn.into(),
             early_left: AtomicUsize::new(early),
+            observer,
         }
     }
 
@@ -277,6 +281,22 @@ impl Link {
         (now != self.peer).then_some(now)
     }
 
+    /// True as long as what is sent is early data.
+    pub(crate) fn is_early(&self) -> bool {
+        *self.handshake.borrow() == Handshake::Pending
+    }
+
+    pub(crate) const fn observer(&self) -> Option<&Observer> {
+        self.observer.as_ref()
+    }
+
+    /// Tells the observer, if there is one.
+    pub(crate) fn tell(&self, event: impl FnOnce(&quinn::Connection) -> Event) {
+        if let Some(observer) = &self.observer {
+            observer.tell(&event(&self.quic));
+        }
+    }
+
     pub(crate) fn close(&self, code: CloseCode, reason: &str) {
         self.quic.close(code::to_wire(code), reason.as_bytes());
     }
@@ -288,6 +308,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
+        self.tell(|quic| Event::Closed(Traffic::of(quic)));
         // What was to be acknowledged has been: streams wait for that before they go.
         let code = if self.draining.is_cancelled() { CloseCode::Shutdown } else { CloseCode::NoError };
         self.close(code, "");

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::code;
 use crate::error::QuicError;
 use crate::link::{Handshake, Link};
+use crate::observer::Event;
 
 type Stopped = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send>>;
 
@@ -31,6 +32,9 @@ pub struct QuicStream {
     confirming: Option<BoxFuture<'static, Handshake>>,
     /// The same for a writer that has sent all it may before.
     holding: Option<BoxFuture<'static, Handshake>>,
+    /// Octets that were given to QUIC, and taken from it.
+    sent: u64,
+    received: u64,
     /// Last, so that the connection outlives the halves.
     link: Arc<Link>,
 }
@@ -52,7 +56,10 @@ impl QuicStream {
         // It fails only on a stream that is over already.
         let _ = send.set_priority(link.begin());
         let state = State::Open;
-        Self { send, recv, state, used: false, confirming: None, holding: None, link }
+        let stream =
+            Self { send, recv, state, used: false, confirming: None, holding: None, sent: 0, received: 0, link };
+        stream.link.tell(|_| Event::StreamOpened { id: stream.id() });
+        stream
     }
 
     /// The number of the stream on its connection: 0, 4, 8 … (RFC 9000 §2.1).
@@ -112,7 +119,8 @@ impl AsyncRead for QuicStream {
         let before = buf.filled().len();
         let role = self.link.role;
         let result = ready!(self.recv.poll_read_buf(cx, buf)).map_err(|error| QuicError::from_read(error, role));
-        self.used |= buf.filled().len() > before;
+        self.received += (buf.filled().len() - before) as u64;
+        self.used |= self.received > 0;
         Poll::Ready(result.map_err(Into::into))
     }
 }
@@ -129,6 +137,7 @@ impl AsyncWrite for QuicStream {
         let result = ready!(Pin::new(&mut this.send).poll_write(cx, &buf[..buf.len().min(room)]));
         if let Ok(n) = result {
             this.link.sent_early(n);
+            this.sent += n as u64;
         }
         Poll::Ready(result.map_err(|error| QuicError::from_write(error, this.link.role).into()))
     }
@@ -198,6 +207,7 @@ impl Drop for QuicStream {
                 let _ = self.recv.stop(code::to_wire(CloseCode::NoError));
             }
         }
+        self.link.tell(|_| Event::StreamEnded { id: self.id(), sent: self.sent, received: self.received });
         self.link.end(orderly);
     }
 }

@@ -10,6 +10,7 @@ mod interop;
 mod interop_extensions;
 mod quic_client;
 mod quic_server;
+mod replay;
 mod transports;
 
 /// The one that TLS uses where nobody names another.
