@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use smtp_core::channel::SessionInfo;
 use smtp_core::service::{Delivery, Policy};
+use smtp_core::session::server::Protocol;
 use smtp_core::stream::Listener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -148,6 +149,11 @@ where
     D: Delivery,
 {
     let url = listener.url();
+    if running.settings.session.session.protocol == Protocol::Lmtp && url.ends_with(":25") {
+        // The sessions would refuse everybody. Nobody is to wait for a greeting that comes to nothing.
+        tracing::error!(url = url.as_str(), "LMTP must not be spoken on port 25 (RFC 2033 §5): listen on another port");
+        return;
+    }
     tracing::info!(url = url.as_str(), "listening");
     let accepting = async {
         loop {

@@ -3,7 +3,8 @@
 //! | | |
 //! |---|---|
 //! | name | `mx.example` |
-//! | mailboxes | `alice`, `bob` and `postmaster` at `here.example`; anybody else there: 550 5.1.1 |
+//! | mailboxes | `alice`, `bob`, `full` and `postmaster` at `here.example`; anybody else there: 550 5.1.1 |
+//! | deliveries | 452 4.2.2 for `full`, whose mailbox is; the others get theirs |
 //! | other domains | 550 5.7.1, unless the client has authenticated |
 //! | users | `user` with the password `pass`, by PLAIN and LOGIN |
 //! | limits | 1,000,000 octets, 5 recipients, and the defaults of the core |
@@ -22,10 +23,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use smtp_core::channel::SessionInfo;
 use smtp_core::driver::{Settings, serve};
-use smtp_core::service::{Delivery, Policy, Request, Transaction};
-use smtp_core::session::server::{Config, Limits, MechanismOffer};
+use smtp_core::service::{BoxError, Delivery, Outcome, Policy, Request, Transaction};
+use smtp_core::session::server::{Config, Limits, MechanismOffer, Protocol};
 use smtp_core::stream::{BoxFuture, ByteStream};
-use smtp_core::types::{Command, Invalid, Secret};
+use smtp_core::types::{Command, Invalid, Rcpt, Refusal, Secret};
 use smtp_server::auth::{Check, Throttle, Users};
 use smtp_server::{AuthLayer, Mailboxes, Recorder};
 use tower_layer::Layer;
@@ -36,6 +37,12 @@ use tower_service::Service;
 pub fn folder() -> PathBuf {
     // Whichever crate of the workspace this is compiled into.
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/scenarios")
+}
+
+/// The folders of scenario files, each with the protocol that its server speaks.
+#[must_use]
+pub fn folders() -> [(PathBuf, Protocol); 2] {
+    [(folder(), Protocol::Smtp), (folder().join("lmtp"), Protocol::Lmtp)]
 }
 
 /// The stack that the scenarios are about.
@@ -71,7 +78,7 @@ impl Reference {
             .with_mechanisms(mechanisms.collect())
             .with_limits(limits);
         let mailboxes = Mailboxes::new(&"here.example".parse()?)?
-            .only(&["alice@here.example".parse()?, "bob@here.example".parse()?])?
+            .only(&["alice@here.example".parse()?, "bob@here.example".parse()?, "full@here.example".parse()?])?
             .relay_for_authenticated(true);
         let recorder = Recorder::bounded(100_000, 1 << 30);
         Ok(Self { config, mailboxes, auth, recorder, pause: Duration::ZERO, sessions: Arc::default() })
@@ -90,6 +97,12 @@ impl Reference {
     pub fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.config);
         self
+    }
+
+    /// The same, speaking this protocol.
+    #[must_use]
+    pub fn speaking(self, protocol: Protocol) -> Self {
+        self.with(|config| config.protocol = protocol)
     }
 
     /// What was delivered so far.
@@ -120,7 +133,8 @@ impl Reference {
     #[must_use]
     pub fn stack(&self) -> (impl Policy + use<>, impl Delivery + Clone + use<>) {
         let policy = self.auth.layer(self.mailboxes.clone());
-        (Slow { inner: policy, pause: self.pause }, Slow { inner: self.recorder.clone(), pause: self.pause })
+        let delivery = SomeFull(self.recorder.clone());
+        (Slow { inner: policy, pause: self.pause }, Slow { inner: delivery, pause: self.pause })
     }
 }
 
@@ -143,6 +157,31 @@ struct OneUser;
 impl Users for OneUser {
     async fn verify(&self, name: &str, password: &Secret) -> Check {
         if name == "user" && password.expose() == b"pass" { Check::Yes } else { Check::No }
+    }
+}
+
+/// A delivery with a mailbox that is full.
+#[derive(Debug, Clone)]
+struct SomeFull(Recorder);
+
+impl Service<Transaction> for SomeFull {
+    type Response = Outcome;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Outcome, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Service::<Transaction>::poll_ready(&mut self.0, cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, transaction: Transaction) -> Self::Future {
+        let full = |rcpt: &Rcpt| rcpt.to.to_string().starts_with("<full@");
+        let full: Vec<_> = transaction.envelope.recipients.iter().map(full).collect();
+        let outcome = self.0.call(transaction);
+        Box::pin(async move {
+            let results = outcome.await?.into_results().into_iter().zip(full);
+            let full = Refusal::fixed(452, (4, 2, 2), "the mailbox is full");
+            Ok(Outcome::each(results.map(|(result, is)| if is { Err(full.clone()) } else { result }).collect()))
+        })
     }
 }
 

@@ -11,6 +11,7 @@ mod content;
 pub use answer::Verdict;
 pub use config::{Config, Limits, MechanismOffer, Protocol};
 
+use alloc::borrow::Cow;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -224,6 +225,11 @@ impl Session {
         if self.info.channel.client_speaks_first && input.is_empty() {
             return Some(Step::Read);
         }
+        // RFC 2033 §5: a relay that came by would not know that each recipient has a reply.
+        if self.config.protocol == Protocol::Lmtp && self.info.channel.local.is_some_and(|local| local.port() == 25) {
+            self.say_421((4, 3, 5), "LMTP must not be spoken on port 25 (RFC 2033): listen on another port");
+            return None;
+        }
         Some(self.ask(Command::Connect))
     }
 
@@ -341,11 +347,11 @@ impl Session {
         }
         if let Law::BadSequence(text) = law(self.state, verb) {
             let tried = self.state == State::Mail && self.transaction.as_ref().is_some_and(|t| t.tried);
-            self.say(match verb {
-                // RFC 5321 §3.3: 554 says it better when every RCPT was refused.
-                Verb::Data if tried => Refusal::fixed(554, (5, 5, 1), text).into_reply(),
-                _ => Refusal::fixed(503, (5, 5, 1), text).into_reply(),
-            });
+            let lmtp = self.config.protocol == Protocol::Lmtp;
+            let text = if lmtp { Cow::Owned(text.replace("EHLO", "LHLO")) } else { Cow::Borrowed(text) };
+            // RFC 5321 §3.3: 554 says it better when every RCPT was refused. LMTP has 503 only (RFC 2033 §4.2).
+            let code = if verb == Verb::Data && tried && !lmtp { 554 } else { 503 };
+            self.say(Refusal::new(code, (5, 5, 1), text).into_reply());
             return None;
         }
         if let Err(refusal) = self.check(&command) {

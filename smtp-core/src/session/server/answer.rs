@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use super::{OpenTransaction, Protocol, Session, Step, Ticket};
-use crate::acceptance::Outcome;
+use crate::acceptance::{Outcome, Receipt};
 use crate::channel::Identity;
 use crate::extension::SmtpUtf8;
 use crate::session::table::State;
@@ -178,7 +178,12 @@ impl Session {
                 verdict,
                 214,
                 (2, 0, 0),
-                "EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT\nsee RFC 5321",
+                match self.config.protocol {
+                    Protocol::Smtp => {
+                        "EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT\nsee RFC 5321"
+                    }
+                    Protocol::Lmtp => "LHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT\nsee RFC 2033",
+                },
             ),
             Kept::Other => words(verdict, 502, (5, 5, 1), "nobody here does that"),
         };
@@ -236,15 +241,34 @@ impl Session {
             },
             // RFC 2033 §4.2
             Protocol::Lmtp => {
-                let mut results = outcome.iter();
-                for _ in 0..recipients {
-                    match results.next().filter(|_| fitting) {
-                        Some(Ok(receipt)) => self.say(receipt.reply()),
-                        Some(Err(refusal)) => self.say(refusal.reply().clone()),
-                        None => self.say(confused().into_reply()),
-                    }
+                let results = outcome.iter().map(|result| result.as_ref().map(Receipt::reply));
+                let results = results.map(|result| result.unwrap_or_else(|refusal| refusal.reply().clone()));
+                match fitting {
+                    true => self.say_each(results),
+                    false => self.say_each(core::iter::repeat_n(confused().into_reply(), recipients)),
                 }
             }
+        }
+    }
+
+    /// One reply for each recipient. Together they are one error at most: what is said in between would be taken for a
+    /// recipient's.
+    pub(super) fn say_each(&mut self, replies: impl Iterator<Item = Reply>) {
+        let (mut accepted, mut refused) = (false, false);
+        for reply in replies {
+            self.write(&reply);
+            accepted |= reply.severity() == Severity::Success;
+            refused |= reply.severity() == Severity::Permanent;
+            // The last word of a session (RFC 5321 §3.8).
+            if reply.code().get() == 421 {
+                return self.close();
+            }
+        }
+        if accepted {
+            self.errors = 0;
+            self.junk = 0;
+        } else if refused {
+            self.count_error();
         }
     }
 }
