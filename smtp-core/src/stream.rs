@@ -6,9 +6,11 @@
 
 mod connect;
 mod plain;
+mod proxy;
 
 pub use connect::{Address, ConnectError, ConnectStep, Target, TlsMode, TlsPolicy, Verification};
 pub use plain::{Plain, Single};
+pub use proxy::{AcceptProxy, Forwarded, ProxyError, ProxyFault, ProxyHeader, ProxyVersion};
 
 use core::future::Future;
 use core::pin::Pin;

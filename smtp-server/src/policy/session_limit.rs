@@ -68,7 +68,7 @@ impl SessionLimitLayer {
     }
 
     fn enter(&self, peer: &Peer) -> Result<Place, Refusal> {
-        let counted = peer.ip().filter(|_| self.local_too || !peer.is_local()).map(peer::network);
+        let counted = peer::counted(peer).filter(|_| self.local_too || !peer.is_local());
         let mut open = lock(&self.open);
         if open.total >= self.total {
             return Err(Refusal::fixed(421, (4, 3, 2), "too many sessions; try again later"));
