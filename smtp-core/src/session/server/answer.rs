@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{OpenTransaction, Protocol, Session, Step, Ticket};
 use crate::acceptance::{Outcome, Receipt};
 use crate::channel::Identity;
-use crate::extension::SmtpUtf8;
+use crate::extension::{Prdr, SmtpUtf8};
 use crate::session::table::State;
 use crate::types::{Code, Command, Hello, HelloKind, Mail, Rcpt, Refusal, Reply, Severity};
 
@@ -153,7 +153,10 @@ impl Session {
             Kept::Bdat { size, last } => return self.begin_first_chunk(size, last),
             Kept::Mail(mail) => {
                 let utf8 = mail.parameters.get::<SmtpUtf8>().is_some();
-                self.transaction = Some(OpenTransaction { mail, recipients: Vec::new(), tried: false, utf8 });
+                let prdr = mail.parameters.get::<Prdr>().is_some();
+                let recipients = Vec::new();
+                self.transaction = Some(OpenTransaction { mail, recipients, tried: false, overshoot: 0, utf8, prdr });
+                self.messages = self.messages.saturating_add(1);
                 self.state = State::Mail;
                 words(verdict, 250, (2, 1, 0), "sender ok")
             }
@@ -226,34 +229,49 @@ impl Session {
         self.state = State::Ready;
     }
 
-    /// One reply about the whole message, or one per recipient, as the protocol has it.
-    pub(super) fn say_outcome(&mut self, outcome: &Outcome, recipients: usize) {
-        let fitting = outcome.len() == recipients;
-        let confused = || Refusal::fixed(451, (4, 3, 0), "local error; try again later");
+    /// One reply about the whole message, or one per recipient, as the protocol has it. With `prdr` the client asked
+    /// for both.
+    pub(super) fn say_outcome(&mut self, outcome: &Outcome, recipients: usize, prdr: bool) {
+        if outcome.len() != recipients {
+            let confused = Refusal::fixed(451, (4, 3, 0), "local error; try again later");
+            return self.say_outcome(&Outcome::all(Err(confused), recipients), recipients, prdr);
+        }
         match self.config.protocol {
-            Protocol::Smtp => match if fitting { outcome.single() } else { Err(confused()) } {
-                Ok(receipt) => {
-                    self.errors = 0;
-                    self.junk = 0;
-                    self.say(receipt.reply());
+            Protocol::Smtp if prdr && recipients > 1 && outcome.common_refusal().is_none() => {
+                self.write(&Reply::fixed(353, (0, 0, 0), "one reply per recipient follows, then one for all"));
+                self.write_each(outcome.iter().map(reply_of));
+                if self.closing {
+                    return;
                 }
+                // Whoever was refused knows; the message as a whole is taken if anybody took it.
+                match outcome.iter().find_map(|result| result.as_ref().ok()) {
+                    Some(receipt) => self.accept(&receipt.reply()),
+                    None => self.say(outcome.single().map_or_else(Refusal::into_reply, Receipt::reply)),
+                }
+            }
+            Protocol::Smtp => match outcome.single() {
+                Ok(receipt) => self.accept(&receipt.reply()),
                 Err(refusal) => self.say(refusal.into_reply()),
             },
             // RFC 2033 §4.2
-            Protocol::Lmtp => {
-                let results = outcome.iter().map(|result| result.as_ref().map(Receipt::reply));
-                let results = results.map(|result| result.unwrap_or_else(|refusal| refusal.reply().clone()));
-                match fitting {
-                    true => self.say_each(results),
-                    false => self.say_each(core::iter::repeat_n(confused().into_reply(), recipients)),
-                }
-            }
+            Protocol::Lmtp => self.say_each(outcome.iter().map(reply_of)),
         }
     }
 
     /// One reply for each recipient. Together they are one error at most: what is said in between would be taken for a
     /// recipient's.
     pub(super) fn say_each(&mut self, replies: impl Iterator<Item = Reply>) {
+        let (accepted, refused) = self.write_each(replies);
+        if accepted {
+            self.errors = 0;
+            self.junk = 0;
+        } else if refused && !self.closing {
+            self.count_error();
+        }
+    }
+
+    /// Whether somebody was accepted, and whether somebody never will be.
+    fn write_each(&mut self, replies: impl Iterator<Item = Reply>) -> (bool, bool) {
         let (mut accepted, mut refused) = (false, false);
         for reply in replies {
             self.write(&reply);
@@ -261,16 +279,23 @@ impl Session {
             refused |= reply.severity() == Severity::Permanent;
             // The last word of a session (RFC 5321 §3.8).
             if reply.code().get() == 421 {
-                return self.close();
+                self.close();
+                break;
             }
         }
-        if accepted {
-            self.errors = 0;
-            self.junk = 0;
-        } else if refused {
-            self.count_error();
-        }
+        (accepted, refused)
     }
+
+    /// A client that delivers may make mistakes again.
+    fn accept(&mut self, reply: &Reply) {
+        self.errors = 0;
+        self.junk = 0;
+        self.write(reply);
+    }
+}
+
+fn reply_of(result: &Result<Receipt, Refusal>) -> Reply {
+    result.as_ref().map_or_else(|refusal| refusal.reply().clone(), Receipt::reply)
 }
 
 /// The policy's own words, if it had some, or the usual ones.
