@@ -2,6 +2,7 @@
 
 mod auth;
 mod commands;
+mod forward;
 mod hello;
 
 use std::sync::Arc;

@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 
+use crate::extension::Forwarded;
 use crate::types::Hello;
 
 /// Who is at the other end, as the channel itself vouches for it.
@@ -174,13 +175,16 @@ pub struct SessionInfo {
     pub hello: Option<Hello>,
     /// Who the client proved to be, once it has.
     pub identity: Option<Identity>,
+    /// What a trusted peer says of the client it speaks for, by XCLIENT, or, for one transaction and for logs only, by
+    /// XFORWARD. What XCLIENT says is in `channel`, `hello` and `identity` already.
+    pub client: Option<Box<Forwarded>>,
 }
 
 impl SessionInfo {
     /// A session that has just begun on `channel`.
     #[must_use]
     pub const fn new(id: u64, channel: ChannelInfo) -> Self {
-        Self { id, channel, hello: None, identity: None }
+        Self { id, channel, hello: None, identity: None, client: None }
     }
 
     /// A session for programs that make a `Transaction` themselves rather than

@@ -10,7 +10,7 @@ mod proxy;
 
 pub use connect::{Address, ConnectError, ConnectStep, Target, TlsMode, TlsPolicy, Verification};
 pub use plain::{Plain, Single};
-pub use proxy::{AcceptProxy, Forwarded, ProxyError, ProxyFault, ProxyHeader, ProxyVersion};
+pub use proxy::{AcceptProxy, ProxyError, ProxyFault, ProxyHeader, ProxyInfo, ProxyVersion};
 
 use core::future::Future;
 use core::pin::Pin;

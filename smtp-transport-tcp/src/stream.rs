@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use smtp_core::channel::{ChannelInfo, Peer};
-use smtp_core::stream::{AcceptProxy, BoxFuture, ByteStream, CloseCode, Forwarded, Verification};
+use smtp_core::stream::{AcceptProxy, BoxFuture, ByteStream, CloseCode, ProxyInfo, Verification};
 use smtp_tls::{HandshakeError, Role, ServerTls, client_info, server_info};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream as Socket;
@@ -23,7 +23,7 @@ pub(crate) struct TcpStream {
     local: Option<SocketAddr>,
     upgrade: Upgrade,
     /// What a proxy said before anything else.
-    forwarded: Option<Box<Forwarded>>,
+    forwarded: Option<Box<ProxyInfo>>,
 }
 
 enum Io {

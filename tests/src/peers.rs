@@ -1,7 +1,8 @@
 //! Real mail programs to test against, each started as an instance of its own.
 //!
 //! A peer here is a program from a Debian package: [`Postfix`] and [`Exim`] as
-//! servers (and as clients that send to us), and the short-lived [`tools`]:
+//! servers (and as clients that send to us), [`Dovecot`] as an LMTP server,
+//! [`HaProxy`] in front of us, and the short-lived [`tools`]:
 //! `swaks`, `curl`, Python, `smtp-source`. `.ci/setup` installs them.
 //!
 //! Every instance has its own configuration, spool and mailboxes in a temporary
@@ -12,6 +13,7 @@
 //! |---|---|
 //! | `postfix.test` | the [`Postfix`] instance, into one Maildir per user |
 //! | `exim.test` | the [`Exim`] instance, into one Maildir per user |
+//! | `dovecot.test` | the [`Dovecot`] instance, over LMTP, into one Maildir per user |
 //! | `ours.test` | us: the peer's client sends it to [`PostfixOptions::next_hop`] or [`EximOptions::next_hop`] |
 //! | any other | nobody: refused, or returned to the sender |
 //!
@@ -39,13 +41,17 @@
 //! Everything here blocks, for a bounded time. Inside an async test call it on
 //! `tokio::task::spawn_blocking`, or use a multi-threaded runtime.
 
+mod dovecot;
 mod exim;
+mod haproxy;
 mod mailbox;
 mod postfix;
 mod process;
 pub mod tools;
 
+pub use dovecot::Dovecot;
 pub use exim::{Exim, EximOptions};
+pub use haproxy::HaProxy;
 pub use postfix::{Postfix, PostfixOptions};
 
 use std::fmt;

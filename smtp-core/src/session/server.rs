@@ -7,11 +7,13 @@ mod answer;
 mod check;
 mod config;
 mod content;
+mod forward;
 
 pub use answer::Verdict;
 pub use config::{Config, Limits, MechanismOffer, Protocol};
 
 use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -23,6 +25,7 @@ use bytes::{Bytes, BytesMut};
 use self::content::Content;
 use super::table::{Law, State, law};
 use crate::channel::{ChannelInfo, SessionInfo};
+use crate::extension::{Forwarded, Forwarding};
 use crate::types::{Command, Envelope, Mail, Rcpt, Refusal, Reply, Severity, Verb};
 use crate::wire::{CommandError, LineDecoder, LineError, LineStep, decode_command, decode_response, encode_reply};
 
@@ -84,6 +87,10 @@ pub struct Session {
     draining: bool,
     closing: bool,
     quit: bool,
+    /// What the peer may say of others.
+    forwarding: Forwarding,
+    /// What it has said, with XCLIENT.
+    claimed: Option<Box<Forwarded>>,
 }
 
 /// MAIL was accepted.
@@ -104,7 +111,10 @@ impl Session {
     /// A session on the channel that `info` tells of. Nothing has been said yet.
     #[must_use]
     pub fn new(config: Arc<Config>, info: Arc<SessionInfo>) -> Self {
+        let forwarding = config.forwarders.grant(&info.channel);
         Self {
+            forwarding,
+            claimed: None,
             config,
             info,
             state: State::Opened,
@@ -454,16 +464,19 @@ impl Session {
         info.channel = channel;
         info.hello = None;
         info.identity = None;
+        info.client = None;
         self.upgrade = false;
         self.extended = false;
         self.transaction = None;
         self.state = State::Greeted;
         self.lines = LineDecoder::default();
+        self.claim_again();
     }
 
     /// What came as early data is known not to be a replay; these are the channel's facts now.
     pub fn confirmed(&mut self, channel: ChannelInfo) {
         Arc::make_mut(&mut self.info).channel = channel;
+        self.claim_again();
     }
 
     /// The text of the reply to EHLO.

@@ -53,7 +53,7 @@ impl AcceptProxy {
     ///
     /// # Errors
     /// With a [`ProxyError`] inside; the connection is of no use then. What the channel gives.
-    pub async fn read(&self, io: &mut (impl AsyncRead + Unpin), peer: &Peer) -> io::Result<Forwarded> {
+    pub async fn read(&self, io: &mut (impl AsyncRead + Unpin), peer: &Peer) -> io::Result<ProxyInfo> {
         let fail = |kind, why| io::Error::new(kind, ProxyError { peer: peer.clone(), why });
         if !self.trusted.contains(peer) {
             return Err(fail(io::ErrorKind::PermissionDenied, ProxyFault::Stranger));
@@ -69,7 +69,7 @@ impl AcceptProxy {
 
 /// What a header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forwarded {
+pub enum ProxyInfo {
     /// The proxy speaks for itself, as when it looks whether the server is alive (LOCAL): the socket's addresses hold.
     Local,
     /// It speaks for a client.
@@ -81,7 +81,7 @@ pub enum Forwarded {
     },
 }
 
-impl Forwarded {
+impl ProxyInfo {
     /// Puts the client into the facts of the channel that leads to the proxy.
     ///
     /// The way between client and proxy is not this machine's, so only TLS makes the channel secure.
@@ -139,7 +139,7 @@ impl From<ProxyFault> for Broken {
     }
 }
 
-async fn read(io: &mut (impl AsyncRead + Unpin)) -> Result<Forwarded, Broken> {
+async fn read(io: &mut (impl AsyncRead + Unpin)) -> Result<ProxyInfo, Broken> {
     let mut header = Vec::new();
     loop {
         let Some(more) = missing(&header)? else { return Ok(parse(&header)?) };
@@ -175,11 +175,11 @@ fn missing(header: &[u8]) -> Result<Option<usize>, ProxyFault> {
 }
 
 /// Reads a header that is there as a whole.
-fn parse(header: &[u8]) -> Result<Forwarded, ProxyFault> {
+fn parse(header: &[u8]) -> Result<ProxyInfo, ProxyFault> {
     let bad = |error: &dyn core::fmt::Display| ProxyFault::Bad(alloc::format!("{error}").into());
     if header.starts_with(b"PROXY ") {
         let parsed = v1::Header::try_from(header).map_err(|error| bad(&error))?;
-        let client = |source, destination| Forwarded::Client { source: Some(source), destination: Some(destination) };
+        let client = |source, destination| ProxyInfo::Client { source: Some(source), destination: Some(destination) };
         return Ok(match parsed.addresses {
             v1::Addresses::Tcp4(a) => client(
                 SocketAddr::from((a.source_address, a.source_port)),
@@ -189,26 +189,26 @@ fn parse(header: &[u8]) -> Result<Forwarded, ProxyFault> {
                 canonical(SocketAddr::from((a.source_address, a.source_port))),
                 canonical(SocketAddr::from((a.destination_address, a.destination_port))),
             ),
-            v1::Addresses::Unknown => Forwarded::Client { source: None, destination: None },
+            v1::Addresses::Unknown => ProxyInfo::Client { source: None, destination: None },
         });
     }
     let parsed = v2::Header::try_from(header).map_err(|error| bad(&error))?;
     Ok(match (parsed.command, parsed.addresses) {
         // §2.2: whatever else is said then is not looked at.
-        (Command::Local, _) => Forwarded::Local,
+        (Command::Local, _) => ProxyInfo::Local,
         (Command::Proxy, _) if parsed.protocol == Protocol::Datagram => {
             return Err(bad(&"it is about datagrams, and this is a stream"));
         }
-        (Command::Proxy, v2::Addresses::IPv4(a)) => Forwarded::Client {
+        (Command::Proxy, v2::Addresses::IPv4(a)) => ProxyInfo::Client {
             source: Some(SocketAddr::from((a.source_address, a.source_port))),
             destination: Some(SocketAddr::from((a.destination_address, a.destination_port))),
         },
-        (Command::Proxy, v2::Addresses::IPv6(a)) => Forwarded::Client {
+        (Command::Proxy, v2::Addresses::IPv6(a)) => ProxyInfo::Client {
             source: Some(canonical(SocketAddr::from((a.source_address, a.source_port)))),
             destination: Some(canonical(SocketAddr::from((a.destination_address, a.destination_port)))),
         },
         (Command::Proxy, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => {
-            Forwarded::Client { source: None, destination: None }
+            ProxyInfo::Client { source: None, destination: None }
         }
     })
 }
@@ -302,14 +302,14 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn client(source: &str, destination: &str) -> Forwarded {
-        Forwarded::Client { source: Some(address(source)), destination: Some(address(destination)) }
+    fn client(source: &str, destination: &str) -> ProxyInfo {
+        ProxyInfo::Client { source: Some(address(source)), destination: Some(address(destination)) }
     }
 
-    const UNKNOWN: Forwarded = Forwarded::Client { source: None, destination: None };
+    const UNKNOWN: ProxyInfo = ProxyInfo::Client { source: None, destination: None };
 
     /// Headers and what they say, the longest among them.
-    fn headers() -> Vec<(Vec<u8>, Forwarded)> {
+    fn headers() -> Vec<(Vec<u8>, ProxyInfo)> {
         let two = |rest: &[u8]| [v2::PROTOCOL_PREFIX, rest].concat();
         let long = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
         let six = &[&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[1]].concat();
@@ -345,8 +345,8 @@ mod tests {
                 client("[2001:db8::1]:4711", "[2001:db8::1]:25"),
             ),
             // LOCAL, with and without addresses; UNSPEC; a Unix socket.
-            (two(&[0x20, 0, 0, 0]), Forwarded::Local),
-            (two(&[&[0x20, 0x11, 0, 12][..], &[1; 12]].concat()), Forwarded::Local),
+            (two(&[0x20, 0, 0, 0]), ProxyInfo::Local),
+            (two(&[&[0x20, 0x11, 0, 12][..], &[1; 12]].concat()), ProxyInfo::Local),
             (two(&[0x21, 0, 0, 0]), UNKNOWN),
             (two(&[&[0x21, 0x31, 0, 216][..], &[b'x'; 216]].concat()), UNKNOWN),
             // As long as it may be.
@@ -466,7 +466,7 @@ mod tests {
         let mut info =
             ChannelInfo { secure: true, local: Some(address("10.0.0.1:25")), ..ChannelInfo::new("unix", listed()) };
         let before = info.clone();
-        Forwarded::Local.apply(&mut info);
+        ProxyInfo::Local.apply(&mut info);
         assert_eq!(info, before);
         client("127.0.0.1:4711", "203.0.113.9:25").apply(&mut info);
         assert!(!info.peer.is_local() && !info.secure);
@@ -485,7 +485,7 @@ mod tests {
             let version = if two { ProxyVersion::V2 } else { ProxyVersion::V1 };
             let header = ProxyHeader::new(version, source, destination).encode();
             prop_assert_eq!(missing(&header), Ok(None));
-            let forwarded = Forwarded::Client { source: Some(canonical(source)), destination: Some(canonical(destination)) };
+            let forwarded = ProxyInfo::Client { source: Some(canonical(source)), destination: Some(canonical(destination)) };
             prop_assert_eq!(parse(&header), Ok(forwarded));
         }
 
@@ -505,6 +505,6 @@ mod tests {
     #[test]
     fn who_speaks_for_nobody_says_so() {
         assert_eq!(ProxyHeader::local(ProxyVersion::V1).encode(), b"PROXY UNKNOWN\r\n");
-        assert_eq!(parse(&ProxyHeader::local(ProxyVersion::V2).encode()), Ok(Forwarded::Local));
+        assert_eq!(parse(&ProxyHeader::local(ProxyVersion::V2).encode()), Ok(ProxyInfo::Local));
     }
 }

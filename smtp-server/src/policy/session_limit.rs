@@ -137,7 +137,9 @@ impl<S: Service<Request, Response = Verdict>> Service<Request> for SessionLimit<
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        if matches!(request.command, Command::Connect) && self.place.is_none() {
+        if matches!(request.command, Command::Connect) {
+            // A peer that speaks for others says it again for each of them (XCLIENT).
+            self.place = None;
             match self.limit.enter(&request.session.channel.peer) {
                 Ok(place) => self.place = Some(place),
                 Err(refusal) => return Decided::refused(refusal),

@@ -5,4 +5,8 @@
 
 mod docs;
 mod interop;
+mod lmtp;
+mod proxies;
+mod rust_clients;
+mod served;
 mod transports;

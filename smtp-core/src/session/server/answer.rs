@@ -1,5 +1,6 @@
 //! What the policy says to a question, and what the client is told of it.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use super::{OpenTransaction, Protocol, Session, Step, Ticket};
 use crate::acceptance::{Outcome, Receipt};
 use crate::channel::Identity;
-use crate::extension::{Prdr, SmtpUtf8};
+use crate::extension::{Forwarded, Prdr, SmtpUtf8};
 use crate::session::table::State;
 use crate::types::{Code, Command, Hello, HelloKind, Mail, Rcpt, Refusal, Reply, Severity};
 
@@ -62,6 +63,8 @@ enum Kept {
     Vrfy,
     Expn,
     Help,
+    XClient(Forwarded),
+    XForward(Forwarded),
     Other,
 }
 
@@ -87,7 +90,11 @@ impl Session {
             Command::Vrfy(_) => Kept::Vrfy,
             Command::Expn(_) => Kept::Expn,
             Command::Help(_) => Kept::Help,
-            Command::Other { .. } => Kept::Other,
+            Command::Other { verb, arguments } => match &**verb {
+                "XCLIENT" => Forwarded::xclient(arguments).map_or(Kept::Other, Kept::XClient),
+                "XFORWARD" => Forwarded::xforward(arguments).map_or(Kept::Other, Kept::XForward),
+                _ => Kept::Other,
+            },
         };
         self.next_ticket = self.next_ticket.wrapping_add(1);
         let ticket = Ticket(self.next_ticket);
@@ -188,6 +195,16 @@ impl Session {
                     Protocol::Lmtp => "LHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT\nsee RFC 2033",
                 },
             ),
+            // The greeting is the answer, or what is said to the client in its place.
+            Kept::XClient(client) => {
+                self.start_over_for(client);
+                return None;
+            }
+            Kept::XForward(client) => {
+                let info = Arc::make_mut(&mut self.info);
+                info.client = Some(Box::new(client.over(info.client.as_deref())));
+                words(verdict, 250, (2, 0, 0), "noted")
+            }
             Kept::Other => words(verdict, 502, (5, 5, 1), "nobody here does that"),
         };
         self.say(reply);
@@ -202,7 +219,7 @@ impl Session {
         } else {
             alloc::format!("{} greets {}", self.config.hostname, hello.name)
         };
-        Arc::make_mut(&mut self.info).hello = Some(hello);
+        self.greeted_by(hello);
         plain(250, text)
     }
 
@@ -227,6 +244,7 @@ impl Session {
     pub(super) fn end_transaction(&mut self) {
         self.transaction = None;
         self.state = State::Ready;
+        self.forget_forwarded();
     }
 
     /// One reply about the whole message, or one per recipient, as the protocol has it. With `prdr` the client asked
