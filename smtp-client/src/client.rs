@@ -204,12 +204,9 @@ impl Shared {
         if let Err(error) = connection.pass_on(pass_on, client).await {
             // It is the client that was refused, and whoever comes next is another.
             pool::retire(connection);
-            let refused = error.reply().is_some();
-            return if refused {
-                Ok(Outcome::all(Err(error.refusal()), envelope.recipients.len()))
-            } else {
-                Err(error)
-            };
+            let refused = error.reply().filter(|reply| reply.code().get() != 421).cloned();
+            let refusal = refused.and_then(|reply| Refusal::try_from(reply).ok()).ok_or(error)?;
+            return Ok(Outcome::all(Err(refusal), envelope.recipients.len()));
         }
         let result = connection.deliver(envelope, &mut content, &self.settings.send, true).await;
         self.pool.put(self, connection);

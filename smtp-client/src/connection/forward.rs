@@ -1,6 +1,7 @@
 //! Speaking for another client: XCLIENT and XFORWARD.
 
 use smtp_core::extension::Forwarded;
+use smtp_core::session::State;
 use smtp_core::types::{Command, Reply, Severity};
 
 use super::{Connection, accepted};
@@ -50,6 +51,12 @@ impl Connection {
 
     /// Tells the server for whom the next message is sent.
     pub(crate) async fn pass_on(&mut self, how: PassOn, client: &Forwarded) -> Result<(), Error> {
+        // A transaction of which everybody was refused is still open.
+        if how != PassOn::Nothing
+            && matches!(self.wire.session.state(), State::Mail | State::Rcpt | State::ChunksRefused)
+        {
+            self.rset().await?;
+        }
         match how {
             PassOn::Nothing => Ok(()),
             PassOn::XClient => self.xclient(client).await.map(drop),

@@ -47,6 +47,9 @@ fn server(knobs: Knobs, config: Config, seen: &Seen) -> MemoryConnector {
                     let unwanted = request.session.channel.peer.to_string().starts_with("203.0.113.");
                     Ok::<_, BoxError>(match request.command {
                         Command::Connect if unwanted => Refusal::fixed(554, (5, 7, 1), "not you").into(),
+                        Command::Rcpt(rcpt) if rcpt.to.to_string().starts_with("<nobody@") => {
+                            Refusal::fixed(550, (5, 1, 1), "nobody").into()
+                        }
                         _ => Verdict::Proceed,
                     })
                 });
@@ -218,6 +221,11 @@ async fn a_relay_passes_its_clients_on_over_one_session() {
         let settings = Settings { options: (*options()).clone(), tls: TlsPolicy::NONE, pass_on, ..Settings::default() };
         let mut client = Client::new(connector, target(), settings);
         for session in [client_session("198.51.100.7:4711", Some("jo")), client_session("198.51.100.8:4712", None)] {
+            // One that comes to nothing is in nobody's way.
+            let (to, body) = (envelope(&["nobody@x.test"]), Body::from_bytes("x\r\n"));
+            let transaction = Transaction { session: Arc::clone(&session), envelope: to, body };
+            let outcome = client.ready().await.unwrap().call(transaction).await.unwrap();
+            assert_eq!(results(outcome), ["550 5.1.1 nobody"]);
             let transaction =
                 Transaction { session, envelope: envelope(&["a@x.test"]), body: Body::from_bytes("x\r\n") };
             let outcome = client.ready().await.unwrap().call(transaction).await.unwrap();

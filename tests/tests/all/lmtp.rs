@@ -54,7 +54,7 @@ async fn dovecot_takes_our_mail_and_says_who_is_unknown() {
     let Some(dovecot) = require(Dovecot::start()) else { return };
     let to = ["alice@dovecot.test", "nobody@dovecot.test", "bob@dovecot.test", "alice@dovecot.test"];
     let unix = Target { address: Address::Path(dovecot.socket()), server_name: None };
-    let over_tcp = send(TcpConnector::without_tls(), tcp_target(dovecot.port()), &to, "..\n.").await;
+    let over_tcp = send(TcpConnector::without_tls(), tcp_target(dovecot.port()), &to, "..\r\n.").await;
     let over_unix = send(UnixConnector::new(), unix, &to, "x").await;
     for said in [over_tcp, over_unix] {
         let log = dovecot.log();
