@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use smtp_core::channel::ChannelInfo;
-use smtp_core::extension::Capabilities;
+use smtp_core::extension::{Capabilities, Registry};
 use smtp_core::session::client::Event;
 use smtp_core::stream::{
     self, Address, ByteStream, CloseCode, ConnectError, ConnectStep, Connector, Target, TlsPolicy,
@@ -34,6 +34,13 @@ pub struct Options {
     /// The longest line of content that is sent, in octets, CRLF included: 64 KiB, so that what a server took is passed
     /// on unchanged. RFC 5321 §4.5.3.1.6 has 1,000.
     pub line_max: usize,
+    /// Send commands in groups where the server offers PIPELINING. On. Off, each reply is awaited before the next
+    /// command: for servers that get it wrong.
+    pub pipelining: bool,
+    /// The extensions whose parameters are known here, and what to do where a server lacks them: the standard ones. One
+    /// of one's own joins with [`Registry::with`]. A parameter of no known extension is sent if the server offers a
+    /// keyword of the same name.
+    pub registry: Registry,
     /// Who looks on. Nobody.
     pub observer: Option<Arc<dyn Observer>>,
 }
@@ -45,6 +52,8 @@ impl Default for Options {
             lmtp: false,
             timeouts: Timeouts::default(),
             line_max: smtp_core::session::client::LINE_MAX,
+            pipelining: true,
+            registry: Registry::default(),
             observer: None,
         }
     }
@@ -65,6 +74,8 @@ impl core::fmt::Debug for Options {
             .field("lmtp", &self.lmtp)
             .field("timeouts", &self.timeouts)
             .field("line_max", &self.line_max)
+            .field("pipelining", &self.pipelining)
+            .field("registry", &self.registry)
             .field("observer", &self.observer.is_some())
             .finish()
     }
@@ -85,6 +96,8 @@ pub struct Connection {
     greeting: Option<Reply>,
     /// Transactions whose content went out.
     pub(crate) messages: u32,
+    /// MAIL commands that were sent.
+    pub(crate) mails: u32,
     /// What the stream belongs to; ends when the stream has.
     _carrier: Option<Box<dyn Send>>,
 }
@@ -119,8 +132,9 @@ impl Connection {
         let speaks_first = info.client_speaks_first;
         let mut wire = Wire::new(stream, options.observer.clone());
         wire.session.set_line_max(options.line_max);
+        wire.session.set_lock_step(!options.pipelining);
         let mut connection =
-            Self { wire, options, policy: policy.clone(), info, greeting: None, messages: 0, _carrier: None };
+            Self { wire, options, policy: policy.clone(), info, greeting: None, messages: 0, mails: 0, _carrier: None };
         if !speaks_first {
             connection.await_greeting().await?;
         }
@@ -205,6 +219,9 @@ impl Connection {
     /// Queues `command`, and shows it.
     pub(crate) fn queue(&mut self, command: &Command) -> Result<(), smtp_core::session::client::NotNow> {
         self.wire.session.command(command)?;
+        if matches!(command, Command::Mail(_)) {
+            self.mails = self.mails.saturating_add(1);
+        }
         if let Some(observer) = &self.options.observer {
             observer.sent(&transcript(command));
         }

@@ -3,6 +3,8 @@
 mod attempt;
 mod envelope;
 mod outgoing;
+mod plan;
+mod split;
 mod stream;
 
 pub(crate) use outgoing::Outgoing;
@@ -10,7 +12,7 @@ pub(crate) use outgoing::Outgoing;
 use smtp_core::service::{Body, Outcome, Truncated};
 use smtp_core::session::State;
 use smtp_core::session::client::NotNow;
-use smtp_core::types::Envelope;
+use smtp_core::types::{Envelope, Refusal};
 
 use self::attempt::Attempt;
 use crate::{Connection, Error, Step};
@@ -56,6 +58,30 @@ pub(crate) struct Delivered {
     pub(crate) outcome: Outcome,
     /// The server closed with a 421 before it took note of anything.
     pub(crate) turned_away: bool,
+    /// Recipients that were not asked about, by their place in the envelope, because the session's limits are reached.
+    /// The outcome has a 452 for them.
+    pub(crate) left: Vec<usize>,
+}
+
+impl Delivered {
+    /// An outcome in which so many recipients have this refusal.
+    pub(crate) fn nobody(recipients: usize, refusal: &Refusal) -> Self {
+        let outcome = Outcome::all(Err(refusal.clone()), recipients);
+        Self { outcome, turned_away: false, left: Vec::new() }
+    }
+
+    /// Takes over what became of the recipients at these places.
+    pub(crate) fn take(&mut self, places: &[usize], part: Self) {
+        let nobody = Outcome::each(Vec::new());
+        let mut results = core::mem::replace(&mut self.outcome, nobody).into_results();
+        for (place, result) in places.iter().zip(part.outcome.into_results()) {
+            if let Some(known) = results.get_mut(*place) {
+                *known = result;
+            }
+        }
+        self.outcome = Outcome::each(results);
+        self.left.extend(part.left.iter().filter_map(|n| places.get(*n)));
+    }
 }
 
 /// A transaction that did not.
@@ -75,8 +101,16 @@ impl Connection {
     /// The result of each recipient stands in the outcome, in the envelope's order; that some are refused is normal,
     /// and all replies are read whatever happens. Refusals that need no server come before anything is sent: a message
     /// over the server's SIZE (552 5.3.4), or one that needs 8BITMIME (554 5.6.3), BINARYMIME (554 5.6.1), SMTPUTF8
-    /// (553 5.6.7) or another extension (555 5.5.4) that is not offered. SIZE, BODY=7BIT and AUTH are left out
-    /// silently where the server does not know them, and SIZE is added where the size is known.
+    /// (553 5.6.7), REQUIRETLS (550 5.7.30, also if the channel's TLS is not verified), DELIVERBY with mode R (550
+    /// 5.4.7) or another extension (555 5.5.4) that is not offered. What a message can do without is left out where the
+    /// server does not know it, as each extension has it; if the sender should hear of that, the receipt says so
+    /// ([`Receipt::omitted`](smtp_core::service::Receipt::omitted)). SIZE is added where the size is known, and PRDR
+    /// where there is more than one recipient.
+    ///
+    /// The server's LIMITS are obeyed (RFC 9422): more recipients, or domains, than it takes at once go in several
+    /// transactions. If the content is too large to be held for that
+    /// ([`SendOptions::single_flight_max`]), or the server wants no more messages in this session, the rest gets a 452
+    /// 4.5.3.
     ///
     /// EHLO must have been said. What an earlier transaction left behind is cleared with RSET, in the same group.
     ///
@@ -98,6 +132,19 @@ impl Connection {
         options: &SendOptions,
         eager: bool,
     ) -> Result<Delivered, Failure> {
+        match split::groups(self.capabilities().limits(), &envelope.recipients) {
+            None => self.deliver_one(envelope, content, options, eager).await,
+            Some(groups) => self.deliver_in_groups(envelope, groups, content, options, eager).await,
+        }
+    }
+
+    async fn deliver_one(
+        &mut self,
+        envelope: &Envelope,
+        content: &mut Outgoing,
+        options: &SendOptions,
+        eager: bool,
+    ) -> Result<Delivered, Failure> {
         let mut attempt = Attempt::new(envelope.recipients.len(), self.options.lmtp);
         match self.attempt(envelope, content, options, eager, &mut attempt).await {
             Ok(()) => {}
@@ -111,7 +158,7 @@ impl Connection {
             }
         }
         let turned_away = attempt.turned_away();
-        Ok(Delivered { outcome: attempt.outcome(|| content.take_complete()), turned_away })
+        Ok(Delivered { outcome: attempt.outcome(|reply| content.accepted(reply)), turned_away, left: Vec::new() })
     }
 
     async fn attempt(
@@ -129,7 +176,7 @@ impl Connection {
         let held = tokio::time::timeout(self.options.timeouts.source, content.hold(options.single_flight_max));
         let held = held.await.unwrap_or(Err(Truncated("it did not come in time")));
         held.map_err(|why| Error::local(Step::Mail, why))?;
-        let plan = match envelope::plan(&self.wire.session, envelope, content, options) {
+        let plan = match self.next_hop().plan(envelope, content, options) {
             Ok(plan) => plan,
             Err(refusal) => {
                 attempt.refuse_all(&refusal);
@@ -139,6 +186,7 @@ impl Connection {
         for (n, refusal) in &plan.refused {
             attempt.refuse(*n, refusal);
         }
+        attempt.omit(plan.omitted, plan.omitted_of.clone());
         if attempt.is_settled() {
             return Ok(());
         }

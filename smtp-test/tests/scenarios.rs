@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::scenarios::{Reference, folders, reference_stack};
+use smtp_core::channel::Peer;
 use smtp_core::service::Promises;
 use smtp_core::session::server::Protocol;
 use smtp_test::memory::{Cut, CutHow, Knobs, Pace, Tls, pair};
@@ -26,6 +27,7 @@ fn all() -> Vec<(Scenario, Protocol)> {
 
 /// The channels that scenarios are played on.
 fn channels() -> Vec<(&'static str, Knobs)> {
+    let proxy = Peer::Ip(([127, 0, 0, 1], 4711).into());
     let odd = Pace { read: 5, write: 3, pending: 3, lazy: false };
     vec![
         ("friendly", Knobs::default()),
@@ -41,6 +43,8 @@ fn channels() -> Vec<(&'static str, Knobs)> {
             "client first, octet by octet",
             Knobs { client_speaks_first: true, ..Knobs::default() }.paced(Pace::OCTET_BY_OCTET),
         ),
+        ("from a trusted proxy", Knobs { peer: proxy.clone(), ..Knobs::default() }),
+        ("from a trusted proxy, octet by octet", Knobs { peer: proxy, ..Knobs::default() }.paced(Pace::OCTET_BY_OCTET)),
         ("TLS", Knobs { tls: Tls::Implicit, ..Knobs::default() }),
         ("in clear", Knobs::clear()),
         ("STARTTLS", Knobs::starttls()),

@@ -13,6 +13,7 @@
 //! | lists | `staff`, for users |
 //! | owners | every mailbox has had its own since 2014-01-01; whose `postmaster` is, nobody knows |
 //! | ETRN | `here.example` and below, with 3 messages waiting; as often as you like |
+//! | proxies | clients from `127.0.0.1` may use XCLIENT, with LOGIN, and XFORWARD |
 //! | content | a message with `X-Refuse: name` in it is refused for the mailboxes of that name, 550 5.7.1 |
 //!
 //! Deliveries are kept in memory. [`Reference::slow`] lets every answer take some time, which must not change a single
@@ -28,7 +29,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use smtp_core::channel::SessionInfo;
 use smtp_core::driver::{Settings, serve};
-use smtp_core::extension::{EtrnNode, Extension, ParameterRule, Promises, Terms};
+use smtp_core::extension::{EtrnNode, Extension, Forwarders, ParameterRule, Promises, Terms};
 use smtp_core::service::{Delivery, Outcome, Policy, Request, Transaction, Verdict};
 use smtp_core::session::server::{Config, Limits, MechanismOffer, Protocol};
 use smtp_core::stream::{BoxFuture, ByteStream};
@@ -99,6 +100,9 @@ const NOW: i64 = 1_396_566_060;
 /// 2014-01-01T00:00:00Z
 const OWNED_SINCE: i64 = 1_388_534_400;
 
+/// Who may speak for others.
+const PROXIES: &str = "127.0.0.1";
+
 /// A server stack with a recorder at its end. Clones share the recorder.
 #[derive(Debug, Clone)]
 pub struct Reference {
@@ -132,6 +136,11 @@ impl Reference {
             .promising(PROMISES)
             .with_mechanisms(mechanisms.collect())
             .with_terms(terms)
+            .with_forwarders(Forwarders {
+                login: PROXIES.parse()?,
+                xforward: PROXIES.parse()?,
+                ..Forwarders::default()
+            })
             .with_limits(limits);
         config.registry = config.registry.with(&XCOLOUR);
         let (alice, bob): (Mailbox, Mailbox) = ("alice@here.example".parse()?, "bob@here.example".parse()?);

@@ -4,6 +4,7 @@
 
 mod auth;
 mod deadlines;
+mod extensions;
 mod forward;
 mod lmtp;
 mod peer;

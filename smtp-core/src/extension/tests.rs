@@ -323,7 +323,7 @@ fn what_becomes_of_each_parameter_without_its_extension() {
     }
 }
 
-fn back<P: Parameter + PartialEq + core::fmt::Debug>(parameter: &P) -> Result<(), TestCaseError> {
+fn back<P: Parameter + PartialEq + fmt::Debug>(parameter: &P) -> Result<(), TestCaseError> {
     let text = written(parameter);
     prop_assert_eq!(&read::<P>(&text).unwrap(), parameter);
     // It stands in a command line, too, and comes out of it.

@@ -194,6 +194,7 @@ impl Model {
             Act::Vrfy if self.refused => self.line("VRFY alice", &[503]),
             Act::Vrfy => self.line("VRFY alice", &[252]),
             Act::Expn if self.refused => self.line("EXPN staff", &[503]),
+            Act::Expn if self.authenticated => self.line("EXPN staff", &[250]),
             Act::Expn => self.line("EXPN staff", &[550]),
             Act::Help if self.refused => self.line("HELP", &[503]),
             Act::Help => self.line("HELP", &[214]),

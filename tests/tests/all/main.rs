@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod docs;
+mod extensions;
 mod interop;
+mod interop_extensions;
 mod lmtp;
 mod proxies;
 mod rust_clients;
