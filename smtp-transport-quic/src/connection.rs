@@ -126,6 +126,7 @@ impl Opening {
             verifies: false,
             draining: self.draining.clone(),
             churn: self.options.churn,
+            observer: None,
         };
         let link = if gated {
             let Attempt::Connecting(connecting, deadline) = std::mem::replace(&mut self.attempt, Attempt::Lost) else {

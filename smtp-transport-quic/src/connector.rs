@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connection::QuicConnection;
 use crate::error::QuicError;
-use crate::link::{Facts, Link};
+use crate::link::{Facts, Handshake, Link};
 use crate::listener::udp_socket;
+use crate::observer::Event;
 use crate::options::{ConnectOptions, EarlyData, Side};
 use crate::qlog::Qlog;
 use crate::race::{interleave, race};
@@ -224,6 +225,7 @@ impl Inner {
             verifies: prepared.verifies,
             draining: CancellationToken::new(),
             churn: 0,
+            observer: self.options.observer.clone(),
         };
         let connecting = match self.options.early_data {
             EarlyData::Off => connecting,
@@ -258,6 +260,8 @@ impl Connector for QuicConnector {
             .await
             .map_err(|_| late(ConnectStep::Connect))?
             .map_err(|failures| all_failed(address, failures))?;
+        link.tell(|quic| Event::Connected { rtt: quic.rtt(), early: link.is_early() });
+        tell_of_early_data(&link);
         let max_parallel = inner.options.transport.max_streams as usize;
         Ok(Box::new(QuicConnection::client(Arc::new(link), max_parallel)))
     }
@@ -288,13 +292,31 @@ struct Failure {
 
 impl Failure {
     fn of(error: QuicError) -> Self {
-        let step = if matches!(error, QuicError::Handshake(_)) { ConnectStep::Tls } else { ConnectStep::Connect };
+        let step = if matches!(error, QuicError::Handshake(_) | QuicError::Protocol) {
+            ConnectStep::Tls
+        } else {
+            ConnectStep::Connect
+        };
         Self { step, permanent: error.is_permanent(), error: error.into() }
     }
 }
 
 fn timed_out(limit: std::time::Duration) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))
+}
+
+/// Tells the observer what becomes of early data, once the server has said so.
+fn tell_of_early_data(link: &Link) {
+    let Some(observer) = link.observer().filter(|_| link.is_early()).cloned() else { return };
+    let mut handshake = link.handshake.clone();
+    tokio::spawn(async move {
+        let done = handshake.wait_for(|handshake| *handshake != Handshake::Pending).await.map(|done| *done);
+        match done {
+            Ok(Handshake::Done) => observer.tell(&Event::EarlyData { accepted: true }),
+            Ok(Handshake::EarlyDataRefused) => observer.tell(&Event::EarlyData { accepted: false }),
+            Ok(Handshake::Pending | Handshake::Failed) | Err(_) => {}
+        }
+    });
 }
 
 /// One error that tells all. It is permanent only if every address failed for good.

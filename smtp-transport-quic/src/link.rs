@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::code;
 use crate::error::QuicError;
+use crate::observer::{Event, Observer, Traffic};
 
 /// Extensions that hold before an EHLO reply has named them.
 //
@@ -60,6 +61,7 @@ pub(crate) struct Link {
     next_priority: AtomicI32,
     credit: AtomicI64,
     full_credit: i64,
+    observer: Option<Observer>,
 }
 
 /// What a side knows of a connection beside what QUIC tells.
@@ -70,11 +72,12 @@ pub(crate) struct Facts {
     pub(crate) verifies: bool,
     pub(crate) draining: CancellationToken,
     pub(crate) churn: u32,
+    pub(crate) observer: Option<Observer>,
 }
 
 impl Link {
     pub(crate) fn new(quic: quinn::Connection, facts: Facts, handshake: watch::Receiver<Handshake>) -> Self {
-        let Facts { role, local, sni, verifies, draining, churn } = facts;
+        let Facts { role, local, sni, verifies, draining, churn, observer } = facts;
         // The address that the handshake proves; wherever the packets come from later.
         let peer = canonical(quic.remote_address());
         Self {
@@ -92,6 +95,7 @@ impl Link {
             next_priority: AtomicI32::new(0),
             credit: AtomicI64::new(churn.into()),
             full_credit: churn.into(),
+            observer,
         }
     }
 
@@ -130,7 +134,7 @@ impl Link {
     pub(crate) fn info(&self) -> ChannelInfo {
         let tls = self.tls();
         ChannelInfo {
-            local: self.local,
+            local: self.local(),
             tls: Some(tls),
             secure: true,
             // QUIC has TLS inside: STARTTLS is not offered, and not possible.
@@ -140,6 +144,15 @@ impl Link {
             implied: IMPLIED,
             ..ChannelInfo::new("quic", Peer::Ip(self.peer))
         }
+    }
+
+    /// The address on this side. A socket on all addresses has the one that QUIC knows, where the system tells.
+    fn local(&self) -> Option<SocketAddr> {
+        let local = self.local?;
+        if !local.ip().is_unspecified() {
+            return Some(local);
+        }
+        self.quic.local_ip().map(|ip| canonical(SocketAddr::new(ip, local.port())))
     }
 
     fn tls(&self) -> TlsInfo {
@@ -230,6 +243,22 @@ impl Link {
         }
     }
 
+    /// True as long as what is sent is early data.
+    pub(crate) fn is_early(&self) -> bool {
+        *self.handshake.borrow() == Handshake::Pending
+    }
+
+    pub(crate) const fn observer(&self) -> Option<&Observer> {
+        self.observer.as_ref()
+    }
+
+    /// Tells the observer, if there is one.
+    pub(crate) fn tell(&self, event: impl FnOnce(&quinn::Connection) -> Event) {
+        if let Some(observer) = &self.observer {
+            observer.tell(&event(&self.quic));
+        }
+    }
+
     pub(crate) fn close(&self, code: CloseCode, reason: &str) {
         self.quic.close(code::to_wire(code), reason.as_bytes());
     }
@@ -241,6 +270,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
+        self.tell(|quic| Event::Closed(Traffic::of(quic)));
         // What was to be acknowledged has been: streams wait for that before they go.
         let code = if self.draining.is_cancelled() { CloseCode::Shutdown } else { CloseCode::NoError };
         self.close(code, "");

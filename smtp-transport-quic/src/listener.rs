@@ -52,8 +52,17 @@ impl QuicListener {
         Self::from_endpoint(endpoint, tls, options).map_err(explain)
     }
 
-    /// Listens on an endpoint that exists: on a socket that a service manager handed down, or on a simulated one. Its
-    /// server configuration is replaced.
+    /// Takes over a socket that is bound already, as a service manager hands it down. Has to be called in a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// If the options or the TLS settings cannot be used for QUIC, or the runtime cannot watch the socket.
+    pub fn from_std(socket: UdpSocket, tls: &ServerTls, options: QuicOptions) -> io::Result<Self> {
+        let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
+        Self::from_endpoint(endpoint, tls, options)
+    }
+
+    /// Listens on an endpoint that exists, for instance on a simulated one. Its server configuration is replaced.
     ///
     /// # Errors
     /// If the options or the TLS settings cannot be used for QUIC.

@@ -9,6 +9,8 @@ use std::time::Duration;
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 
+use crate::observer::Observer;
+
 /// Which of the two protocols a listener or a connector speaks. They differ in the name that TLS agrees on, so that
 /// neither is mistaken for the other, nor for anything else (RFC 7301).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -240,6 +242,8 @@ pub struct ConnectOptions {
     pub stagger: Duration,
     /// The local address to connect from. Only addresses of its family are tried then. Default: the system's choice.
     pub local: Option<IpAddr>,
+    /// Who is told of the connections. Default: nobody.
+    pub observer: Option<Observer>,
 }
 
 impl Default for ConnectOptions {
@@ -253,6 +257,7 @@ impl Default for ConnectOptions {
             timeout: Duration::from_secs(5 * 60),
             stagger: Duration::from_millis(250),
             local: None,
+            observer: None,
         }
     }
 }

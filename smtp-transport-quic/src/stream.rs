@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::code;
 use crate::error::QuicError;
 use crate::link::{Handshake, Link};
+use crate::observer::Event;
 
 type Stopped = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send>>;
 
@@ -29,6 +30,9 @@ pub struct QuicStream {
     /// The peer has sent something.
     used: bool,
     confirming: Option<BoxFuture<'static, Handshake>>,
+    /// Octets that were given to QUIC, and taken from it.
+    sent: u64,
+    received: u64,
     /// Last, so that the connection outlives the halves.
     link: Arc<Link>,
 }
@@ -49,8 +53,9 @@ impl QuicStream {
     pub(crate) fn new(link: Arc<Link>, (send, recv): (SendStream, RecvStream)) -> Self {
         // It fails only on a stream that is over already.
         let _ = send.set_priority(link.begin());
-        let state = State::Open;
-        Self { send, recv, state, used: false, confirming: None, link }
+        let stream = Self { send, recv, state: State::Open, used: false, confirming: None, sent: 0, received: 0, link };
+        stream.link.tell(|_| Event::StreamOpened { id: stream.id() });
+        stream
     }
 
     /// The number of the stream on its connection: 0, 4, 8 … (RFC 9000 §2.1).
@@ -117,7 +122,8 @@ impl AsyncRead for QuicStream {
         let before = buf.filled().len();
         let role = self.link.role;
         let result = ready!(self.recv.poll_read_buf(cx, buf)).map_err(|error| QuicError::from_read(error, role));
-        self.used |= buf.filled().len() > before;
+        self.received += (buf.filled().len() - before) as u64;
+        self.used |= self.received > 0;
         Poll::Ready(result.map_err(Into::into))
     }
 }
@@ -126,6 +132,7 @@ impl AsyncWrite for QuicStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let role = self.link.role;
         let result = ready!(Pin::new(&mut self.send).poll_write(cx, buf));
+        self.sent += *result.as_ref().unwrap_or(&0) as u64;
         Poll::Ready(result.map_err(|error| QuicError::from_write(error, role).into()))
     }
 
@@ -170,6 +177,7 @@ impl Drop for QuicStream {
                 let _ = self.recv.stop(code::to_wire(CloseCode::NoError));
             }
         }
+        self.link.tell(|_| Event::StreamEnded { id: self.id(), sent: self.sent, received: self.received });
         self.link.end(orderly);
     }
 }

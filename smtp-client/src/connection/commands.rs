@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use smtp_core::service::{Body, Outcome};
-use smtp_core::session::client::NotNow;
+use smtp_core::session::client::{Awaited, NotNow};
 use smtp_core::types::{Command, Invalid, Mail, Rcpt, Reply, Severity, Verb};
 use smtp_core::wire::decode_command;
 
@@ -158,6 +158,7 @@ impl Connection {
         if matches!(decode_command(line.as_bytes()), Ok(Command::Bdat { .. })) {
             return Err(Error::local(Step::Other, Invalid::new("line", "BDAT is of no use without its octets")));
         }
+        let greeted = self.wire.session.awaits() != Some(Awaited::Command(Verb::Connect));
         let verb = self.wire.session.raw(line).map_err(|why| Error::local(Step::Other, why))?;
         if let Some(observer) = &self.options.observer {
             match verb {
@@ -165,6 +166,9 @@ impl Connection {
                 Verb::Response => observer.sent("***"),
                 _ => observer.sent(line),
             }
+        }
+        if !greeted {
+            self.greeted_late().await?;
         }
         let reply = self.next().await?.reply;
         if self.wire.session.is_upgrading() {

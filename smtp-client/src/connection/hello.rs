@@ -68,7 +68,7 @@ impl Connection {
     }
 
     /// The greeting, behind an EHLO that had to go first.
-    async fn greeted_late(&mut self) -> Result<(), Error> {
+    pub(super) async fn greeted_late(&mut self) -> Result<(), Error> {
         let greeting = self.next().await?.reply;
         if greeting.severity() != Severity::Success {
             // The reply to EHLO, a 503, has to be read before QUIT.

@@ -154,7 +154,8 @@ fn protocol(session: &SessionInfo, envelope: &Envelope) -> String {
 
 fn facts(tls: &TlsInfo) -> String {
     let mut text = token(tls.version);
-    for fact in [Some(&tls.cipher), tls.group.as_ref()].into_iter().flatten() {
+    // Not every library tells every fact.
+    for fact in [Some(&tls.cipher), tls.group.as_ref()].into_iter().flatten().filter(|fact| !fact.is_empty()) {
         text.push(' ');
         text.push_str(&token(fact));
     }

@@ -9,6 +9,7 @@ mod interop;
 mod interop_extensions;
 mod lmtp;
 mod proxies;
+mod replay;
 mod rust_clients;
 mod served;
 mod transports;
