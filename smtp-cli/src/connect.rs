@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use smtp_client::{Connection, Error, Options, Step};
+use smtp_core::session::server::Protocol;
 use smtp_core::stream::{ConnectError, ConnectStep, Connector, TlsMode, TlsPolicy, Verification};
 use smtp_core::types::{AddressLiteral, EhloName, Host};
 use smtp_tls::{ClientTls, Pin};
@@ -119,6 +120,7 @@ pub(crate) async fn connect(
         Ok(stream) => stream?,
         Err(_) => return Err(Error::Timeout { step: Step::Connect, after }),
     };
+    options.lmtp = url.protocol() == Protocol::Lmtp;
     options.hello = hello.unwrap_or_else(|| own_name(stream.info().local.map(|local| local.ip())));
     Connection::over(stream, policy, Arc::new(options)).await
 }
