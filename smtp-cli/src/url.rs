@@ -6,7 +6,7 @@
 //! smtp+quic://host:port[?service=relay|submission]        QUIC
 //! smtp+ws://host[:80][/path], smtp+wss://host[:443][/path]    WebSocket, in clear and under TLS
 //! smtp+unix:///path                                       a Unix socket
-//! lmtp://host:port[?tls=…], lmtp+unix:///path             LMTP (RFC 2033) over TCP, never on port 25, and over a Unix socket
+//! lmtp://host:port[?tls=…], lmtp+unix:///path             LMTP (RFC 2033), never on port 25
 //! pipe:program argument…                                  a child program; `pipe:` is standard input and output
 //! fd:[name|number][?tls=…|service=…]                      sockets that a service manager handed down
 //! ```

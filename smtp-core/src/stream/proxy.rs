@@ -261,14 +261,14 @@ impl ProxyHeader {
                 let (from, to) = (source.ip(), destination.ip());
                 alloc::format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
             }
-            (ProxyVersion::V2, None) => fixed(Command::Local, Protocol::Unspecified, v2::Addresses::Unspecified),
-            (ProxyVersion::V2, Some(client)) => fixed(Command::Proxy, Protocol::Stream, client.into()),
+            (ProxyVersion::V2, None) => binary(Command::Local, Protocol::Unspecified, v2::Addresses::Unspecified),
+            (ProxyVersion::V2, Some(client)) => binary(Command::Proxy, Protocol::Stream, client.into()),
         }
     }
 }
 
 /// A header of version 2. Without TLVs it is far shorter than what cannot be written.
-fn fixed(command: Command, protocol: Protocol, addresses: v2::Addresses) -> Vec<u8> {
+fn binary(command: Command, protocol: Protocol, addresses: v2::Addresses) -> Vec<u8> {
     Builder::with_addresses(Two::Two | command, protocol, addresses).build().unwrap_or_default()
 }
 

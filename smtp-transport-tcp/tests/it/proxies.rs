@@ -94,7 +94,7 @@ async fn fault(listener: &TcpListener, octets: &[u8]) -> ProxyFault {
 async fn strangers_and_what_is_no_header_are_closed_without_a_word() {
     let good = header(ProxyVersion::V1).encode();
     let tls = server().identity(Leaf::new().identity()).build().unwrap();
-    for tls in [Tls::None, Tls::Implicit(tls)] {
+    for (tls, mode) in [(Tls::None, TlsMode::None), (Tls::Implicit(tls), TlsMode::Implicit)] {
         let elsewhere = listen(tls.clone()).behind(proxies("192.0.2.0/24, 198.51.100.7"));
         assert_eq!(fault(&elsewhere, &good).await, ProxyFault::Stranger);
         let listener = listen(tls).behind(proxies("127.0.0.0/8").with_timeout(Duration::from_millis(200)));
@@ -107,11 +107,10 @@ async fn strangers_and_what_is_no_header_are_closed_without_a_word() {
             ProxyFault::TooLong(107)
         );
         // The next one is served.
-        let mut socket = TcpStream::connect(listener.local_addr()).await.unwrap();
-        socket.write_all(&good).await.unwrap();
-        let mut connection = listener.accept().await.unwrap();
-        drop(socket);
-        let _ = connection.accept().await;
+        let policy = policy(mode, Verification::None);
+        let (mut theirs, mut ours) = pair(&listener, &connector(header(ProxyVersion::V2)), &policy).await;
+        assert_forwarded(&ours);
+        say(&mut theirs, &mut ours, "EHLO x\r\n").await;
     }
 }
 
