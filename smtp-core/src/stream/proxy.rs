@@ -279,7 +279,7 @@ fn alike(source: SocketAddr, destination: SocketAddr) -> (SocketAddr, SocketAddr
     }
     let six = |address: SocketAddr| match address {
         SocketAddr::V4(v4) => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
-        v6 => v6,
+        v6 @ SocketAddr::V6(_) => v6,
     };
     (six(source), six(destination))
 }
