@@ -16,6 +16,9 @@
 //! | proxies | clients from `127.0.0.1` may use XCLIENT, with LOGIN, and XFORWARD |
 //! | content | a message with `X-Refuse: name` in it is refused for the mailboxes of that name, 550 5.7.1 |
 //!
+//! Files that need more of this than a mailbox say so in a line `SERVER`; `SERVER reference` is for what only this server
+//! has.
+//!
 //! Deliveries are kept in memory. [`Reference::slow`] lets every answer take some time, which must not change a single
 //! reply.
 
