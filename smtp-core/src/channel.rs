@@ -75,6 +75,13 @@ pub struct TlsInfo {
     pub verified: bool,
     /// The `tls-exporter` channel binding (RFC 9266), where the version allows it.
     pub exporter: Option<[u8; 32]>,
+    /// The `tls-server-end-point` channel binding (RFC 5929 §4): the hash of the server's certificate, where the hash
+    /// is defined and the transport tells which certificate was served.
+    pub server_end_point: Option<Box<[u8]>>,
+    /// The SHA-256 of the peer's public key (SubjectPublicKeyInfo), if it sent a certificate. Filled by servers.
+    pub peer_key: Option<[u8; 32]>,
+    /// The mail addresses (`rfc822Name`, RFC 5280 §4.2.1.6) in the peer's certificate. Filled by servers.
+    pub peer_mailboxes: Vec<Box<str>>,
     /// True if the session was resumed from a ticket.
     pub resumed: bool,
 }
