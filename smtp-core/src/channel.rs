@@ -125,6 +125,14 @@ impl ChannelInfo {
         }
     }
 
+    /// True if the channel itself vouches for who the peer is: by a client certificate that was verified, or by the
+    /// credentials of a local process.
+    #[must_use]
+    pub fn identifies_peer(&self) -> bool {
+        let certified = self.tls.as_ref().is_some_and(|tls| tls.verified && !tls.peer_certificates.is_empty());
+        certified || matches!(self.peer, Peer::Process { .. })
+    }
+
     /// The facts of a channel inside this process, which counts as secure.
     #[must_use]
     pub fn memory(name: &str) -> Self {
@@ -139,6 +147,14 @@ pub struct Identity {
     pub user: Box<str>,
     /// The SASL mechanism that proved it.
     pub mechanism: Box<str>,
+}
+
+impl Identity {
+    /// True for somebody who proved nothing: ANONYMOUS (RFC 4505). Such an identity gives no rights.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        &*self.mechanism == "ANONYMOUS"
+    }
 }
 
 /// What services are told of the session that a request belongs to.
@@ -161,6 +177,12 @@ impl SessionInfo {
     #[must_use]
     pub const fn new(id: u64, channel: ChannelInfo) -> Self {
         Self { id, channel, hello: None, identity: None }
+    }
+
+    /// The user that the client proved to be; `None` if it has not authenticated, or anonymously.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        self.identity.as_ref().filter(|identity| !identity.is_anonymous()).map(|identity| &*identity.user)
     }
 
     /// A session for programs that make a `Transaction` themselves rather than

@@ -155,15 +155,19 @@ impl Link {
             // A certificate that does not hold never gets through the handshake.
             Role::Server => !peer_certificates.is_empty(),
         };
-        TlsInfo {
+        let facts = TlsInfo {
             version: "TLSv1.3",
             alpn: alpn.map(|name| printable(&name).into()),
             sni: self.sni.clone().or_else(|| sni.map(Into::into)),
             peer_certificates,
             verified,
             exporter: exported.then_some(exporter),
-            // quinn does not tell suite, group and resumption.
+            // quinn does not tell suite, group, resumption, and which certificate a server showed.
             ..TlsInfo::default()
+        };
+        match self.role {
+            Role::Client => facts,
+            Role::Server => smtp_tls::with_client_certificate(facts),
         }
     }
 

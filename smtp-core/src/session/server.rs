@@ -9,7 +9,7 @@ mod config;
 mod content;
 
 pub use answer::Verdict;
-pub use config::{Config, Limits, MechanismOffer, Protocol};
+pub use config::{Config, Limits, MechanismOffer, Needs, Protocol};
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
