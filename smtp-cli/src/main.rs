@@ -1,9 +1,9 @@
 //! The binary `smtp`.
 //!
-//! Each subcommand is a module: [`serve`], [`sink`], [`send`], [`shell`], [`manual`]. What they share: [`url`] is the
-//! vocabulary for listening and connecting, [`settings`] where options come from, [`connect`] the way to a server,
-//! [`listen`] the way to be one, [`transcript`] what a session looks like on a screen, and [`exit`] what the shell is
-//! told.
+//! Each subcommand is a module: [`serve`], [`sink`], [`send`], [`shell`], [`user`], [`manual`]. What they share:
+//! [`url`] is the vocabulary for listening and connecting, [`settings`] where options come from, [`connect`] the way to
+//! a server, [`listen`] the way to be one, [`transcript`] what a session looks like on a screen, and [`exit`] what the
+//! shell is told.
 
 mod cli;
 mod connect;
@@ -18,6 +18,7 @@ mod shell;
 mod sink;
 mod transcript;
 mod url;
+mod user;
 mod values;
 
 use std::ffi::OsString;
@@ -65,6 +66,7 @@ fn run(matches: &ArgMatches) -> Result<Exit, Failure> {
             block_on(&mut Builder::new_current_thread(), async { Ok(send::run(arguments).await) })
         }
         "shell" => block_on(&mut Builder::new_current_thread(), shell::run(load(matches)?)),
+        "user" => user::run(&load(matches)?),
         "completions" => manual::completions(&arguments(matches)?, cli::command()),
         "man" => manual::man(&arguments(matches)?, cli::command()),
         other => Err(Failure::usage(format!("no subcommand {other:?}"))),

@@ -53,6 +53,7 @@ pub use scram::Scram;
 pub use senders::{Sender, SenderFuture, SenderLayer};
 pub use service::{Auth, AuthFuture, AuthLayer};
 pub use shared::SharedUsers;
+pub use smtp_sasl::scram::{Hash, Keys};
 pub use throttle::Throttle;
 pub use user::{SendAs, User, UserError, hash_password};
 pub use user_file::UserFileError;

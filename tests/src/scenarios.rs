@@ -5,7 +5,7 @@
 //! | name | `mx.example` |
 //! | mailboxes | `alice`, `bob` and `postmaster` at `here.example`; anybody else there: 550 5.1.1 |
 //! | other domains | 550 5.7.1, unless the client has authenticated |
-//! | users | `user` with the password `pass`, by PLAIN and LOGIN |
+//! | users | `user` with the password `pass`, by SCRAM-SHA-256, PLAIN and LOGIN |
 //! | limits | 1,000,000 octets, 5 recipients, and the defaults of the core |
 //! | promises | `8BITMIME`, `BINARYMIME`, `CHUNKING`, `SMTPUTF8` |
 //!
@@ -14,8 +14,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,10 +23,10 @@ use async_trait::async_trait;
 use smtp_core::channel::SessionInfo;
 use smtp_core::driver::{Settings, serve};
 use smtp_core::service::{Delivery, Policy, Request, Transaction};
-use smtp_core::session::server::{Config, Limits, MechanismOffer};
+use smtp_core::session::server::{Config, Limits};
 use smtp_core::stream::{BoxFuture, ByteStream};
 use smtp_core::types::{Command, Invalid, Secret};
-use smtp_server::auth::{Check, Throttle, Users};
+use smtp_server::auth::{Check, Hash, Keys, Login, Plain, ScramUsers, Throttle, Unavailable, Users};
 use smtp_server::{AuthLayer, Mailboxes, Recorder};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -63,12 +63,15 @@ impl Reference {
     fn new() -> Result<Self, Invalid> {
         // All scenarios come from one address, and many of them fail on purpose.
         let patient = Throttle::new(1_000_000, Duration::from_millis(1));
-        let auth = AuthLayer::passwords(Arc::new(OneUser)).throttle(patient);
-        let mechanisms = auth.names(true).map(|name| MechanismOffer { name, needs_secure: true });
+        let auth = AuthLayer::new()
+            .scram(Hash::Sha256, Arc::new(OneUser))
+            .mechanism(Plain::new(Arc::new(OneUser)))
+            .mechanism(Login::new(Arc::new(OneUser)))
+            .throttle(patient);
         let limits = Limits { message_size: 1_000_000, recipients: 5, ..Limits::default() };
         let config = Config::new("mx.example".parse()?)
             .promising(Recorder::PROMISES)
-            .with_mechanisms(mechanisms.collect())
+            .with_mechanisms(auth.offers())
             .with_limits(limits);
         let mailboxes = Mailboxes::new(&"here.example".parse()?)?
             .only(&["alice@here.example".parse()?, "bob@here.example".parse()?])?
@@ -143,6 +146,15 @@ struct OneUser;
 impl Users for OneUser {
     async fn verify(&self, name: &str, password: &Secret) -> Check {
         if name == "user" && password.expose() == b"pass" { Check::Yes } else { Check::No }
+    }
+}
+
+#[async_trait]
+impl ScramUsers for OneUser {
+    async fn keys(&self, hash: Hash, name: &str) -> Result<Keys, Unavailable> {
+        static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::derive(Hash::Sha256, "pass", b"some salt", 4_096));
+        let decoy = Keys::decoy(hash, b"a secret", name, 4_096);
+        Ok(if name == "user" && hash == Hash::Sha256 { KEYS.clone() } else { decoy })
     }
 }
 

@@ -225,7 +225,9 @@ fn credentials(
                 .help("--password-file FILE names the file whose first line is the password"));
         }
     };
-    let credentials = Credentials::new(user, &password).map_err(Failure::config)?;
+    let token = mechanism.is_some_and(|name| matches!(&*name.to_uppercase(), "OAUTHBEARER" | "XOAUTH2"));
+    let make = if token { Credentials::bearer } else { Credentials::new };
+    let credentials = make(user, &password).map_err(Failure::config)?;
     let credentials = match mechanism {
         Some(mechanism) => credentials.pinned(mechanism),
         None => credentials,

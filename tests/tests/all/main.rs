@@ -5,4 +5,5 @@
 
 mod docs;
 mod interop;
+mod sasl;
 mod transports;
