@@ -50,8 +50,8 @@ pub enum Step {
     Refused(&'static str),
     /// Not a message of this mechanism: 501 5.5.2.
     Malformed,
-    /// The channel lacks what the mechanism needs: 504 5.5.4.
-    Unusable,
+    /// The channel lacks what the mechanism needs: 504 5.5.4 with this text.
+    Unusable(&'static str),
     /// Nobody can tell now whether they hold: 454 4.7.0.
     Unavailable,
 }

@@ -219,7 +219,7 @@ async fn step(
             failed(&settings, &attempts, text).into()
         }
         Step::Malformed => Refusal::fixed(501, (5, 5, 2), "not a message of this mechanism").into(),
-        Step::Unusable => unusable(Needs::Secrecy).into(),
+        Step::Unusable(text) => Refusal::fixed(504, (5, 5, 4), text).into(),
         Step::Unavailable => Refusal::fixed(454, (4, 7, 0), "temporary authentication failure; try again later").into(),
     }
 }

@@ -2,6 +2,7 @@
 //! people's clients and servers.
 
 mod middle;
+mod peers;
 
 mod world;
 

@@ -61,7 +61,7 @@ pub(super) struct World {
     pub(super) policy: TlsPolicy,
     seen: Seen,
     /// Certificates, sockets.
-    pub(super) folder: TempDir,
+    _folder: TempDir,
     _stop: DropGuard,
 }
 
@@ -148,7 +148,7 @@ impl World {
             (TraceLayer.layer(auth.layer(sender.layer(noted))), Recorder::new())
         });
         tokio::spawn(server.listen(listener).run(stop.clone()));
-        Self { connector, target, policy, seen, folder, _stop: stop.drop_guard() }
+        Self { connector, target, policy, seen, _folder: folder, _stop: stop.drop_guard() }
     }
 
     /// A session that has said EHLO, under TLS if there is TLS.
