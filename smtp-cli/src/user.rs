@@ -136,14 +136,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     })?;
     // Before the file is locked: somebody may take long to type.
     let new = match arguments.action {
-        Action::Add => Change::Add(arguments.user(name)?),
+        Action::Add => Change::Add(Box::new(arguments.user(name)?)),
         Action::Passwd => Change::Password(password(name, arguments.password_file.as_deref())?),
         Action::Remove | Action::List => Change::Remove,
     };
     let mut file = UserFile::lock(&path)?;
     let done = match new {
         Change::Add(user) => {
-            file.add(user)?;
+            file.add(*user)?;
             "added"
         }
         Change::Password(password) => {
@@ -165,7 +165,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
 }
 
 enum Change {
-    Add(User),
+    Add(Box<User>),
     Password(Secret),
     Remove,
 }

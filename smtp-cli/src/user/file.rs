@@ -29,7 +29,7 @@ pub(super) struct UserFile {
 }
 
 enum Line {
-    User(User),
+    User(Box<User>),
     /// A comment, or nothing.
     Other(String),
 }
@@ -96,7 +96,7 @@ impl UserFile {
             let at = |error| Failure::config(format!("{}:{}: {error}", path.display(), index + 1));
             let user: User = trimmed.parse().map_err(at)?;
             list = list.and(user.clone()).map_err(at)?;
-            lines.push(Line::User(user));
+            lines.push(Line::User(Box::new(user)));
         }
         Ok(Self { path: path.to_owned(), lines, _lock: None })
     }
@@ -108,7 +108,7 @@ impl UserFile {
 
     fn all(&self) -> impl Iterator<Item = &User> {
         self.lines.iter().filter_map(|line| match line {
-            Line::User(user) => Some(user),
+            Line::User(user) => Some(&**user),
             Line::Other(_) => None,
         })
     }
@@ -132,7 +132,7 @@ impl UserFile {
         if is_stand_in(&user) {
             return Err(Failure::usage("* is the name that stands for unknown users").help("take another name"));
         }
-        self.lines.push(Line::User(user));
+        self.lines.push(Line::User(Box::new(user)));
         self.check().inspect_err(|_| drop(self.lines.pop()))
     }
 
@@ -143,7 +143,7 @@ impl UserFile {
     pub(super) fn replace(&mut self, user: User) -> Result<(), Failure> {
         for line in &mut self.lines {
             if matches!(line, Line::User(old) if old.name() == user.name()) {
-                *line = Line::User(user.clone());
+                *line = Line::User(Box::new(user.clone()));
             }
         }
         self.check()
@@ -177,7 +177,7 @@ impl UserFile {
     pub(super) fn store(mut self) -> Result<(), Failure> {
         if !self.all().any(is_stand_in) {
             let stand_in = User::stand_in().map_err(Failure::config)?;
-            self.lines.insert(self.head_len(), Line::User(stand_in));
+            self.lines.insert(self.head_len(), Line::User(Box::new(stand_in)));
         }
         let failed = |error: io::Error| broken(&self.path, &error);
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

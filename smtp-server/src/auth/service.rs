@@ -477,6 +477,67 @@ mod tests {
         assert_eq!(names(&[]), "");
     }
 
+    mod garbage {
+        use super::*;
+        use crate::auth::testing::OneToken;
+        use crate::auth::{OAuthBearer, UserList, XOAuth2};
+        use proptest::prelude::*;
+        use smtp_core::channel::TlsInfo;
+
+        /// Messages that begin like real ones go further than noise.
+        fn message() -> impl Strategy<Value = Vec<u8>> {
+            prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..60),
+                "(n|y|p=tls-exporter),(a=jo)?,n=(jo|no),r=[a-z]{1,5}(,m=x)?".prop_map(String::into_bytes),
+                "c=(biws|eSws)?,r=[a-z]{0,5},p=[A-Za-z0-9+/]{0,44}=?".prop_map(String::into_bytes),
+                "(n,a=jo,|user=jo)\u{1}auth=Bearer [a-z]{0,5}\u{1}{0,2}".prop_map(String::into_bytes),
+                "jo [0-9a-f]{30,34}".prop_map(String::into_bytes),
+                "\0{0,2}jo\0[a-z]{0,5}".prop_map(String::into_bytes),
+            ]
+        }
+
+        proptest! {
+            #![proptest_config(ProptestConfig::with_cases(64))]
+
+            /// Whatever is said in whatever order: an answer each time, nobody gets in, and who knows the password
+            /// does afterwards.
+            #[test]
+            fn lets_nobody_in_and_locks_nobody_out(
+                said in prop::collection::vec((0..11usize, prop::option::of(message())), 1..12)
+            ) {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let keys = |hash| smtp_sasl::scram::Keys::derive(hash, "unguessed", b"salt", 4096).expose();
+                    let hash = crate::auth::testing::cheap_hash("unguessed");
+                    let (sha256, sha1) = (keys(Hash::Sha256), keys(Hash::Sha1));
+                    let jo = format!("jo: {hash} {sha256} {sha1} CRAM-MD5$dW5ndWVzc2Vk uid=1000");
+                    let users = SharedUsers::new(UserList::new().and(jo.parse().unwrap()).unwrap());
+                    let layer = AuthLayer::users(&Arc::new(users), &"mx.example".parse().unwrap())
+                        .mechanism(OAuthBearer::new(Arc::new(OneToken)))
+                        .mechanism(XOAuth2::new(Arc::new(OneToken)))
+                        .throttle(Throttle::new(1_000, Duration::from_secs(1)))
+                        .failures(1_000);
+                    let names: Vec<_> = layer.names().chain(["X-UNKNOWN"]).collect();
+                    let mut session = SessionInfo::clone(&peer());
+                    session.channel.tls = Some(TlsInfo { exporter: Some([7; 32]), ..TlsInfo::default() });
+                    let (session, mut policy) = (Arc::new(session), policy(&layer));
+                    for (name, message) in &said {
+                        let command = match (names.get(*name), message) {
+                            (Some(name), message) => auth(name, message.as_deref()),
+                            (None, message) => Command::Response(Secret::new(message.as_deref().unwrap_or_default())),
+                        };
+                        let verdict = ask(&mut policy, &session, command).await;
+                        let good = message.as_ref().is_some_and(|m| m.windows(11).any(|w| w == b"Bearer good"));
+                        assert!(good || matches!(verdict, Verdict::Refuse(_) | Verdict::Challenge(_)), "{verdict:?}");
+                        assert!(verdict != Verdict::Proceed);
+                    }
+                    let right = auth("PLAIN", Some(b"\0jo\0unguessed"));
+                    assert_eq!(ask(&mut policy, &session, right).await, super::jo("PLAIN"));
+                });
+            }
+        }
+    }
+
     #[tokio::test]
     async fn everything_else_goes_inside() {
         let mut policy = policy(&layer());

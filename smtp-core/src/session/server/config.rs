@@ -171,3 +171,34 @@ impl Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::{Peer, TlsInfo};
+
+    #[test]
+    fn a_channel_is_offered_what_it_can_carry() {
+        let offer = |name, needs| MechanismOffer { name, needs };
+        let offers = alloc::vec![
+            offer("SCRAM", Needs::Nothing),
+            offer("EXTERNAL", Needs::Identity),
+            offer("PLAIN", Needs::Secrecy),
+        ];
+        let Ok(name) = "mx.example".parse() else { panic!() };
+        let config = Config::new(name).with_mechanisms(offers);
+        let mut channel = ChannelInfo::new("tcp", Peer::Named("x".into()));
+        assert_eq!(config.mechanisms_on(&channel), "SCRAM");
+        channel.secure = true;
+        assert_eq!(config.mechanisms_on(&channel), "SCRAM PLAIN");
+        let mut local = channel.clone();
+        local.peer = Peer::Process { uid: 1000, gid: 1000, pid: None };
+        assert_eq!(config.mechanisms_on(&local), "SCRAM EXTERNAL PLAIN");
+        let certificate =
+            |verified| TlsInfo { verified, peer_certificates: alloc::vec![alloc::vec![0]], ..TlsInfo::default() };
+        channel.tls = Some(certificate(false));
+        assert_eq!(config.mechanisms_on(&channel), "SCRAM PLAIN");
+        channel.tls = Some(certificate(true));
+        assert_eq!(config.mechanisms_on(&channel), "SCRAM EXTERNAL PLAIN");
+    }
+}
