@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::settings::with_environment;
-use crate::{manual, send, serve, shell, sink, user};
+use crate::{manual, replay, send, serve, shell, sink, user};
 
 /// SMTP: a mail server in one command, a sink, a sender, a shell.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Subcommands {
     Shell(shell::Arguments),
     #[command(after_help = user::MORE_HELP)]
     User(user::Arguments),
+    #[command(after_help = replay::MORE_HELP)]
+    Replay(replay::Arguments),
     Completions(manual::Completions),
     Man(manual::Man),
 }

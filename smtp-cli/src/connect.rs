@@ -2,15 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use smtp_client::{Connection, Error, Options, Step};
 use smtp_core::stream::{ConnectError, ConnectStep, Connector, TlsMode, TlsPolicy, Verification};
 use smtp_core::types::{AddressLiteral, EhloName, Host};
 use smtp_tls::{ClientTls, Pin};
-use smtp_transport_tcp::{ConnectOptions, TcpConnector};
 
 use crate::exit::{Exit, Failure};
+use crate::transport::{self, Calling, Way};
 use crate::url::{Carrier, TlsChoice, Url};
 
 /// How the server's certificate is to be checked, as the options say it.
@@ -44,19 +43,34 @@ impl TlsOptions {
         };
         let check = self.ca.is_some() || self.pin.is_some();
         let must = check || (auth && !self.insecure);
-        let mode = match (url.scheme.carrier, url.tls) {
-            (Carrier::TlsOverTcp, _) => TlsMode::Implicit,
-            (Carrier::Tcp, Some(TlsChoice::Required)) => TlsMode::Required,
-            (Carrier::Tcp, Some(TlsChoice::None)) if check => {
-                return Err(Failure::usage(format!(
-                    "{url} asks for no TLS, and {} for a certificate",
-                    named.join(", ")
-                ))
-                .help("leave ?tls=none out"));
+        let no_certificate = |way_out: &str| {
+            let what = format!("{url} has no TLS, and {} asks for a certificate", named.join(", "));
+            Err(Failure::usage(what).help(way_out))
+        };
+        let needs_tls = |way_out: &str| {
+            let what = format!("{url}: AUTH needs TLS with a verified certificate");
+            Err(Failure::new(Exit::Policy, what).help(way_out))
+        };
+        let mode = match (url.carrier(), url.tls) {
+            (Carrier::TlsOverTcp | Carrier::Quic | Carrier::WebSocketOverTls, _) => TlsMode::Implicit,
+            // They do not leave the machine, so there is nothing to overhear and nobody to be mistaken for.
+            (Carrier::Unix | Carrier::Pipe | Carrier::Handed, _) if check => {
+                return no_certificate("leave that option out: a local channel needs none");
             }
+            (Carrier::Unix | Carrier::Pipe | Carrier::Handed, _) => TlsMode::None,
+            (Carrier::WebSocket, _) if check => return no_certificate("smtp+wss:// is the same under TLS"),
+            (Carrier::WebSocket, _) if must => {
+                return needs_tls(
+                    "use smtp+wss://, with --tls-ca or --pin for a server of your own; --insecure does without",
+                );
+            }
+            (Carrier::WebSocket, _) => TlsMode::None,
+            (Carrier::Tcp, Some(TlsChoice::Required | TlsChoice::Implicit)) => TlsMode::Required,
+            (Carrier::Tcp, Some(TlsChoice::None)) if check => return no_certificate("leave ?tls=none out"),
             (Carrier::Tcp, Some(TlsChoice::None | TlsChoice::Opportunistic)) if must && !check => {
-                return Err(Failure::new(Exit::Policy, format!("{url}: AUTH needs TLS with a verified certificate"))
-                    .help("use ?tls=required or smtps://, with --tls-ca or --pin for a server of your own; --insecure does without"));
+                return needs_tls(
+                    "use ?tls=required or smtps://, with --tls-ca or --pin for a server of your own; --insecure does without",
+                );
             }
             (Carrier::Tcp, Some(TlsChoice::None)) => TlsMode::None,
             (Carrier::Tcp, Some(TlsChoice::Opportunistic) | None) if must => TlsMode::Required,
@@ -70,26 +84,16 @@ impl TlsOptions {
         Ok(TlsPolicy { mode, verification })
     }
 
-    /// The connector for `url`.
+    /// The way to `url`.
     ///
     /// # Errors
-    /// If a file cannot be used.
-    pub(crate) fn connector(&self, url: &Url, wait: Option<Duration>) -> Result<Box<dyn Connector>, Failure> {
+    /// If a file cannot be used, or nothing can connect there.
+    pub(crate) fn way(&self, url: &Url, calling: Calling) -> Result<Way, Failure> {
         let mut tls = ClientTls::builder().key_log(self.key_log);
         if let Some(ca) = &self.ca {
             tls = tls.ca_file(ca);
         }
-        let tls = tls.build().map_err(Failure::config)?;
-        match url.scheme.carrier {
-            Carrier::Tcp | Carrier::TlsOverTcp => {
-                let mut options = ConnectOptions::default();
-                if let Some(wait) = wait {
-                    options.attempt_timeout = wait;
-                    options.timeout = wait;
-                }
-                Ok(Box::new(TcpConnector::new(tls).with_options(options)))
-            }
-        }
+        transport::way(url, tls.build().map_err(Failure::config)?, calling)
     }
 }
 
@@ -192,6 +196,15 @@ mod tests {
             ("smtp://x", true, pin(), Required, Pin([7; 32])),
             ("smtp://x", true, insecure(), Opportunistic, Any),
             ("smtp://x?tls=none", true, insecure(), None, Any),
+            ("smtp+quic://x:1", false, plain(), Implicit, Pkix),
+            ("smtp+quic://x:1", true, plain(), Implicit, Pkix),
+            ("smtp+quic://x:1", false, pin(), Implicit, Pin([7; 32])),
+            ("smtp+quic://x:1", false, insecure(), Implicit, Any),
+            ("smtp+wss://x", false, plain(), Implicit, Pkix),
+            ("smtp+ws://x", false, plain(), None, Any),
+            ("smtp+ws://x", true, insecure(), None, Any),
+            ("smtp+unix:///x", true, plain(), None, Any),
+            ("pipe:x", false, insecure(), None, Any),
         ] {
             let expected = TlsPolicy { mode, verification };
             assert_eq!(policy(url, auth, &options), Ok(expected), "{url} {auth} {options:?}");
@@ -202,6 +215,10 @@ mod tests {
     fn contradictions_are_refused_before_anything_is_sent() {
         let code = |result: Result<TlsPolicy, Failure>| result.unwrap_err().exit().code();
         assert_eq!(code(policy("smtp://x?tls=none", false, &pin())), 64);
+        assert_eq!(code(policy("smtp+unix:///x", false, &pin())), 64);
+        assert_eq!(code(policy("pipe:x", false, &ca())), 64);
+        assert_eq!(code(policy("smtp+ws://x", false, &ca())), 64);
+        assert_eq!(code(policy("smtp+ws://x", true, &plain())), 77);
         assert_eq!(code(policy("smtp://x", false, &TlsOptions { insecure: true, ..ca() })), 64);
         assert_eq!(code(policy("smtp://x?tls=none", true, &plain())), 77);
         assert_eq!(code(policy("smtp://x?tls=opportunistic", true, &plain())), 77);

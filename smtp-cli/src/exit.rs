@@ -11,6 +11,8 @@ use anstyle::{AnsiColor, Style};
 pub(crate) enum Exit {
     /// All went well; for `send`: every recipient was accepted.
     Success = 0,
+    /// For `replay`: the server answers differently, as diff(1) says it.
+    Differs = 1,
     /// The command line is wrong.
     Usage = 64,
     /// The message was refused, or what was to be sent cannot be.
@@ -41,7 +43,13 @@ impl Exit {
             Self::Refused => 2,
             Self::Temporary => 3,
             // These end a session; they do not come together with results of recipients.
-            Self::Usage | Self::Unavailable | Self::Io | Self::Protocol | Self::Policy | Self::Config => 4,
+            Self::Differs
+            | Self::Usage
+            | Self::Unavailable
+            | Self::Io
+            | Self::Protocol
+            | Self::Policy
+            | Self::Config => 4,
         };
         if rank(other) > rank(self) { other } else { self }
     }
@@ -55,6 +63,7 @@ impl Exit {
     pub(crate) const fn class(self) -> &'static str {
         match self {
             Self::Success => "success",
+            Self::Differs => "differs",
             Self::Usage => "usage",
             Self::Data => "message",
             Self::Refused => "refused",

@@ -5,37 +5,45 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use smtp_core::channel::SessionInfo;
-use smtp_core::stream::Listener;
 use smtp_server::Summary;
 use smtp_tls::{Identity, ServerTls};
-use smtp_transport_tcp::{ListenOptions, TcpListener, Tls};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Exit, Failure};
-use crate::url::{Carrier, TlsChoice, Url};
+use crate::transport::{self, Born, Quic, Socket};
+use crate::url::{Carrier, Url};
 
-/// Where a server listens if nobody says.
-pub(crate) const DEFAULT_URL: &str = "smtp://127.0.0.1:2525";
+/// Where a server listens if nobody says: TCP and UDP have ports of their own.
+const DEFAULT_URLS: [&str; 2] = ["smtp://127.0.0.1:2525", "smtp+quic://127.0.0.1:2525"];
+
+/// The URLs that were given, or the default ones.
+pub(crate) fn urls_or_default(given: Vec<Url>) -> Vec<Url> {
+    if given.is_empty() { DEFAULT_URLS.iter().filter_map(|text| text.parse().ok()).collect() } else { given }
+}
+
+/// True if there is one session to serve, that of standard input.
+pub(crate) fn is_pipe(urls: &[Url]) -> bool {
+    urls.iter().any(|url| url.carrier() == Carrier::Pipe)
+}
 
 /// Sockets that take connections, in the order of their URLs.
-#[derive(Debug)]
 pub(crate) struct Listeners {
     /// The sockets.
-    pub(crate) sockets: Vec<TcpListener>,
+    pub(crate) sockets: Vec<Socket>,
     /// Those that want TLS before mail.
     pub(crate) strict: Strict,
 }
 
-/// The listeners whose URL says `?tls=required`, known by their address.
+/// The TCP listeners whose URL says `?tls=required`, known by their address.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Strict(Vec<SocketAddr>);
 
 impl Strict {
-    /// True if `session` came in by one of them.
+    /// True if `session` came in by one of them. QUIC may have the same port, and has TLS anyway.
     pub(crate) fn holds(&self, session: &SessionInfo) -> bool {
-        let Some(local) = session.channel.local else { return false };
+        let Some(local) = session.channel.local.filter(|_| session.channel.transport == "tcp") else { return false };
         self.0.iter().any(|address| {
             let ip = address.ip();
             address.port() == local.port() && (ip.is_unspecified() || ip.to_canonical() == local.ip())
@@ -43,38 +51,17 @@ impl Strict {
     }
 }
 
-/// True if some of `urls` need a certificate.
-pub(crate) fn want_tls(urls: &[Url]) -> bool {
-    urls.iter().any(|url| url.scheme.carrier == Carrier::TlsOverTcp || url.tls != Some(TlsChoice::None))
-}
-
 /// Listens on all of `urls`, or on none.
 ///
 /// # Errors
 /// If one of them cannot be listened on; says which and why.
-pub(crate) fn bind(urls: &[Url], tls: Option<&ServerTls>) -> Result<Listeners, Failure> {
+pub(crate) fn bind(urls: &[Url], tls: Option<&ServerTls>, quic: &Quic, mut born: Born) -> Result<Listeners, Failure> {
     let mut sockets = Vec::with_capacity(urls.len());
-    let mut strict = Strict::default();
     for url in urls {
-        let address = url.listen_address().map_err(Failure::usage)?;
-        // Sessions of one listener do not resume on another.
-        let own = tls.map(|tls| tls.for_listener(&[])).transpose().map_err(Failure::config)?;
-        let tls = match (url.scheme.carrier, url.tls, own) {
-            (Carrier::TlsOverTcp, _, Some(tls)) => Tls::Implicit(tls),
-            (Carrier::Tcp, Some(TlsChoice::Required | TlsChoice::Opportunistic) | None, Some(tls)) => {
-                Tls::StartTls(tls)
-            }
-            (Carrier::Tcp | Carrier::TlsOverTcp, _, _) => Tls::None,
-        };
-        let options = ListenOptions { tls, ..ListenOptions::default() };
-        let socket = TcpListener::bind(address, options).map_err(|error| {
-            Failure::new(Exit::Unavailable, error).help("--listen URL takes another address or port")
-        })?;
-        if url.tls == Some(TlsChoice::Required) {
-            strict.0.push(socket.local_addr());
-        }
-        sockets.push(socket);
+        sockets.extend(transport::listen(url, tls, quic, &mut born)?);
     }
+    born.warn_of_rest();
+    let strict = Strict(sockets.iter().filter_map(|socket| socket.strict).collect());
     Ok(Listeners { sockets, strict })
 }
 
@@ -93,8 +80,9 @@ pub(crate) fn named_identity(cert: Option<PathBuf>, key: Option<PathBuf>) -> Res
     }
 }
 
-/// Says on stdout where connections are taken, one line each. Nothing else goes there.
-pub(crate) fn announce(urls: &[String]) {
+/// Says on stdout where connections are taken, one line each. Nothing else goes there; and where it is the session,
+/// nothing at all.
+pub(crate) fn announce<'a>(urls: impl IntoIterator<Item = &'a String>) {
     let mut out = io::stdout().lock();
     for url in urls {
         // A caller who closed the pipe does not want to know.
@@ -103,27 +91,23 @@ pub(crate) fn announce(urls: &[String]) {
     let _ = out.flush();
 }
 
-/// The URLs that clients can be given, with the real ports.
-pub(crate) fn urls(sockets: &[TcpListener]) -> Vec<String> {
-    sockets.iter().map(Listener::url).collect()
-}
-
 /// Waits for a server that was started, and for the signals that end it: the first drains it, the second ends it at
-/// once. SIGHUP calls `reload`.
+/// once. SIGHUP calls `reload`. With `once` there is one session to serve, and the end of it is the end.
 ///
 /// # Errors
-/// If it ended by itself.
+/// If it ended by itself otherwise.
 pub(crate) async fn until_stopped(
     mut serving: JoinHandle<Summary>,
     shutdown: CancellationToken,
     mut signals: Signals,
+    once: bool,
     mut reload: impl FnMut(),
 ) -> Result<Stopped, Failure> {
     let mut stopping = false;
     loop {
         tokio::select! {
             summary = &mut serving => return match summary {
-                Ok(summary) if stopping => Ok(Stopped::Drained(summary)),
+                Ok(summary) if stopping || once => Ok(Stopped::Drained(summary)),
                 _ => Err(Failure::new(Exit::Unavailable, "no listener is of any more use; the log says why")),
             },
             wish = signals.next() => match wish {
@@ -211,13 +195,10 @@ mod tests {
         };
         assert!(holds("192.0.2.1:25") && holds("127.0.0.1:587"));
         assert!(!holds("192.0.2.1:587") && !holds("127.0.0.1:2525"));
-    }
-
-    #[test]
-    fn only_tls_none_needs_no_certificate() {
-        let want = |texts: &[&str]| want_tls(&texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>());
-        assert!(!want(&["smtp://127.0.0.1?tls=none"]));
-        assert!(want(&["smtp://127.0.0.1?tls=none", "smtp://127.0.0.1:26"]));
-        assert!(want(&["smtps://127.0.0.1"]));
+        let quic = ChannelInfo {
+            local: Some("127.0.0.1:587".parse().unwrap()),
+            ..ChannelInfo::new("quic", Peer::Named("x".into()))
+        };
+        assert!(!strict.holds(&SessionInfo::new(1, quic)), "another socket with the same number");
     }
 }

@@ -1,9 +1,9 @@
 //! The binary `smtp`.
 //!
-//! Each subcommand is a module: [`serve`], [`sink`], [`send`], [`shell`], [`user`], [`manual`]. What they share:
-//! [`url`] is the vocabulary for listening and connecting, [`settings`] where options come from, [`connect`] the way to
-//! a server, [`listen`] the way to be one, [`transcript`] what a session looks like on a screen, and [`exit`] what the
-//! shell is told.
+//! Each subcommand is a module: [`serve`], [`sink`], [`send`], [`shell`], [`user`], [`replay`], [`manual`]. What they
+//! share: [`url`] is the vocabulary for listening and connecting, [`transport`] what stands behind each of its words,
+//! [`settings`] where options come from, [`connect`] the way to a server, [`listen`] the way to be one, [`transcript`]
+//! what a session looks like on a screen, and [`exit`] what the shell is told.
 
 mod cli;
 mod connect;
@@ -11,12 +11,14 @@ mod exit;
 mod listen;
 mod logging;
 mod manual;
+mod replay;
 mod send;
 mod serve;
 mod settings;
 mod shell;
 mod sink;
 mod transcript;
+mod transport;
 mod url;
 mod user;
 mod values;
@@ -65,6 +67,7 @@ fn run(matches: &ArgMatches) -> Result<Exit, Failure> {
             let arguments = load(matches)?;
             block_on(&mut Builder::new_current_thread(), async { Ok(send::run(arguments).await) })
         }
+        "replay" => block_on(&mut Builder::new_current_thread(), replay::run(load(matches)?)),
         "shell" => block_on(&mut Builder::new_current_thread(), shell::run(load(matches)?)),
         "user" => user::run(&load(matches)?),
         "completions" => manual::completions(&arguments(matches)?, cli::command()),

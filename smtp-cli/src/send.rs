@@ -66,10 +66,13 @@ impl FromStr for Sender {
 #[derive(Debug, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Arguments {
-    /// The server: smtp://host:port with ?tls=required, opportunistic or none, or smtps://host:port.
+    /// The server: smtp://host:port with ?tls=required, opportunistic or none, smtps://host:port, smtp+quic://host:port,
+    /// smtp+unix:///path, or pipe:program.
     ///
-    /// The ports are 25 and 465 if none is named. smtp:// without a parameter uses STARTTLS if it is offered and does not verify the certificate. It is verified
-    /// with ?tls=required, smtps://, --tls-ca, --pin, and when authenticating.
+    /// The ports are 25 and 465 if none is named; QUIC has no usual one. smtp:// without a parameter uses STARTTLS if it
+    /// is offered and does not verify the certificate. It is verified with ?tls=required, smtps://, smtp+quic://,
+    /// --tls-ca, --pin, and when authenticating. smtp+ws:// and smtp+wss:// are WebSockets; pipe:/usr/bin/ssh host
+    /// smtpd -bs talks to a program. smtp+quic://host:port?service=submission is for mail from its author.
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "values::parsed")]
     server: Option<Url>,
@@ -131,6 +134,10 @@ pub(crate) struct Arguments {
     #[arg(long)]
     tls_key_log: bool,
 
+    /// Write a qlog file of a QUIC connection into this folder.
+    #[arg(long, value_name = "DIR")]
+    qlog_dir: Option<PathBuf>,
+
     /// The name to greet with. Default: this machine's full name, or its address.
     #[arg(long, value_name = "NAME")]
     #[serde(deserialize_with = "values::parsed")]
@@ -181,6 +188,7 @@ layered!(Arguments {
     pin,
     insecure,
     tls_key_log,
+    qlog_dir,
     helo,
     timeout,
     no_pipelining,
@@ -195,9 +203,11 @@ pub(crate) const MORE_HELP: &str = "\
 Examples:
   smtp send --server smtp://127.0.0.1:2525 --from me@example.org --to you@localhost
   smtp send --server smtps://mail.example.org --user me --password-file pw --from … --to …
+  smtp send --server smtp+quic://127.0.0.1:2525 --tls-ca smtp-data/tls/certificate.pem --from … --to …
   smtp send --server 'smtp://mx.example.org?tls=required' --quit-after starttls --transcript
 
-In a transcript -> is sent and <- received; ~> and <~ are the same under TLS. Secrets are not shown.
+In a transcript -> is sent and <- received; ~> and <~ are the same under TLS; * is what happens below SMTP. Secrets are \
+not shown.
 
 JSON (--json) is one object:
   server      the URL
@@ -211,6 +221,7 @@ JSON (--json) is one object:
   steps       [{step, ms}], in order
   peer        whom the connection went to, or null
   tls         {version, cipher, group, alpn, verified, resumed, pin}, or null
+              over QUIC cipher is empty and group null: the library does not tell them
   octets      the size of the message
   error       {step, class, text, help}, or null
               class: as result; step: setup, if there was no session";

@@ -16,6 +16,7 @@ use crate::exit::{Exit, Failure, warn};
 use crate::listen::{self, Signals, Stopped};
 use crate::logging::{self, Format, Level};
 use crate::settings::layered;
+use crate::transport::{Born, EarlyDataChoice, Quic};
 use crate::url::Url;
 use crate::values::{self, Hidden, Many, Size, Wait, flatten};
 
@@ -26,11 +27,13 @@ use crate::values::{self, Hidden, Many, Size, Wait, flatten};
 #[derive(Debug, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Arguments {
-    /// Where to listen; may be repeated. Default: smtp://127.0.0.1:2525.
+    /// Where to listen; may be repeated. Default: smtp://127.0.0.1:2525 and smtp+quic://127.0.0.1:2525.
     ///
     /// smtp://address:port offers STARTTLS; with ?tls=required it takes no mail before it (530), with ?tls=none it
     /// offers none. smtps://address:port is TLS from the first octet. The ports are 25 and 465 if none is named; 0 is
-    /// a free one.
+    /// a free one. smtp+quic://address:port is QUIC, with ?service=submission for mail from its authors.
+    /// smtp+unix:///path, smtp+ws://address:port and smtp+wss://… are a Unix socket and WebSockets. pipe: serves one
+    /// session on standard input and output, as inetd wants it; fd:name takes sockets that a service manager opened.
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "values::list")]
     listen: Vec<Many<Url>>,
@@ -91,6 +94,16 @@ pub(crate) struct Arguments {
     #[arg(long)]
     tls_key_log: bool,
 
+    /// Whether QUIC clients that come back may send before the handshake is complete. Default: off.
+    ///
+    /// What they send so early is held back until the handshake shows that it is no replay.
+    #[arg(long, value_name = "CHOICE", value_enum)]
+    early_data: Option<EarlyDataChoice>,
+
+    /// Write a qlog file of each QUIC connection into this folder.
+    #[arg(long, value_name = "DIR")]
+    qlog_dir: Option<PathBuf>,
+
     /// How long open transactions may go on after SIGTERM, in seconds. Default: 30.
     #[arg(long, value_name = "SECONDS")]
     drain_deadline: Option<Wait>,
@@ -126,6 +139,8 @@ layered!(Arguments {
     tls_key,
     tls_client_ca,
     tls_key_log,
+    early_data,
+    qlog_dir,
     drain_deadline,
     log,
     log_format,
@@ -134,7 +149,8 @@ layered!(Arguments {
 
 /// What stands below the options in `smtp serve --help`.
 pub(crate) const MORE_HELP: &str = "\
-On standard output there is a line `listening URL` for each listener, once it accepts; all else is on standard error.
+On standard output there is a line `listening URL` for each listener, once it accepts; all else is on standard error. \
+With --listen pipe: standard output is the session's.
 
 SIGTERM and SIGINT end it: a client hears 421 at its next command, and may finish what it is sending. A second one \
 ends it at once. SIGHUP reads the certificates and the user file again.
@@ -142,33 +158,41 @@ ends it at once. SIGHUP reads the certificates and the user file again.
 Examples:
   smtp serve
   smtp serve --listen smtp://0.0.0.0:25 --domain example.org --hostname mx.example.org
-  smtp user add me && smtp serve --mailbox me@localhost --user-file smtp-data/users --listen smtps://127.0.0.1:4465";
+  smtp user add me && smtp serve --mailbox me@localhost --user-file smtp-data/users --listen smtps://127.0.0.1:4465
+  smtp serve --listen smtp+unix:///run/smtp.sock --listen smtp+quic://127.0.0.1:4443
+  systemd-socket-activate -l 2525 smtp serve --listen fd:";
 
 /// Runs `smtp serve`.
 ///
 /// # Errors
 /// If it cannot start, or cannot go on.
 pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let urls = listen::urls_or_default(flatten(arguments.listen.clone()));
+    // Before a word is said: the log may be the client's.
+    let born = Born::take(&urls)?;
     let format = arguments.log_format.unwrap_or_default();
     let _log = logging::start(arguments.log.unwrap_or(Level::Info), arguments.verbose, format);
     if std::env::args_os().any(|word| word == "--user" || word.to_string_lossy().starts_with("--user=")) {
         warn("other users of this machine can see the password given by --user; --user-file FILE keeps it from them");
     }
-    let plan = Plan::new(arguments)?;
+    let plan = Plan::new(arguments, urls)?;
 
     let store = store::open(&plan)?;
-    let listeners = listen::bind(&plan.urls, store.tls.as_ref().map(|tls| &tls.server))?;
-    let announced = listen::urls(&listeners.sockets);
+    let listeners = listen::bind(&plan.urls, store.tls.as_ref().map(|tls| &tls.server), &plan.quic, born)?;
+    let sockets: Vec<screen::Shown> = listeners.sockets.iter().map(screen::Shown::of).collect();
     let stack = stack::Stack::new(&plan, &store, listeners.strict)?;
     let server = Server::new(stack.settings(&plan), move |session| stack.of(session));
-    let server = listeners.sockets.into_iter().fold(server, Server::listen);
+    let server = listeners.sockets.into_iter().fold(server, |server, socket| server.listen(socket.listener));
 
     let (signals, shutdown) = (Signals::new()?, CancellationToken::new());
-    if format == Format::Text {
-        screen::show(&plan, &store, &announced);
+    let once = listen::is_pipe(&plan.urls);
+    if format == Format::Text && !once {
+        screen::show(&plan, &store, &sockets);
     }
     let serving = tokio::spawn(server.run(shutdown.clone()));
-    listen::announce(&announced);
+    if !once {
+        listen::announce(sockets.iter().map(|socket| &socket.url));
+    }
     sweep(store.maildir.clone());
 
     let tls = store.tls.map(|tls| tls.server);
@@ -178,7 +202,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             reload_users(&plan, users);
         }
     };
-    match listen::until_stopped(serving, shutdown, signals, reload).await? {
+    match listen::until_stopped(serving, shutdown, signals, once, reload).await? {
         Stopped::Drained(summary) => {
             tracing::info!(sessions = summary.sessions, aborted = summary.aborted, "ended");
             Ok(Exit::Success)
@@ -203,16 +227,13 @@ struct Plan {
     identity: Option<smtp_tls::Identity>,
     client_ca: Option<PathBuf>,
     key_log: bool,
+    quic: Quic,
     drain: Option<Wait>,
 }
 
 impl Plan {
-    fn new(arguments: Arguments) -> Result<Self, Failure> {
+    fn new(arguments: Arguments, urls: Vec<Url>) -> Result<Self, Failure> {
         let name = |text: &str| text.parse::<Domain>().map_err(Failure::config);
-        let mut urls = flatten(arguments.listen);
-        if urls.is_empty() {
-            urls.extend(listen::DEFAULT_URL.parse::<Url>());
-        }
         let mut domains = flatten(arguments.domain);
         if domains.is_empty() {
             domains.push(name("localhost")?);
@@ -237,6 +258,7 @@ impl Plan {
             identity: listen::named_identity(arguments.tls_cert, arguments.tls_key)?,
             client_ca: arguments.tls_client_ca,
             key_log: arguments.tls_key_log,
+            quic: Quic::new(arguments.early_data, arguments.qlog_dir)?,
             drain: arguments.drain_deadline,
         })
     }

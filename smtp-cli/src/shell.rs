@@ -10,12 +10,14 @@ use serde::Deserialize;
 use smtp_client::{Options, Timeouts};
 use smtp_core::types::EhloName;
 use smtp_tls::Pin;
+use smtp_transport_quic::Observer;
 
 use crate::connect::{TlsOptions, connect};
 use crate::exit::{Exit, Failure};
 use crate::send::failure_of;
 use crate::settings::layered;
 use crate::transcript::{Output, Transcript};
+use crate::transport::Calling;
 use crate::url::Url;
 use crate::values::{self, Wait};
 
@@ -23,7 +25,9 @@ use crate::values::{self, Wait};
 #[derive(Debug, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Arguments {
-    /// The server: smtp://host:port or smtps://host:port, with port 25 or 465 if none is named.
+    /// The server: smtp://host:port, smtps://host:port, smtp+quic://host:port, smtp+unix:///path, or pipe:program.
+    ///
+    /// All that `smtp send --server` takes.
     #[arg(value_name = "URL")]
     #[serde(skip)]
     url: Option<Url>,
@@ -102,9 +106,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     };
     let policy = tls.policy(&url, false)?;
     let wait = arguments.timeout.map(|wait| wait.0);
-    let connector = tls.connector(&url, wait)?;
     let input = input::Input::new().map_err(|error| Failure::new(Exit::Io, error))?;
     let screen = Arc::new(talk::Screen::new(Transcript::new(Output::Stdout), input.is_terminal()));
+    let seen = Arc::clone(&screen);
+    let observer = Some(Observer::new(move |event| seen.note(event)));
+    let way = tls.way(&url, Calling { wait, observer, ..Calling::default() })?;
     let options = Options {
         timeouts: wait.map_or_else(Timeouts::default, Timeouts::all),
         observer: Some(Arc::clone(&screen) as Arc<dyn smtp_client::Observer>),
@@ -112,8 +118,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     };
     // Unused: whoever sits here greets by hand.
     let hello: Option<EhloName> = None;
-    let connection = connect(&*connector, &url, &policy, options, hello).await.map_err(|error| failure_of(&error))?;
+    let connection =
+        connect(&*way.connector, &url, &policy, options, hello).await.map_err(|error| failure_of(&error))?;
     let account =
         talk::Account { user: arguments.user, password_file: arguments.password_file, insecure: tls.insecure };
-    talk::Talk { connection, screen, input, account }.run().await
+    let ended = talk::Talk { connection, screen, input, account }.run().await;
+    way.leave().await;
+    ended
 }

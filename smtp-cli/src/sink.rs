@@ -12,7 +12,6 @@ use smtp_core::channel::SessionInfo;
 use smtp_core::driver;
 use smtp_core::service::{BoxError, Delivery, Policy};
 use smtp_core::session::server::{Config, Limits};
-use smtp_core::stream::Listener;
 use smtp_core::types::Domain;
 use smtp_server::{AnyRecipient, RequireTlsLayer, Server, Settings, Sink, TraceDeliveryLayer, TraceLayer};
 use smtp_tls::{Identity, SelfSigned, ServerTls};
@@ -24,6 +23,7 @@ use crate::exit::{Exit, Failure, say};
 use crate::listen::{self, Signals, Strict};
 use crate::logging::{self, Format, Level};
 use crate::settings::layered;
+use crate::transport::{Born, EarlyDataChoice, Quic, want_tls};
 use crate::url::Url;
 use crate::values::{self, Many, Size, Wait, flatten};
 
@@ -33,7 +33,10 @@ use crate::values::{self, Many, Size, Wait, flatten};
 #[derive(Debug, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Arguments {
-    /// Where to listen; may be repeated. Default: smtp://127.0.0.1:2525. Port 0 takes a free one.
+    /// Where to listen; may be repeated. Default: smtp://127.0.0.1:2525 and smtp+quic://127.0.0.1:2525. Port 0 takes a
+    /// free one.
+    ///
+    /// All that `smtp serve --listen` takes.
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "values::list")]
     listen: Vec<Many<Url>>,
@@ -62,6 +65,14 @@ pub(crate) struct Arguments {
     /// Write the sessions' TLS keys to the file that SSLKEYLOGFILE names.
     #[arg(long)]
     tls_key_log: bool,
+
+    /// Whether QUIC clients that come back may send before the handshake is complete. Default: off.
+    #[arg(long, value_name = "CHOICE", value_enum)]
+    early_data: Option<EarlyDataChoice>,
+
+    /// Write a qlog file of each QUIC connection into this folder.
+    #[arg(long, value_name = "DIR")]
+    qlog_dir: Option<PathBuf>,
 
     /// How long open sessions may go on at the end, in seconds. Default: 5.
     #[arg(long, value_name = "SECONDS")]
@@ -93,6 +104,8 @@ layered!(Arguments {
     tls_cert,
     tls_key,
     tls_key_log,
+    early_data,
+    qlog_dir,
     drain_deadline,
     log,
     log_format,
@@ -110,24 +123,24 @@ where the seconds count from when it began to listen.";
 /// # Errors
 /// If it cannot start, or cannot go on.
 pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let urls = listen::urls_or_default(flatten(arguments.listen));
+    // Before a word is said: the log may be the client's.
+    let born = Born::take(&urls)?;
     let level = arguments.log.unwrap_or(Level::Warn);
     let _log = logging::start(level, arguments.verbose, arguments.log_format.unwrap_or_default());
     // At a level where it would write nothing it shall cost nothing.
     let traced = level as usize + usize::from(arguments.verbose) >= Level::Info as usize;
-    let mut urls = flatten(arguments.listen);
-    if urls.is_empty() {
-        urls.extend(listen::DEFAULT_URL.parse::<Url>());
-    }
     let hostname = match arguments.hostname {
         Some(hostname) => hostname,
         None => "localhost".parse().map_err(Failure::config)?,
     };
     let identity = listen::named_identity(arguments.tls_cert, arguments.tls_key)?;
-    let tls = listen::want_tls(&urls).then(|| tls(identity, &hostname, arguments.tls_key_log)).transpose()?;
-    let listeners = listen::bind(&urls, tls.as_ref())?;
+    let tls = want_tls(&urls).then(|| tls(identity, &hostname, arguments.tls_key_log)).transpose()?;
+    let quic = Quic::new(arguments.early_data, arguments.qlog_dir)?;
+    let listeners = listen::bind(&urls, tls.as_ref(), &quic, born)?;
     let exposed = arguments.exposed;
-    if let Some(open) = listeners.sockets.iter().find(|socket| !socket.is_local() && !exposed) {
-        let what = format!("{} can be reached from other machines, and a sink takes mail for anybody", open.url());
+    if let Some(open) = listeners.sockets.iter().find(|socket| !socket.listener.is_local() && !exposed) {
+        let what = format!("{} can be reached from other machines, and a sink takes mail for anybody", open.url);
         return Err(Failure::usage(what).help("--exposed says that this is meant"));
     }
 
@@ -140,16 +153,19 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
             stack(session, &counts.sink, &strict, exposed, traced)
         }
     });
-    let announced = listen::urls(&listeners.sockets);
-    let server = listeners.sockets.into_iter().fold(server, Server::listen);
+    let announced: Vec<String> = listeners.sockets.iter().map(|socket| socket.url.clone()).collect();
+    let server = listeners.sockets.into_iter().fold(server, |server, socket| server.listen(socket.listener));
+    let once = listen::is_pipe(&urls);
     let (signals, shutdown) = (Signals::new()?, CancellationToken::new());
-    if io::stderr().is_terminal() {
+    if io::stderr().is_terminal() && !once {
         say(format_args!("Takes mail for anybody and keeps none of it. Ctrl-C ends it and prints totals."));
     }
     let serving = tokio::spawn(server.run(shutdown.clone()));
-    listen::announce(&announced);
+    if !once {
+        listen::announce(&announced);
+    }
     let began = Instant::now();
-    listen::until_stopped(serving, shutdown, signals, || {}).await?;
+    listen::until_stopped(serving, shutdown, signals, once, || {}).await?;
     counts.print(began.elapsed());
     Ok(Exit::Success)
 }

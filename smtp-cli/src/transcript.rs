@@ -128,8 +128,10 @@ impl State {
 
 /// TLS in one line: `TLSv1.3 TLS_AES_256_GCM_SHA384 x25519, certificate verified`.
 pub(crate) fn tls_line(tls: &TlsInfo) -> String {
-    let mut line = format!("{} {}", tls.version, tls.cipher);
-    for fact in [&tls.group, &tls.alpn].into_iter().flatten() {
+    let mut line = tls.version.to_owned();
+    // Not every library tells every fact.
+    let cipher = Some(&tls.cipher).filter(|cipher| !cipher.is_empty());
+    for fact in [cipher, tls.group.as_ref(), tls.alpn.as_ref()].into_iter().flatten() {
         line.push(' ');
         line.push_str(fact);
     }

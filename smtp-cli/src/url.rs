@@ -3,6 +3,11 @@
 //! ```text
 //! smtp://host[:25][?tls=required|opportunistic|none]      TCP; STARTTLS when it is offered
 //! smtps://host[:465]                                      TCP; TLS from the first octet
+//! smtp+quic://host:port[?service=relay|submission]        QUIC
+//! smtp+ws://host[:80][/path], smtp+wss://host[:443][/path]    WebSocket, in clear and under TLS
+//! smtp+unix:///path                                       a Unix socket
+//! pipe:program argument…                                  a child program; `pipe:` is standard input and output
+//! fd:[name|number][?tls=…|service=…]                      sockets that a service manager handed down
 //! ```
 //!
 //! A host is a name, an IPv4 address, or an IPv6 address in brackets. Names and passwords do not go into URLs: URLs end
@@ -10,10 +15,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use smtp_core::stream::Target;
+use smtp_core::stream::{Address, Target};
 use smtp_core::types::{AddressLiteral, Domain, Host};
+use smtp_transport_quic::Service;
+use smtp_transport_unix::{PipeConnector, unix_target};
 
 /// What carries the octets of a scheme.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,26 +30,75 @@ pub(crate) enum Carrier {
     Tcp,
     /// TLS over TCP.
     TlsOverTcp,
+    /// A stream of a QUIC connection.
+    Quic,
+    /// A WebSocket over TCP.
+    WebSocket,
+    /// A WebSocket over TLS.
+    WebSocketOverTls,
+    /// A Unix socket.
+    Unix,
+    /// Standard input and output, of this process or of a child's.
+    Pipe,
+    /// Whatever socket was handed down.
+    Handed,
 }
 
-/// One scheme. A new transport is a line in [`SCHEMES`].
+/// What stands behind a scheme.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// `//host:port`; the port that is meant if there is none, and whether a path may follow.
+    Host { port: Option<u16>, path: bool },
+    /// `///path`
+    Path,
+    /// `program argument…`
+    Program,
+    /// `name`
+    Handed,
+}
+
+/// One scheme.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Scheme {
-    /// What stands before `://`.
+    /// What stands before the colon.
     pub(crate) name: &'static str,
     /// What carries the octets.
     pub(crate) carrier: Carrier,
-    /// The port, if none is named.
-    pub(crate) port: u16,
-    /// Whether `?tls=` means something.
-    pub(crate) has_tls_choice: bool,
+    form: Form,
+    /// What may stand behind `?`.
+    parameters: &'static [&'static str],
+    /// How it is written, for messages.
+    shape: &'static str,
 }
 
-/// Every scheme there is.
-pub(crate) const SCHEMES: [Scheme; 2] = [
-    Scheme { name: "smtp", carrier: Carrier::Tcp, port: 25, has_tls_choice: true },
-    Scheme { name: "smtps", carrier: Carrier::TlsOverTcp, port: 465, has_tls_choice: false },
+const TLS: &[&str] = &["tls=required", "tls=opportunistic", "tls=none"];
+const SERVICE: &[&str] = &["service=relay", "service=submission"];
+const BOTH: &[&str] =
+    &["tls=required", "tls=opportunistic", "tls=none", "tls=implicit", "service=relay", "service=submission"];
+
+/// Every scheme there is. A new transport is a line here, and an arm in each of the two matches of
+/// [`transport`](crate::transport).
+#[rustfmt::skip]
+const SCHEMES: [Scheme; 8] = [
+    scheme("smtp", Carrier::Tcp, Form::Host { port: Some(25), path: false }, TLS, "smtp://host:25"),
+    scheme("smtps", Carrier::TlsOverTcp, Form::Host { port: Some(465), path: false }, &[], "smtps://host:465"),
+    scheme("smtp+quic", Carrier::Quic, Form::Host { port: None, path: false }, SERVICE, "smtp+quic://host:port"),
+    scheme("smtp+ws", Carrier::WebSocket, Form::Host { port: Some(80), path: true }, &[], "smtp+ws://host:80/path"),
+    scheme("smtp+wss", Carrier::WebSocketOverTls, Form::Host { port: Some(443), path: true }, &[], "smtp+wss://host:443/path"),
+    scheme("smtp+unix", Carrier::Unix, Form::Path, &[], "smtp+unix:///path"),
+    scheme("pipe", Carrier::Pipe, Form::Program, &[], "pipe:program arguments"),
+    scheme("fd", Carrier::Handed, Form::Handed, BOTH, "fd:name"),
 ];
+
+const fn scheme(
+    name: &'static str,
+    carrier: Carrier,
+    form: Form,
+    parameters: &'static [&'static str],
+    shape: &'static str,
+) -> Scheme {
+    Scheme { name, carrier, form, parameters, shape }
+}
 
 /// What `?tls=` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,37 +109,58 @@ pub(crate) enum TlsChoice {
     Opportunistic,
     /// TLS, or nothing.
     Required,
-}
-
-impl TlsChoice {
-    const ALL: [Self; 3] = [Self::Required, Self::Opportunistic, Self::None];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Opportunistic => "opportunistic",
-            Self::Required => "required",
-        }
-    }
+    /// TLS from the first octet, on a socket whose scheme does not say so.
+    Implicit,
 }
 
 /// Where to listen, or whom to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Url {
     /// Its scheme.
-    pub(crate) scheme: &'static Scheme,
-    /// The host, in the form that DNS knows.
-    pub(crate) host: Host,
-    /// The port.
-    pub(crate) port: u16,
+    scheme: &'static Scheme,
+    /// What stands behind it.
+    pub(crate) place: Place,
     /// What `?tls=` says, if it is there.
     pub(crate) tls: Option<TlsChoice>,
+    /// What `?service=` says, if it is there.
+    service: Option<Service>,
+    /// As it was written behind `?`.
+    query: String,
+}
+
+/// What stands behind a scheme, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A host, in the form that DNS knows, a port, and a path with its slash or nothing.
+    Host { host: Host, port: u16, path: String },
+    /// A file, and how the URL writes it.
+    Path { path: PathBuf, text: String },
+    /// A program and its arguments, as the URL writes them; nothing for this process's own ends.
+    Program(String),
+    /// The name or number of what was handed down; nothing for all of it.
+    Handed(String),
 }
 
 impl Url {
-    /// The server to connect to.
+    /// What carries the octets.
+    pub(crate) const fn carrier(&self) -> Carrier {
+        self.scheme.carrier
+    }
+
+    /// Which of QUIC's two protocols is meant.
+    pub(crate) fn service(&self) -> Service {
+        self.service.unwrap_or_default()
+    }
+
+    /// The server to connect to. A program is its own server and has no address.
     pub(crate) fn target(&self) -> Target {
-        Target::host(self.host.clone(), self.port)
+        match &self.place {
+            Place::Host { host, port, .. } => Target::host(host.clone(), *port),
+            Place::Path { path, .. } => Target { address: Address::Path(path.clone()), server_name: None },
+            Place::Program(text) | Place::Handed(text) => {
+                Target { address: Address::Path(text.into()), server_name: None }
+            }
+        }
     }
 
     /// The address to listen on.
@@ -90,18 +168,20 @@ impl Url {
     /// # Errors
     /// For any name but `localhost`: what it stands for can change, and with it who can reach the server.
     pub(crate) fn listen_address(&self) -> Result<SocketAddr, UrlError> {
-        let ip = match &self.host {
-            Host::Literal(AddressLiteral::V4(ip)) => IpAddr::V4(*ip),
-            Host::Literal(AddressLiteral::V6(ip)) => IpAddr::V6(*ip),
-            Host::Domain(name) if name.as_str().eq_ignore_ascii_case("localhost") => Ipv4Addr::LOCALHOST.into(),
-            Host::Domain(_) | Host::Literal(AddressLiteral::General(_)) => {
+        let (ip, port) = match &self.place {
+            Place::Host { host: Host::Literal(AddressLiteral::V4(ip)), port, .. } => (IpAddr::V4(*ip), port),
+            Place::Host { host: Host::Literal(AddressLiteral::V6(ip)), port, .. } => (IpAddr::V6(*ip), port),
+            Place::Host { host: Host::Domain(name), port, .. } if name.as_str().eq_ignore_ascii_case("localhost") => {
+                (Ipv4Addr::LOCALHOST.into(), port)
+            }
+            _ => {
                 return Err(UrlError(format!(
                     "{self}: listening takes an address of this machine: 127.0.0.1, 0.0.0.0 for all of IPv4, \
                      [::] for all of IPv6"
                 )));
             }
         };
-        Ok(SocketAddr::new(ip, self.port))
+        Ok(SocketAddr::new(ip, *port))
     }
 }
 
@@ -110,64 +190,93 @@ impl Url {
 #[error("{0}")]
 pub(crate) struct UrlError(String);
 
+fn fault(why: impl Into<String>) -> UrlError {
+    UrlError(why.into())
+}
+
 impl FromStr for Url {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
-        let fault = |why: String| UrlError(why);
-        let Some((name, rest)) = text.split_once("://") else {
-            return Err(fault(format!("no scheme; did you mean smtp://{text} ? The schemes are {}", scheme_names())));
-        };
-        let scheme = SCHEMES
-            .iter()
-            .find(|scheme| scheme.name.eq_ignore_ascii_case(name))
-            .ok_or_else(|| fault(format!("unknown scheme {name:?}; the schemes are {}", scheme_names())))?;
-        if rest.contains('#') {
-            return Err(fault("a fragment (#…) means nothing here".into()));
-        }
-        let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if authority.contains('@') {
-            // Not shown again: what stands there may be a password.
-            return Err(fault(
-                "user names and passwords do not go into URLs, which end up in logs: use --user and --password-file"
-                    .into(),
-            ));
-        }
-        if !path.is_empty() {
-            return Err(fault(format!("a path (/{path}) means nothing here")));
-        }
-        let (host, port) = split_port(authority)?;
-        let port = match port {
-            None => scheme.port,
-            Some(port) => {
-                port.parse().map_err(|_| fault(format!("{port:?} is not a port: a number from 0 to 65535")))?
+        let (name, rest) = text.split_once(':').unwrap_or(("", text));
+        let scheme = SCHEMES.iter().find(|scheme| scheme.name.eq_ignore_ascii_case(name));
+        let scheme = scheme.ok_or_else(|| unknown(text, name))?;
+        if scheme.form == Form::Program {
+            // Not split further: a command can hold any character.
+            if !rest.is_empty() {
+                PipeConnector::from_url(text).map_err(|error| fault(error.to_string()))?;
             }
+            return Ok(Self::of(scheme, Place::Program(rest.to_owned())));
+        }
+        if rest.contains('#') {
+            return Err(fault("a fragment (#…) means nothing here"));
+        }
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let place = match scheme.form {
+            Form::Host { port, path } => host_and_port(scheme, rest, port, path)?,
+            Form::Path => {
+                let target =
+                    unix_target(&format!("{}:{rest}", scheme.name)).map_err(|error| fault(error.to_string()))?;
+                let Address::Path(path) = target.address else { return Err(fault("not a path")) };
+                Place::Path { path, text: rest.to_owned() }
+            }
+            Form::Handed | Form::Program => Place::Handed(rest.trim_start_matches('/').to_owned()),
         };
-        let tls = query.map(|query| parameters(scheme, query)).transpose()?.flatten();
-        Ok(Self { scheme, host: parse_host(host)?, port, tls })
+        Self::of(scheme, place).with(query)
     }
 }
 
-fn scheme_names() -> String {
-    SCHEMES.iter().map(|scheme| format!("{}://", scheme.name)).collect::<Vec<_>>().join(", ")
+/// What is said to a text whose scheme is none of ours.
+fn unknown(text: &str, name: &str) -> UrlError {
+    let known = SCHEMES.iter().map(|scheme| scheme.shape).collect::<Vec<_>>().join(", ");
+    let start = |word: &str| name.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    if start("lmtp") {
+        fault(format!("{name} is reserved for LMTP, which is not spoken here yet; SMTP is: {known}"))
+    } else if text.contains("://") {
+        fault(format!("unknown scheme {name:?}; there are {known}"))
+    } else {
+        fault(format!("no scheme; did you mean smtp://{text} ? There are {known}"))
+    }
+}
+
+fn host_and_port(scheme: &Scheme, rest: &str, default: Option<u16>, has_path: bool) -> Result<Place, UrlError> {
+    let shape = scheme.shape;
+    let rest = rest.strip_prefix("//").ok_or_else(|| fault(format!("two slashes are missing: {shape}")))?;
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    if authority.contains('@') {
+        // Not shown again: what stands there may be a password.
+        return Err(fault(
+            "user names and passwords do not go into URLs, which end up in logs: use --user and --password-file",
+        ));
+    }
+    if !has_path && path.len() > 1 {
+        return Err(fault(format!("a path ({path}) means nothing here")));
+    }
+    let (host, port) = split_port(authority)?;
+    let host = parse_host(host)?;
+    let port = match port {
+        Some(port) => port.parse().map_err(|_| fault(format!("{port:?} is not a port: a number from 0 to 65535")))?,
+        None => default.ok_or_else(|| fault(format!("there is no usual port for this; name the server's: {shape}")))?,
+    };
+    let path = if path.len() > 1 { path } else { "" };
+    Ok(Place::Host { host, port, path: path.to_owned() })
 }
 
 /// The host, brackets included, and the port's text.
 fn split_port(authority: &str) -> Result<(&str, Option<&str>), UrlError> {
     if authority.starts_with('[') {
-        let end = authority.find(']').ok_or_else(|| UrlError(format!("{authority:?} has no closing ']'")))?;
+        let end = authority.find(']').ok_or_else(|| fault(format!("{authority:?} has no closing ']'")))?;
         let (host, rest) = authority.split_at(end + 1);
         return match (rest, rest.strip_prefix(':')) {
             ("", _) => Ok((host, None)),
             (_, Some(port)) => Ok((host, Some(port))),
-            _ => Err(UrlError(format!("{rest:?} behind the address: a port is written :25"))),
+            _ => Err(fault(format!("{rest:?} behind the address: a port is written :25"))),
         };
     }
     match authority.split_once(':') {
         None => Ok((authority, None)),
         Some((_, rest)) if rest.contains(':') => {
-            Err(UrlError(format!("an IPv6 address stands in brackets: [{authority}]")))
+            Err(fault(format!("an IPv6 address stands in brackets: [{authority}]")))
         }
         Some((host, port)) => Ok((host, Some(port))),
     }
@@ -175,57 +284,78 @@ fn split_port(authority: &str) -> Result<(&str, Option<&str>), UrlError> {
 
 fn parse_host(text: &str) -> Result<Host, UrlError> {
     if text.is_empty() {
-        return Err(UrlError("the host is missing".into()));
+        return Err(fault("the host is missing"));
     }
     if let Some(inner) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
         return inner
             .parse()
             .map(|ip| Host::Literal(AddressLiteral::V6(ip)))
-            .map_err(|_| UrlError(format!("[{inner}] is not an IPv6 address")));
+            .map_err(|_| fault(format!("[{inner}] is not an IPv6 address")));
     }
     if let Ok(ip) = text.parse::<Ipv4Addr>() {
         return Ok(Host::Literal(AddressLiteral::V4(ip)));
     }
     // DNS and certificates know A-labels only.
     let name = idna::domain_to_ascii(text).ok().unwrap_or_else(|| text.into());
-    Domain::new(&name).map(Host::Domain).map_err(|why| UrlError(format!("{text:?} is not a host: {why}")))
+    Domain::new(&name).map(Host::Domain).map_err(|why| fault(format!("{text:?} is not a host: {why}")))
 }
 
-fn parameters(scheme: &Scheme, query: &str) -> Result<Option<TlsChoice>, UrlError> {
-    let known = if scheme.has_tls_choice {
-        "tls=required, tls=opportunistic and tls=none are known"
-    } else {
-        "it has none: TLS is there from the first octet"
-    };
-    let mut tls = None;
-    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        let choice = TlsChoice::ALL.into_iter().find(|choice| choice.name() == value);
-        match choice.filter(|_| key == "tls" && scheme.has_tls_choice) {
-            None => {
-                return Err(UrlError(format!("{}:// has no parameter {parameter:?}; {known}", scheme.name)));
-            }
-            Some(_) if tls.is_some() => return Err(UrlError("tls= is there twice".into())),
-            Some(choice) => tls = Some(choice),
-        }
+impl Url {
+    const fn of(scheme: &'static Scheme, place: Place) -> Self {
+        Self { scheme, place, tls: None, service: None, query: String::new() }
     }
-    Ok(tls)
+
+    /// The same with what stands behind `?`.
+    fn with(mut self, query: &str) -> Result<Self, UrlError> {
+        let twice = |key: &str| Err(fault(format!("{key}= is there twice")));
+        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+            if !self.scheme.parameters.contains(&parameter) {
+                return Err(self.no_parameter(parameter));
+            }
+            let (tls, service) = match parameter {
+                "tls=none" => (Some(TlsChoice::None), None),
+                "tls=opportunistic" => (Some(TlsChoice::Opportunistic), None),
+                "tls=required" => (Some(TlsChoice::Required), None),
+                "tls=implicit" => (Some(TlsChoice::Implicit), None),
+                "service=submission" => (None, Some(Service::Submission)),
+                _ => (None, Some(Service::Relay)),
+            };
+            match (tls, service) {
+                (Some(_), _) if self.tls.is_some() => return twice("tls"),
+                (_, Some(_)) if self.service.is_some() => return twice("service"),
+                _ => (self.tls, self.service) = (self.tls.or(tls), self.service.or(service)),
+            }
+        }
+        query.clone_into(&mut self.query);
+        Ok(self)
+    }
+
+    fn no_parameter(&self, parameter: &str) -> UrlError {
+        let name = self.scheme.name;
+        let known = match (self.scheme.parameters, self.carrier()) {
+            ([], Carrier::TlsOverTcp | Carrier::WebSocketOverTls) => {
+                "it has none: TLS is there from the first octet".to_owned()
+            }
+            ([], _) => "it has none".to_owned(),
+            (known, Carrier::Quic) => format!("TLS is always there; {} are known", known.join(" and ")),
+            (known, _) => format!("{} are known", known.join(", ")),
+        };
+        fault(format!("{name}: has no parameter {parameter:?}; {known}"))
+    }
 }
 
 impl fmt::Display for Url {
     /// As a client can be given it; the port is always there.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://", self.scheme.name)?;
-        match &self.host {
-            Host::Literal(AddressLiteral::V4(ip)) => write!(f, "{ip}")?,
-            Host::Literal(AddressLiteral::V6(ip)) => write!(f, "[{ip}]")?,
-            host => write!(f, "{host}")?,
+        write!(f, "{}:", self.scheme.name)?;
+        match &self.place {
+            Place::Host { host, port, path } => {
+                let address = Address::Host { host: host.clone(), port: *port };
+                write!(f, "//{address}{path}")?;
+            }
+            Place::Path { text, .. } | Place::Program(text) | Place::Handed(text) => f.write_str(text)?,
         }
-        write!(f, ":{}", self.port)?;
-        match self.tls {
-            Some(tls) => write!(f, "?tls={}", tls.name()),
-            None => Ok(()),
-        }
+        if self.query.is_empty() { Ok(()) } else { write!(f, "?{}", self.query) }
     }
 }
 
@@ -255,6 +385,15 @@ mod tests {
             ("smtp://[2001:db8::1]:587?tls=opportunistic", "smtp://[2001:db8::1]:587?tls=opportunistic"),
             ("smtps://mx.example", "smtps://mx.example:465"),
             ("smtps://bücher.example", "smtps://xn--bcher-kva.example:465"),
+            ("smtp+quic://mx.example:443", "smtp+quic://mx.example:443"),
+            ("smtp+quic://[::1]:0?service=submission", "smtp+quic://[::1]:0?service=submission"),
+            ("smtp+ws://mx.example", "smtp+ws://mx.example:80"),
+            ("smtp+wss://mx.example/mail", "smtp+wss://mx.example:443/mail"),
+            ("smtp+unix:///run/my%20socket", "smtp+unix:///run/my%20socket"),
+            ("pipe:", "pipe:"),
+            ("pipe:ssh mx.example 'smtpd' -bs", "pipe:ssh mx.example 'smtpd' -bs"),
+            ("fd:", "fd:"),
+            ("FD:submission?tls=required", "fd:submission?tls=required"),
         ] {
             assert_eq!(shown(text), meaning);
             assert_eq!(shown(&shown(text)), meaning, "reads what it writes");
@@ -265,10 +404,10 @@ mod tests {
     fn errors_say_what_is_known() {
         for (text, part) in [
             ("localhost:2525", "did you mean smtp://localhost:2525"),
-            ("http://x", "smtp://, smtps://"),
-            ("smtp://x?tls=maybe", "tls=required, tls=opportunistic and tls=none"),
+            ("http://x", "unknown scheme \"http\"; there are smtp://host:25, smtps://host:465"),
+            ("smtp://x?tls=maybe", "tls=required, tls=opportunistic, tls=none are known"),
             ("smtp://x?verify=1", "no parameter \"verify=1\""),
-            ("smtp://x?tls=none&tls=required", "twice"),
+            ("smtp://x?tls=none&tls=required", "tls= is there twice"),
             ("smtps://x?tls=none", "TLS is there from the first octet"),
             ("smtp://", "host is missing"),
             ("smtp://:25", "host is missing"),
@@ -283,6 +422,20 @@ mod tests {
             ("smtp://x#y", "means nothing"),
             ("smtp://a b", "not a host"),
             ("smtp://x\r\ny", "not a host"),
+            ("smtp:x", "two slashes are missing"),
+            ("smtp+quic://mx.example", "no usual port for this; name the server's: smtp+quic://host:port"),
+            ("smtp+quic://x:1?tls=none", "TLS is always there; service=relay and service=submission are known"),
+            ("smtp+quic://x:1?service=relay&service=submission", "twice"),
+            ("smtp+wss://x?tls=none", "TLS is there from the first octet"),
+            ("smtp+unix://host/path", "absolute path after three slashes"),
+            ("smtp+unix:///", "absolute path"),
+            ("smtp+unix:///a?tls=none", "it has none"),
+            ("smtp+unix:///a%2", "two hexadecimal digits"),
+            ("pipe:%2", "two hexadecimal digits"),
+            ("pipe: ", "has to name a program"),
+            ("pipe:/x?y", "written as %3F"),
+            ("lmtp://mx.example", "reserved for LMTP"),
+            ("LMTP+unix:///run/lmtp", "reserved for LMTP"),
         ] {
             assert!(fault(text).contains(part), "{text}: {}", fault(text));
         }
@@ -302,6 +455,7 @@ mod tests {
         assert_eq!(address("smtp://localhost:2525").unwrap().to_string(), "127.0.0.1:2525");
         assert_eq!(address("smtp://[::]").unwrap().to_string(), "[::]:25");
         assert_eq!(address("smtps://0.0.0.0:0").unwrap().to_string(), "0.0.0.0:0");
+        assert_eq!(address("smtp+quic://0.0.0.0:443").unwrap().to_string(), "0.0.0.0:443");
         assert!(address("smtp://mx.example").unwrap_err().to_string().contains("0.0.0.0"));
     }
 }

@@ -194,9 +194,27 @@ impl Shared {
         }
     }
 
+    /// A second try costs no risk if the first was early data that nobody has acted on: the connection it went out on
+    /// is gone, and the connector knows.
     async fn connect_under(&self, policy: &TlsPolicy) -> Result<Connection, Error> {
-        let (stream, slot) = self.carriers.open(&*self.connector, &self.target, policy, &self.options).await?;
-        let mut connection = Connection::over(stream, policy, Arc::clone(&self.options)).await?;
+        match self.begin(policy).await {
+            Err((error, true)) => {
+                tracing::debug!(target = %self.target.address, %error, "the early data went nowhere; connecting anew");
+                self.begin(policy).await.map_err(|(error, _)| error)
+            }
+            result => result.map_err(|(error, _)| error),
+        }
+    }
+
+    /// With an error: whether nothing that was sent was acted on.
+    async fn begin(&self, policy: &TlsPolicy) -> Result<Connection, (Error, bool)> {
+        let (stream, slot) = self
+            .carriers
+            .open(&*self.connector, &self.target, policy, &self.options)
+            .await
+            .map_err(|error| (error, false))?;
+        let connection = Connection::over(stream, policy, Arc::clone(&self.options)).await;
+        let mut connection = connection.map_err(|error| (error, false))?;
         connection.keep(slot);
         let ready = async {
             connection.hello().await?;
@@ -208,8 +226,9 @@ impl Shared {
         match ready.await {
             Ok(()) => Ok(connection),
             Err(error) => {
+                let unseen = connection.wire.is_unseen();
                 pool::retire(connection);
-                Err(error)
+                Err((error, unseen))
             }
         }
     }

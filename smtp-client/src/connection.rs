@@ -4,9 +4,12 @@ mod auth;
 mod commands;
 mod hello;
 
+pub(crate) use commands::needs_secrecy;
+
 use std::sync::Arc;
 use std::time::Instant;
 
+use async_trait::async_trait;
 use smtp_core::channel::ChannelInfo;
 use smtp_core::extension::Capabilities;
 use smtp_core::session::client::Event;
@@ -85,7 +88,26 @@ pub struct Connection {
     /// Transactions whose content went out.
     pub(crate) messages: u32,
     /// What the stream belongs to; ends when the stream has.
-    _carrier: Option<Box<dyn Send>>,
+    carrier: Option<Box<dyn Reopen>>,
+}
+
+/// What a stream belongs to, and what can give another one in its place.
+#[async_trait]
+pub(crate) trait Reopen: Send {
+    async fn reopen(&mut self, options: &Options) -> Result<Box<dyn ByteStream>, Error>;
+}
+
+/// A connection that serves one session.
+pub(crate) struct Own {
+    pub(crate) connection: Box<dyn stream::Connection>,
+    pub(crate) address: Address,
+}
+
+#[async_trait]
+impl Reopen for Own {
+    async fn reopen(&mut self, options: &Options) -> Result<Box<dyn ByteStream>, Error> {
+        open(&mut *self.connection, &self.address, options).await
+    }
 }
 
 impl Connection {
@@ -99,11 +121,11 @@ impl Connection {
         policy: &TlsPolicy,
         options: Arc<Options>,
     ) -> Result<Self, Error> {
-        let mut carrier = reach(connector, target, policy, &options).await?;
-        let stream = open(&mut *carrier, &target.address, &options).await?;
-        let mut connection = Self::over(stream, policy, options).await?;
-        connection.keep(Box::new(carrier));
-        Ok(connection)
+        let mut connection = reach(connector, target, policy, &options).await?;
+        let stream = open(&mut *connection, &target.address, &options).await?;
+        let mut session = Self::over(stream, policy, options).await?;
+        session.keep(Box::new(Own { connection, address: target.address.clone() }));
+        Ok(session)
     }
 
     /// A session over `stream`, which was opened under `policy`; reads the greeting as [`Connection::connect`] does.
@@ -111,15 +133,10 @@ impl Connection {
     /// # Errors
     /// [`Error::Refused`] if the server turned us away, and what the channel gives.
     pub async fn over(stream: Box<dyn ByteStream>, policy: &TlsPolicy, options: Arc<Options>) -> Result<Self, Error> {
-        let info = stream.info();
-        if let Some(observer) = &options.observer {
-            observer.connected(&info);
-        }
+        let (wire, info) = wired(stream, &options);
         let speaks_first = info.client_speaks_first;
-        let mut wire = Wire::new(stream, options.observer.clone());
-        wire.session.set_line_max(options.line_max);
         let mut connection =
-            Self { wire, options, policy: policy.clone(), info, greeting: None, messages: 0, _carrier: None };
+            Self { wire, options, policy: policy.clone(), info, greeting: None, messages: 0, carrier: None };
         if !speaks_first {
             connection.await_greeting().await?;
         }
@@ -127,8 +144,25 @@ impl Connection {
     }
 
     /// Holds on to what the stream belongs to.
-    pub(crate) fn keep(&mut self, carrier: Box<dyn Send>) {
-        self._carrier = Some(carrier);
+    pub(crate) fn keep(&mut self, carrier: Box<dyn Reopen>) {
+        self.carrier = Some(carrier);
+    }
+
+    /// Begins again on a new stream of the same connection, after early data that the server did not take; false if
+    /// there is none to be had.
+    //
+    async fn renew(&mut self) -> bool {
+        let Some(carrier) = &mut self.carrier else { return false };
+        let Ok(stream) = carrier.reopen(&self.options).await else { return false };
+        (self.wire, self.info) = wired(stream, &self.options);
+        true
+    }
+
+    /// Waits until what is sent is no early data any more: that has no forward secrecy (RFC 8446 §2.3).
+    //
+    pub(crate) async fn confirmed(&mut self, step: Step) -> Result<(), Error> {
+        let confirmed = self.wire.confirmed(self.options.timeouts.of(step)).await;
+        confirmed.map_err(|broken| self.broken(step, broken))
     }
 
     /// The facts of the channel as they are now.
@@ -186,6 +220,9 @@ impl Connection {
         }
         if !self.wire.session.is_idle() {
             return Err(Error::local(step, Local::InDoubt));
+        }
+        if matches!(step, Step::Auth | Step::Verify | Step::Expand) {
+            self.confirmed(step).await?;
         }
         let unasked = match self.wire.event_now().await {
             Ok(None) if self.wire.is_idle() => return Ok(()),
@@ -265,7 +302,18 @@ impl Connection {
     }
 }
 
-/// A carrier to `target`, under the deadline for connecting.
+/// A session on `stream`, and the stream's facts.
+fn wired(stream: Box<dyn ByteStream>, options: &Options) -> (Wire, ChannelInfo) {
+    let info = stream.info();
+    if let Some(observer) = &options.observer {
+        observer.connected(&info);
+    }
+    let mut wire = Wire::new(stream, options.observer.clone());
+    wire.session.set_line_max(options.line_max);
+    (wire, info)
+}
+
+/// A connection to `target`, under the deadline for connecting.
 pub(crate) async fn reach(
     connector: &dyn Connector,
     target: &Target,

@@ -231,7 +231,11 @@ impl Error {
             Self::Local { .. } => (3, 0),
         };
         let doubt = if self.is_in_doubt() { "; the message may have been delivered" } else { "" };
-        Refusal::new(451, (4, subject, detail), format!("next hop: {self}{doubt}"))
+        match self {
+            // Its own text names hosts and addresses, which are no stranger's business.
+            Self::Connect(_) => Refusal::fixed(451, (4, subject, detail), "next hop: no connection; try again later"),
+            _ => Refusal::new(451, (4, subject, detail), format!("next hop: {self}{doubt}")),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use smtp_core::session::client::NotNow;
 use smtp_core::types::Envelope;
 
 use self::attempt::Attempt;
+use crate::connection::needs_secrecy;
 use crate::{Connection, Error, Step};
 
 /// How content travels.
@@ -141,6 +142,9 @@ impl Connection {
         }
         if attempt.is_settled() {
             return Ok(());
+        }
+        if needs_secrecy(&envelope.mail) {
+            self.confirmed(Step::Mail).await?;
         }
         self.send_envelope(envelope, &plan, content, eager, attempt).await?;
         if attempt.wants_content() {

@@ -41,6 +41,10 @@ pub(crate) struct Wire {
     unflushed: bool,
     /// Writing has failed. Reading goes on: a server that gives up often says why before it closes.
     write_error: Option<io::Error>,
+    /// The end of the stream, which is not told before it is known whether the handshake was complete.
+    ended: Option<Option<io::Error>>,
+    /// The handshake of a stream that was in use already has failed: nothing that was sent was acted on.
+    unseen: bool,
     observer: Option<(Arc<dyn Observer>, LineTap)>,
 }
 
@@ -53,6 +57,8 @@ impl Wire {
             timer: None,
             unflushed: false,
             write_error: None,
+            ended: None,
+            unseen: false,
             observer: observer.map(|observer| (observer, LineTap::default())),
         }
     }
@@ -162,28 +168,55 @@ impl Wire {
         Poll::Ready(self.write_error.is_none())
     }
 
+    /// True if the stream broke before its handshake was complete, so that nothing that was sent was acted on.
+    pub(crate) const fn is_unseen(&self) -> bool {
+        self.unseen
+    }
+
+    /// Waits until what is sent from now on is no early data. A handshake that fails ends the stream, as the next read
+    /// will tell.
+    pub(crate) async fn confirmed(&mut self, after: Duration) -> Result<(), Broken> {
+        self.within(after, |wire, cx| {
+            let Some(io) = &mut wire.io else { return Poll::Ready(Ok(())) };
+            let confirmed = ready!(io.poll_confirmed(cx));
+            wire.unseen = confirmed.is_err();
+            Poll::Ready(confirmed.map_err(|error| Broken::Closed(Some(error))))
+        })
+        .await
+    }
+
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let Some(io) = &mut self.io else { return Poll::Ready(Err(Broken::Closed(None))) };
+        if self.ended.is_some() {
+            self.unseen = ready!(io.poll_confirmed(cx)).is_err();
+            return Poll::Ready(Err(Broken::Closed(self.ended.take().flatten())));
+        }
         let before = self.input.len();
         if self.input.capacity() - before < READ / 4 {
             self.input.reserve(READ);
         }
         match ready!(poll_read_buf(Pin::new(&mut **io), cx, &mut self.input)) {
-            Ok(0) => Poll::Ready(Err(Broken::Closed(self.write_error.take()))),
+            Ok(0) => {
+                self.ended = Some(self.write_error.take());
+                self.poll_read(cx)
+            }
             Ok(_) => {
                 if let Some((observer, tap)) = &mut self.observer {
                     tap.read(self.input.get(before..).unwrap_or_default(), |line| observer.received(line));
                 }
                 Poll::Ready(Ok(()))
             }
-            Err(error) => Poll::Ready(Err(Broken::Closed(Some(error)))),
+            Err(error) => {
+                self.ended = Some(Some(error));
+                self.poll_read(cx)
+            }
         }
     }
 
     /// True if the stream is as it was left: idle, open, and nothing has come on it. A look, not a wait. A reader that
     /// is idle keeps no buffer.
     pub(crate) async fn is_undisturbed(&mut self) -> bool {
-        self.is_idle() && poll_fn(|cx| Poll::Ready(self.poll_read(cx).is_pending())).await
+        self.is_idle() && poll_fn(|cx| Poll::Ready(self.poll_read(cx).is_pending() && self.ended.is_none())).await
     }
 
     /// Gives the read buffer back while nothing is expected.

@@ -40,9 +40,10 @@ pub struct Timeouts {
     pub commit: Duration,
     /// For a TLS handshake after STARTTLS. Default 1 min.
     pub upgrade: Duration,
-    /// For the peer to take the last reply and close. Default 10 s.
+    /// For the peer to take the last reply and close. Default 10 s; in a drain no more than 1 s for the closing.
     pub close: Duration,
-    /// The least octets per second of content, over a minute of waiting for them; 0 to ask for none. Default 500.
+    /// The least octets per second of content, judged when [`Timeouts::content`] has been spent waiting for them, so that
+    /// a pause that RFC 5321 allows is never punished; 0 to ask for none. Default 500.
     pub min_data_rate: u64,
 }
 

@@ -1,7 +1,8 @@
 //! What tower services speak: the two seams of a session.
 //!
-//! The **policy** seam sees every command of a session and answers with a [`Verdict`]; a recipient is refused there,
-//! before the content exists. The **delivery** seam takes the [`Transaction`], content included, and answers with an
+//! The **policy** seam is asked about each command that is legal when it comes, and answers with a [`Verdict`]; a
+//! recipient is refused there, before the content exists. (It never sees bad syntax, bad sequences, QUIT, and chunks after
+//! a message's first: the session answers those by itself.) The **delivery** seam takes the [`Transaction`], content included, and answers with an
 //! [`Outcome`]. Both are plain [`tower_service::Service`]s, so tower's own layers go round them. A client is a
 //! delivery too: a relay is a server whose delivery is a client.
 //!

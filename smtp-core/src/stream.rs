@@ -4,11 +4,17 @@
 //! session; a [`Connection`] carries one or many of them; a [`Listener`] or a [`Connector`] makes connections. A
 //! transport is a crate that implements these; nothing above knows which.
 
+mod backoff;
 mod connect;
 mod plain;
+mod race;
+mod resolve;
 
+pub use backoff::Backoff;
 pub use connect::{Address, ConnectError, ConnectStep, Target, TlsMode, TlsPolicy, Verification};
 pub use plain::{Plain, Single};
+pub use race::race;
+pub use resolve::{Discover, Resolve, SystemResolver, socket_addresses};
 
 use core::future::Future;
 use core::pin::Pin;
@@ -18,7 +24,7 @@ use std::io;
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::channel::ChannelInfo;
+use crate::channel::{ChannelInfo, Peer};
 
 /// A future on the heap.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -56,6 +62,12 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// The channel's facts as they are now; read again after [`ByteStream::upgrade`].
     fn info(&self) -> ChannelInfo;
 
+    /// Where the peer is now, if that is no longer what [`ByteStream::info`] says, which stays what it was: a channel that
+    /// lets its peer go on from another address (RFC 9000 §9). Such a peer is admitted anew before its next MAIL.
+    fn moved(&self) -> Option<Peer> {
+        None
+    }
+
     /// Turns the stream into a TLS one, as STARTTLS asks (RFC 3207 §4). The caller holds no unread input: clear text
     /// never crosses the upgrade.
     ///
@@ -72,8 +84,11 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// Ready once what was received cannot have been replayed by a third party: at once, except on transports with
     /// early data, where it waits for the handshake. Nothing past the first EHLO is looked at before.
     ///
+    /// On a client's side it is ready once what was sent cannot be replayed either.
+    ///
     /// # Errors
-    /// When the handshake fails.
+    /// When the handshake fails, or early data was refused. On a client's side an error says that nothing which was
+    /// sent on this stream was acted on, so that all of it can be sent again without the risk of a duplicate.
     fn poll_confirmed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let _ = cx;
         Poll::Ready(Ok(()))
@@ -95,6 +110,15 @@ pub trait Connection: Send + 'static {
     /// # Errors
     /// When the connection is of no more use, or has no stream to give.
     async fn open(&mut self) -> io::Result<Box<dyn ByteStream>>;
+
+    /// Ready once the handshake is complete: at once, except on a client's connection that is in use before, to carry
+    /// early data.
+    ///
+    /// # Errors
+    /// The handshake failed. Nothing that was sent on the connection was acted on, then.
+    fn confirmed(&self) -> BoxFuture<'static, io::Result<()>> {
+        Box::pin(core::future::ready(Ok(())))
+    }
 
     /// How many streams can be open at the same time. 1 for everything that is itself a byte stream.
     fn max_parallel(&self) -> usize {

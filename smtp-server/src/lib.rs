@@ -1,7 +1,7 @@
 //! An SMTP server as a tower stack.
 //!
 //! `smtp-core` speaks the protocol; a transport crate carries the octets; this crate accepts connections, decides who
-//! may do what, and stores mail. A server is three choices: a **policy** that every command passes (layers round a
+//! may do what, and stores mail. A server is three choices: a **policy** that is asked about each command (layers round a
 //! recipient policy), a **delivery** that takes each message (layers round a store, a queue or a client), and the
 //! **listeners** to serve.
 //!

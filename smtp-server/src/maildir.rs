@@ -55,7 +55,8 @@ const BATCH: usize = 256 << 10;
 /// is stored though nobody waits any more (RFC 1047). Over LMTP a recipient that is no mailbox is refused alone.
 ///
 /// **Safety.** No symbolic link below the root is followed and no folder that everybody may write to is used; folders
-/// are made 0700, files 0600. Mailboxes are made when mail comes for them, up to a number; beyond it 452 4.2.1.
+/// are made 0700, files 0600. Mailboxes are made when mail comes for them, up to a number; beyond it 452 4.2.1, but for
+/// `postmaster`.
 ///
 /// **Cost.** Content streams through 256 KiB of memory. Files are worked on in tokio's blocking threads. Each copy costs
 /// two syncs; the first delivery to a mailbox in a process three more, for the folders above it.

@@ -11,6 +11,9 @@ use smtp_core::types::Mailbox;
 /// The longest folder name that is made, in octets: below the 255 of common file systems, with room for suffixes.
 pub(crate) const FOLDER_MAX: usize = 200;
 
+/// The user that every domain has (RFC 5321 §4.5.1), as a folder name.
+pub(crate) const POSTMASTER: &str = "postmaster";
+
 /// The form in which domains are compared: A-labels in lower case (RFC 5890 §2.3.2.1). `None` if `host` is an address
 /// literal or no name under IDNA.
 ///

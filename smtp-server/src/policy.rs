@@ -1,4 +1,4 @@
-//! Layers on the policy seam: they see every command of a session and may refuse it before the inner service does.
+//! Layers on the policy seam: they are asked about each command that the protocol allows and may refuse it before the inner service does.
 //!
 //! Each is a tower [`Layer`](tower_layer::Layer); what it makes belongs to one session and may keep state for it.
 

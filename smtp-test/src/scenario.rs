@@ -22,6 +22,7 @@
 //! | `ABORT` | whoever plays the file breaks the channel off |
 //! | `ONLY word…` | plays only on a channel that is `secure`, `plain`, `tls`, `starttls` (can be upgraded), `server-first`, `client-first`; `!word` for the contrary |
 //! | `NEEDS keyword…`, `WITHOUT keyword…` | plays on only if the reply to the first EHLO offers these, or does not |
+//! | `SERVER property…` | plays only against a server with these properties, such as `size=1000000`; see [`Runner::properties`] |
 //! | `title: text`, `rfc: text` | at the top: what it is about, and where that is written |
 //! | `# text` | why |
 //!
@@ -49,10 +50,12 @@
 
 mod mismatch;
 mod parse;
+mod reply;
 mod run;
 mod text;
 
 pub use mismatch::{Got, Mismatch};
+pub use reply::Matching;
 pub(crate) use run::is_reply;
 pub use run::{Report, Runner, run};
 pub(crate) use text::{Pattern, escape, escape_pattern};
@@ -121,8 +124,14 @@ impl What {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Condition {
-    Channel { word: String, is: fn(&ChannelInfo) -> bool, wanted: bool },
+    Channel {
+        word: String,
+        is: fn(&ChannelInfo) -> bool,
+        wanted: bool,
+    },
     Ehlo(Need, String),
+    /// A property of the server that no channel and no keyword shows.
+    Server(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,7 +228,15 @@ impl Scenario {
     pub(crate) fn keywords(&self) -> impl Iterator<Item = (Need, &str)> {
         self.conditions.iter().filter_map(|condition| match condition {
             Condition::Ehlo(need, keyword) => Some((*need, keyword.as_str())),
-            Condition::Channel { .. } => None,
+            Condition::Channel { .. } | Condition::Server(_) => None,
+        })
+    }
+
+    /// What the server has to be like, beside what every server is.
+    pub fn properties(&self) -> impl Iterator<Item = &str> {
+        self.conditions.iter().filter_map(|condition| match condition {
+            Condition::Server(property) => Some(property.as_str()),
+            Condition::Channel { .. } | Condition::Ehlo(..) => None,
         })
     }
 

@@ -88,8 +88,9 @@ fn common(state: &CommonState) -> TlsInfo {
     }
 }
 
-/// IANA's name: rustls tells TLS 1.3 suites apart by another prefix.
-fn cipher_name(suite: rustls::CipherSuite) -> Box<str> {
+/// The IANA's name of a cipher suite: rustls tells TLS 1.3 suites apart by another prefix.
+#[must_use]
+pub fn cipher_name(suite: rustls::CipherSuite) -> Box<str> {
     match suite.as_str() {
         Some(name) => match name.strip_prefix("TLS13_") {
             Some(rest) => format!("TLS_{rest}").into(),
@@ -99,8 +100,9 @@ fn cipher_name(suite: rustls::CipherSuite) -> Box<str> {
     }
 }
 
-/// IANA's name: rustls writes these two in upper case.
-fn group_name(group: NamedGroup) -> Box<str> {
+/// The IANA's name of a key exchange group: rustls writes two of them in upper case.
+#[must_use]
+pub fn group_name(group: NamedGroup) -> Box<str> {
     match group {
         NamedGroup::X25519 => "x25519".into(),
         NamedGroup::X448 => "x448".into(),

@@ -15,7 +15,7 @@ mod x509;
 pub use client::{ClientTls, ClientTlsBuilder, InvalidServerName, server_name};
 pub use error::{HandshakeError, Role};
 pub use identity::{Identity, IdentityError, LoadedIdentity};
-pub use info::{client_info, server_info, with_client_certificate};
+pub use info::{cipher_name, client_info, group_name, server_info, with_client_certificate};
 pub use pin::{Pin, PinSyntaxError, pin_of};
 pub use self_signed::{SelfSigned, SelfSignedError};
 pub use server::{ClientCertificates, ServerTls, ServerTlsBuilder, Shown};

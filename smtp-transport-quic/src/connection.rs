@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use quinn::{Connecting, Incoming};
-use smtp_core::stream::{ByteStream, CloseCode, Connection};
+use smtp_core::stream::{BoxFuture, ByteStream, CloseCode, Connection};
 use smtp_tls::Role;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -126,6 +126,9 @@ impl Opening {
             verifies: false,
             draining: self.draining.clone(),
             churn: self.options.churn,
+            // A server answers EHLO and no more.
+            early: usize::MAX,
+            observer: None,
         };
         let link = if gated {
             let Attempt::Connecting(connecting, deadline) = std::mem::replace(&mut self.attempt, Attempt::Lost) else {
@@ -163,7 +166,7 @@ impl Serving {
             //
             stream = link.quic.accept_bi() => match stream {
                 Ok(halves) => {
-                    link.note_address();
+                    link.moved();
                     Ok(Some(QuicStream::new(Arc::clone(link), halves)))
                 }
                 Err(error) => match link.error(error) {
@@ -204,6 +207,13 @@ impl Connection for QuicConnection {
         };
         let halves = link.quic.open_bi().await.map_err(|error| link.error(error))?;
         Ok(Box::new(QuicStream::new(Arc::clone(link), halves)))
+    }
+
+    fn confirmed(&self) -> BoxFuture<'static, io::Result<()>> {
+        match &self.0 {
+            Kind::Client { link, .. } => Box::pin(link.confirmed()),
+            Kind::Handshake(_) | Kind::Server(_) => Box::pin(std::future::ready(Ok(()))),
+        }
     }
 
     /// How many sessions are worth having at a time: as many as this side would allow a client itself. The server's

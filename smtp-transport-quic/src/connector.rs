@@ -10,24 +10,21 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Endpoint, EndpointConfig, TokioRuntime};
 use rustls_pki_types::ServerName;
 use smtp_core::stream::{
-    Address, ConnectError, ConnectStep, Connection, Connector, Target, TlsMode, TlsPolicy, Verification,
+    Address, ConnectError, ConnectStep, Connection, Connector, Resolve, SystemResolver, Target, TlsMode, TlsPolicy,
+    Verification, race, socket_addresses,
 };
-use smtp_core::types::{AddressLiteral, Host};
 use smtp_tls::{ClientTls, Role};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::QuicConnection;
+use crate::crypto::Watching;
 use crate::error::QuicError;
-use crate::link::{Facts, Link};
+use crate::link::{Facts, Handshake, Link};
 use crate::listener::udp_socket;
-use crate::options::{ConnectOptions, EarlyData, Side};
+use crate::observer::Event;
+use crate::options::{ConnectOptions, EarlyData};
 use crate::qlog::Qlog;
-use crate::race::{interleave, race};
-use crate::resolve::{Resolve, SystemResolver};
-
-/// A name with more addresses than this has the rest ignored.
-const MAX_ADDRESSES: usize = 16;
 
 /// Makes QUIC connections, under the TLS policy that each call brings. Cheap to clone; clones share sockets, tickets
 /// and settings.
@@ -93,7 +90,7 @@ impl QuicConnector {
         resolver: Arc<dyn Resolve>,
         sockets: Sockets,
     ) -> io::Result<Self> {
-        options.transport.config(Side::Client { keep_alive: options.keep_alive })?;
+        options.transport.config(options.side())?;
         let qlog = Qlog::new(options.transport.qlog_dir.as_deref())?;
         //
         let tls = tls.with_alpn(&[options.service.alpn()]);
@@ -140,40 +137,11 @@ impl Inner {
             // Nothing is held against the name, so it can stay unsaid.
             _ => None,
         };
-        Ok(Prepared { crypto: Arc::new(crypto), name, verifies: policy.verification != Verification::None })
-    }
-
-    async fn addresses(&self, address: &Address) -> Result<Vec<SocketAddr>, ConnectError> {
-        let permanent = |kind, text: &str| {
-            ConnectError::permanent(address, ConnectStep::Resolve, io::Error::new(kind, text.to_owned()))
-        };
-        let Address::Host { host, port } = address else {
-            return Err(permanent(io::ErrorKind::Unsupported, "not an address for QUIC"));
-        };
-        let found = match host {
-            Host::Literal(AddressLiteral::V4(ip)) => vec![IpAddr::V4(*ip)],
-            Host::Literal(AddressLiteral::V6(ip)) => vec![IpAddr::V6(*ip)],
-            Host::Literal(AddressLiteral::General(_)) => {
-                return Err(permanent(io::ErrorKind::Unsupported, "not an address for QUIC"));
-            }
-            Host::Domain(name) => self.resolver.resolve(name).await.map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => ConnectError::permanent(address, ConnectStep::Resolve, error),
-                _ => ConnectError::transient(address, ConnectStep::Resolve, error),
-            })?,
-        };
-        if found.is_empty() {
-            return Err(permanent(io::ErrorKind::NotFound, "the name has no address"));
-        }
-        let mut usable = interleave(&found);
-        if let Some(local) = self.options.local {
-            usable.retain(|ip| ip.is_ipv4() == local.is_ipv4());
-            if usable.is_empty() {
-                let text = format!("none of its addresses can be reached from {local}: they are of the other family");
-                return Err(permanent(io::ErrorKind::AddrNotAvailable, &text));
-            }
-        }
-        usable.truncate(MAX_ADDRESSES);
-        Ok(usable.into_iter().map(|ip| SocketAddr::new(ip, *port)).collect())
+        Ok(Prepared {
+            crypto: Arc::new(Watching(Arc::new(crypto))),
+            name,
+            verifies: policy.verification != Verification::None,
+        })
     }
 
     /// The endpoint for peers of one family.
@@ -202,8 +170,7 @@ impl Inner {
     async fn attempt(&self, prepared: &Prepared, peer: SocketAddr) -> Result<Link, Failure> {
         let limit = self.options.attempt_timeout;
         let broken = |error: io::Error| Failure { step: ConnectStep::Connect, permanent: false, error };
-        let mut transport =
-            self.options.transport.config(Side::Client { keep_alive: self.options.keep_alive }).map_err(broken)?;
+        let mut transport = self.options.transport.config(self.options.side()).map_err(broken)?;
         self.qlog.attach(&mut transport, "client", peer);
         let mut config = ClientConfig::new(Arc::clone(&prepared.crypto) as _);
         config.transport_config(Arc::new(transport));
@@ -224,6 +191,8 @@ impl Inner {
             verifies: prepared.verifies,
             draining: CancellationToken::new(),
             churn: 0,
+            early: self.options.transport.early_data_max(),
+            observer: self.options.observer.clone(),
         };
         let connecting = match self.options.early_data {
             EarlyData::Off => connecting,
@@ -251,13 +220,15 @@ impl Connector for QuicConnector {
         let deadline = Instant::now() + inner.options.timeout;
         let late = |step| ConnectError::transient(address, step, timed_out(inner.options.timeout));
 
-        let addresses =
-            timeout_at(deadline, inner.addresses(address)).await.map_err(|_| late(ConnectStep::Resolve))??;
+        let addresses = socket_addresses(&*inner.resolver, address, inner.options.local, "QUIC");
+        let addresses = timeout_at(deadline, addresses).await.map_err(|_| late(ConnectStep::Resolve))??;
         let attempts = race(&addresses, inner.options.stagger, |peer| inner.attempt(&prepared, peer));
         let link = timeout_at(deadline, attempts)
             .await
             .map_err(|_| late(ConnectStep::Connect))?
             .map_err(|failures| all_failed(address, failures))?;
+        link.tell(|quic| Event::Connected { rtt: quic.rtt(), early: link.is_early() });
+        tell_of_early_data(&link);
         let max_parallel = inner.options.transport.max_streams as usize;
         Ok(Box::new(QuicConnection::client(Arc::new(link), max_parallel)))
     }
@@ -274,7 +245,7 @@ impl fmt::Debug for QuicConnector {
 
 /// TLS under one policy for one target.
 struct Prepared {
-    crypto: Arc<QuicClientConfig>,
+    crypto: Arc<Watching<QuicClientConfig>>,
     name: Option<ServerName<'static>>,
     verifies: bool,
 }
@@ -288,13 +259,31 @@ struct Failure {
 
 impl Failure {
     fn of(error: QuicError) -> Self {
-        let step = if matches!(error, QuicError::Handshake(_)) { ConnectStep::Tls } else { ConnectStep::Connect };
+        let step = if matches!(error, QuicError::Handshake(_) | QuicError::Protocol) {
+            ConnectStep::Tls
+        } else {
+            ConnectStep::Connect
+        };
         Self { step, permanent: error.is_permanent(), error: error.into() }
     }
 }
 
 fn timed_out(limit: std::time::Duration) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))
+}
+
+/// Tells the observer what becomes of early data, once the server has said so.
+fn tell_of_early_data(link: &Link) {
+    let Some(observer) = link.observer().filter(|_| link.is_early()).cloned() else { return };
+    let mut handshake = link.handshake.clone();
+    tokio::spawn(async move {
+        let done = handshake.wait_for(|handshake| *handshake != Handshake::Pending).await.map(|done| *done);
+        match done {
+            Ok(Handshake::Done) => observer.tell(&Event::EarlyData { accepted: true }),
+            Ok(Handshake::EarlyDataRefused) => observer.tell(&Event::EarlyData { accepted: false }),
+            Ok(Handshake::Pending | Handshake::Failed) | Err(_) => {}
+        }
+    });
 }
 
 /// One error that tells all. It is permanent only if every address failed for good.

@@ -41,6 +41,12 @@ pub enum QuicError {
     /// The handshake failed.
     #[error(transparent)]
     Handshake(HandshakeError),
+    /// The server has the other service only, or does not speak SMTP over QUIC at all.
+    #[error(
+        "the two sides have no application protocol in common (no_application_protocol): is this the other service, relay for submission or the \
+         other way round, or no SMTP server?"
+    )]
+    Protocol,
     /// The two sides have no version of QUIC in common.
     #[error("the peer speaks no version of QUIC that is spoken here")]
     Version,
@@ -67,7 +73,7 @@ impl QuicError {
     pub const fn is_permanent(&self) -> bool {
         match self {
             Self::Handshake(error) => error.is_permanent(),
-            Self::Version => true,
+            Self::Version | Self::Protocol => true,
             Self::Reset(code) | Self::Stopped(code) | Self::Closed { code, .. } => code::is_permanent(*code),
             _ => false,
         }
@@ -83,7 +89,7 @@ impl QuicError {
             Self::Silent => io::ErrorKind::TimedOut,
             Self::Handshake(error) if error.is_permanent() => io::ErrorKind::InvalidData,
             Self::Handshake(_) => io::ErrorKind::UnexpectedEof,
-            Self::Version => io::ErrorKind::Unsupported,
+            Self::Version | Self::Protocol => io::ErrorKind::Unsupported,
         }
     }
 
@@ -98,15 +104,15 @@ impl QuicError {
             ConnectionError::VersionMismatch => Self::Version,
             ConnectionError::Reset => Self::Transport("the peer has lost the connection's state".into()),
             ConnectionError::ConnectionClosed(close) => match alert(close.error_code) {
+                Some(AlertDescription::NoApplicationProtocol) => Self::Protocol,
                 Some(alert) => Self::Handshake(HandshakeError::from_rustls(rustls::Error::AlertReceived(alert), own)),
                 None => Self::Transport(format!("{}: {}", close.error_code, printable(&close.reason))),
             },
             ConnectionError::TransportError(error) => match alert(error.code) {
                 // What rustls had to say is a text by now.
+                Some(AlertDescription::NoApplicationProtocol) => Self::Protocol,
                 Some(_) => Self::Handshake(match error.reason.strip_prefix("invalid peer certificate: ") {
-                    Some(reason) => {
-                        HandshakeError::BadCertificate { peer: own.peer(), reason: certificate_fault(reason) }
-                    }
+                    Some(reason) => certificate_fault(reason, own.peer()),
                     None => HandshakeError::Other(rustls::Error::General(error.reason)),
                 }),
                 None => Self::Transport(error.to_string()),
@@ -152,17 +158,43 @@ impl From<QuicError> for io::Error {
     }
 }
 
-/// A verifier's own error comes in the clothes of the library that carried it.
-fn certificate_fault(reason: &str) -> String {
+/// What was wrong with the certificate of `peer`, from the text that QUIC leaves of it. A verifier's own error comes in the
+/// clothes of the library that carried it.
+fn certificate_fault(reason: &str, peer: Role) -> HandshakeError {
     let bare = reason.strip_prefix("Other(OtherError(").and_then(|rest| rest.strip_suffix("))")).unwrap_or(reason);
-    match bare.strip_prefix("WrongPin ") {
-        Some(pins) => format!("its key is not the pinned one {pins}"),
-        None => bare.to_owned(),
+    match bare {
+        "UnknownIssuer" => return HandshakeError::UnknownIssuer { peer },
+        "BadSignature" => return HandshakeError::BadSignature { peer },
+        "CaUsedAsEndEntity" => return HandshakeError::CaAsLeaf { peer },
+        _ => {}
     }
+    let pins: Vec<&str> = bare.split("Pin(").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+    let reason = match (bare.starts_with("WrongPin "), &*pins) {
+        (true, [expected, presented]) => {
+            format!("its key is not the pinned one: pinned is {expected}, the server shows {presented}")
+        }
+        _ => bare.to_owned(),
+    };
+    HandshakeError::BadCertificate { peer, reason }
 }
 
 /// The TLS alert that a QUIC error code stands for (RFC 9001 §4.8).
 fn alert(code: TransportErrorCode) -> Option<AlertDescription> {
     let code = u64::from(code);
     (0x100..0x200).contains(&code).then(|| AlertDescription::from(u8::try_from(code & 0xff).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificate_faults_are_told_from_their_texts() {
+        let fault = |text: &str| certificate_fault(text, Role::Server);
+        assert!(matches!(fault("UnknownIssuer"), HandshakeError::UnknownIssuer { peer: Role::Server }));
+        assert!(matches!(fault("Other(OtherError(CaUsedAsEndEntity))"), HandshakeError::CaAsLeaf { .. }));
+        let pins = fault("Other(OtherError(WrongPin { expected: Pin(00), presented: Pin(a1) }))").to_string();
+        assert!(pins.ends_with("not the pinned one: pinned is 00, the server shows a1"), "{pins}");
+        assert!(fault("something new").to_string().ends_with("does not hold: something new"));
+    }
 }

@@ -3,13 +3,13 @@
 mod code;
 mod connection;
 mod connector;
+mod crypto;
 mod error;
 mod link;
 mod listener;
+mod observer;
 mod options;
 mod qlog;
-mod race;
-mod resolve;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod stream;
@@ -18,6 +18,6 @@ pub use connection::QuicConnection;
 pub use connector::QuicConnector;
 pub use error::QuicError;
 pub use listener::{ListenError, QuicListener};
+pub use observer::{Event, Observer, Traffic};
 pub use options::{Congestion, ConnectOptions, EarlyData, QuicOptions, Service, TransportOptions};
-pub use resolve::{Resolve, SystemResolver};
 pub use stream::QuicStream;

@@ -1,12 +1,12 @@
 //! What the streams of one connection share.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use quinn::ZeroRttAccepted;
-use quinn::crypto::rustls::HandshakeData;
+use quinn::{Side, ZeroRttAccepted};
 use rustls_pki_types::CertificateDer;
 use smtp_core::channel::{ChannelInfo, Peer, TlsInfo};
 use smtp_core::stream::CloseCode;
@@ -17,7 +17,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::code;
+use crate::crypto::Negotiated;
 use crate::error::QuicError;
+use crate::observer::{Event, Observer, Traffic};
 
 /// Extensions that hold before an EHLO reply has named them.
 //
@@ -44,6 +46,8 @@ pub(crate) struct Link {
     pub(crate) quic: quinn::Connection,
     pub(crate) role: Role,
     peer: SocketAddr,
+    /// Where it was when that was last looked at.
+    seen: Mutex<SocketAddr>,
     local: Option<SocketAddr>,
     /// The name that SNI carried, on the client's side.
     sni: Option<Box<str>>,
@@ -60,6 +64,9 @@ pub(crate) struct Link {
     next_priority: AtomicI32,
     credit: AtomicI64,
     full_credit: i64,
+    /// Octets that streams may still send before the handshake is complete.
+    early_left: AtomicUsize,
+    observer: Option<Observer>,
 }
 
 /// What a side knows of a connection beside what QUIC tells.
@@ -70,17 +77,20 @@ pub(crate) struct Facts {
     pub(crate) verifies: bool,
     pub(crate) draining: CancellationToken,
     pub(crate) churn: u32,
+    pub(crate) early: usize,
+    pub(crate) observer: Option<Observer>,
 }
 
 impl Link {
     pub(crate) fn new(quic: quinn::Connection, facts: Facts, handshake: watch::Receiver<Handshake>) -> Self {
-        let Facts { role, local, sni, verifies, draining, churn } = facts;
+        let Facts { role, local, sni, verifies, draining, churn, early, observer } = facts;
         // The address that the handshake proves; wherever the packets come from later.
         let peer = canonical(quic.remote_address());
         Self {
             quic,
             role,
             peer,
+            seen: Mutex::new(peer),
             local: local.map(canonical),
             sni,
             verifies,
@@ -92,6 +102,8 @@ impl Link {
             next_priority: AtomicI32::new(0),
             credit: AtomicI64::new(churn.into()),
             full_credit: churn.into(),
+            early_left: AtomicUsize::new(early),
+            observer,
         }
     }
 
@@ -110,27 +122,62 @@ impl Link {
         let (done, watch) = watch::channel(Handshake::Pending);
         tokio::spawn(async move {
             let _until_done = until_done;
-            let accepted = tokio::time::timeout(limit, accepted).await;
-            if accepted.is_err() {
-                quic.close(code::to_wire(CloseCode::Timeout), b"no handshake in time");
-            }
-            let outcome = match accepted {
-                _ if quic.close_reason().is_some() => Handshake::Failed,
-                Err(_) => Handshake::Failed,
+            let mut accepted = accepted;
+            let accepted = match tokio::time::timeout(limit, &mut accepted).await {
+                Ok(accepted) => accepted,
+                Err(_) => {
+                    quic.close(code::to_wire(CloseCode::Timeout), b"no handshake in time");
+                    // It may have been completed at the last moment: only quinn knows.
+                    accepted.await
+                }
+            };
+            let outcome = match (quic.side(), accepted) {
+                // Complete, whatever has become of the connection since: what was sent may have been acted on.
+                (Side::Client, true) => Handshake::Done,
+                (_, false) if quic.close_reason().is_some() => Handshake::Failed,
+                (Side::Client, false) => Handshake::EarlyDataRefused,
                 // On the server's side the value means nothing.
-                Ok(false) if quic.side().is_client() => Handshake::EarlyDataRefused,
-                Ok(_) => Handshake::Done,
+                (Side::Server, _) if quic.close_reason().is_some() => Handshake::Failed,
+                (Side::Server, _) => Handshake::Done,
             };
             done.send_replace(outcome);
         });
         watch
     }
 
+    /// How many octets a stream may send now without waiting for the handshake.
+    //
+    pub(crate) fn early_room(&self) -> usize {
+        match *self.handshake.borrow() {
+            Handshake::Pending => self.early_left.load(Ordering::Acquire),
+            Handshake::Done | Handshake::EarlyDataRefused | Handshake::Failed => usize::MAX,
+        }
+    }
+
+    /// So many octets were sent; it matters only if they went early.
+    pub(crate) fn sent_early(&self, octets: usize) {
+        let less = |left: usize| Some(left.saturating_sub(octets));
+        // It never fails.
+        let _ = self.early_left.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+    }
+
+    /// Waits for the end of a client's handshake.
+    pub(crate) fn confirmed(&self) -> impl Future<Output = io::Result<()>> + use<> {
+        let mut handshake = self.handshake.clone();
+        async move {
+            match handshake.wait_for(|handshake| *handshake != Handshake::Pending).await.map(|done| *done) {
+                Ok(Handshake::Failed | Handshake::Pending) | Err(_) => Err(io::ErrorKind::ConnectionAborted.into()),
+                // The connection is good, even if what was sent early has to be sent again.
+                Ok(Handshake::Done | Handshake::EarlyDataRefused) => Ok(()),
+            }
+        }
+    }
+
     /// The facts of each of its streams, as they are now.
     pub(crate) fn info(&self) -> ChannelInfo {
         let tls = self.tls();
         ChannelInfo {
-            local: self.local,
+            local: self.local(),
             tls: Some(tls),
             secure: true,
             // QUIC has TLS inside: STARTTLS is not offered, and not possible.
@@ -142,11 +189,20 @@ impl Link {
         }
     }
 
+    /// The address on this side. A socket on all addresses has the one that QUIC knows, where the system tells.
+    fn local(&self) -> Option<SocketAddr> {
+        let local = self.local?;
+        if !local.ip().is_unspecified() {
+            return Some(local);
+        }
+        self.quic.local_ip().map(|ip| canonical(SocketAddr::new(ip, local.port())))
+    }
+
     fn tls(&self) -> TlsInfo {
         // Before the handshake is complete nobody has proved anything.
         let confirmed = *self.handshake.borrow() != Handshake::Pending;
-        let data = self.quic.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
-        let (alpn, sni) = data.map_or((None, None), |data| (data.protocol, data.server_name));
+        let data = self.quic.handshake_data().and_then(|data| data.downcast::<Negotiated>().ok());
+        let Negotiated { protocol, server_name, hello } = data.map(|data| *data).unwrap_or_default();
         let mut exporter = [0; 32];
         let exported = confirmed && self.quic.export_keying_material(&mut exporter, EXPORTER, &[]).is_ok();
         let peer_certificates = if confirmed { self.peer_certificates() } else { Vec::new() };
@@ -157,12 +213,15 @@ impl Link {
         };
         let facts = TlsInfo {
             version: "TLSv1.3",
-            alpn: alpn.map(|name| printable(&name).into()),
-            sni: self.sni.clone().or_else(|| sni.map(Into::into)),
+            cipher: hello.map(|hello| smtp_tls::cipher_name(hello.cipher)).unwrap_or_default(),
+            group: hello.and_then(|hello| hello.group).map(smtp_tls::group_name),
+            alpn: protocol.map(|name| printable(&name).into()),
+            sni: self.sni.clone().or_else(|| server_name.map(Into::into)),
             peer_certificates,
             verified,
             exporter: exported.then_some(exporter),
-            // quinn does not tell suite, group, resumption, and which certificate a server showed.
+            resumed: hello.is_some_and(|hello| hello.resumed),
+            // quinn does not tell which certificate a server showed.
             ..TlsInfo::default()
         };
         match self.role {
@@ -226,11 +285,30 @@ impl Link {
         }
     }
 
-    /// Logs if the peer has moved.
-    pub(crate) fn note_address(&self) {
+    /// Where the peer is now, if it has moved; logged once for each place.
+    pub(crate) fn moved(&self) -> Option<SocketAddr> {
         let now = canonical(self.quic.remote_address());
-        if now != self.peer {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen != now {
+            *seen = now;
             tracing::info!(peer = %self.peer, %now, "the peer has moved to another address");
+        }
+        (now != self.peer).then_some(now)
+    }
+
+    /// True as long as what is sent is early data.
+    pub(crate) fn is_early(&self) -> bool {
+        *self.handshake.borrow() == Handshake::Pending
+    }
+
+    pub(crate) const fn observer(&self) -> Option<&Observer> {
+        self.observer.as_ref()
+    }
+
+    /// Tells the observer, if there is one.
+    pub(crate) fn tell(&self, event: impl FnOnce(&quinn::Connection) -> Event) {
+        if let Some(observer) = &self.observer {
+            observer.tell(&event(&self.quic));
         }
     }
 
@@ -245,6 +323,7 @@ impl Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
+        self.tell(|quic| Event::Closed(Traffic::of(quic)));
         // What was to be acknowledged has been: streams wait for that before they go.
         let code = if self.draining.is_cancelled() { CloseCode::Shutdown } else { CloseCode::NoError };
         self.close(code, "");

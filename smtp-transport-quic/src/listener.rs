@@ -15,7 +15,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Attempt, HalfOpen, Opening, QuicConnection};
-use crate::options::{EarlyData, QuicOptions, Side};
+use crate::crypto::Watching;
+use crate::options::{EarlyData, QuicOptions, Service, Side};
 use crate::qlog::Qlog;
 
 /// What may wait for [`Listener::accept`], in connections, and in octets that these have sent ahead.
@@ -52,8 +53,17 @@ impl QuicListener {
         Self::from_endpoint(endpoint, tls, options).map_err(explain)
     }
 
-    /// Listens on an endpoint that exists: on a socket that a service manager handed down, or on a simulated one. Its
-    /// server configuration is replaced.
+    /// Takes over a socket that is bound already, as a service manager hands it down. Has to be called in a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// If the options or the TLS settings cannot be used for QUIC, or the runtime cannot watch the socket.
+    pub fn from_std(socket: UdpSocket, tls: &ServerTls, options: QuicOptions) -> io::Result<Self> {
+        let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
+        Self::from_endpoint(endpoint, tls, options)
+    }
+
+    /// Listens on an endpoint that exists, for instance on a simulated one. Its server configuration is replaced.
     ///
     /// # Errors
     /// If the options or the TLS settings cannot be used for QUIC.
@@ -193,11 +203,11 @@ fn server_config(tls: &ServerTls, options: &QuicOptions) -> io::Result<ServerCon
     };
     // QUIC takes 1.3 from it.
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| invalid(error.into()))?;
-    let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+    let mut server = ServerConfig::with_crypto(Arc::new(Watching(Arc::new(crypto))));
     server
         .transport_config(Arc::new(options.transport.config(Side::Server)?))
         //
-        .migration(options.migration)
+        .migration(options.migration.unwrap_or(options.service == Service::Submission))
         .max_incoming(MAX_WAITING)
         .incoming_buffer_size(WAITING_OCTETS_EACH)
         .incoming_buffer_size_total(WAITING_OCTETS_ALL);

@@ -9,6 +9,8 @@ use std::time::Duration;
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 
+use crate::observer::Observer;
+
 /// Which of the two protocols a listener or a connector speaks. They differ in the name that TLS agrees on, so that
 /// neither is mistaken for the other, nor for anything else (RFC 7301).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -45,8 +47,13 @@ pub enum EarlyData {
     /// that is larger than the initial window; one that fits waits as long for the proof as for a handshake. What a
     /// client sends so early can be read by whoever steals the server's ticket store later: it has no forward
     /// secrecy (RFC 8446 §2.3), so no password and no mail that demands secrecy may go there.
+    ///
+    /// A client's initial window is ten packets larger then, so that early data leaves room for the handshake.
     Gated,
 }
+
+/// quinn's initial window: ten packets of 1,200 octets (RFC 9002 §7.2).
+const DEFAULT_WINDOW: u64 = 12_000;
 
 /// How fast a sender sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -109,7 +116,7 @@ impl Default for TransportOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     Server,
-    Client { keep_alive: Duration },
+    Client { keep_alive: Duration, early_data: EarlyData },
 }
 
 impl TransportOptions {
@@ -119,6 +126,11 @@ impl TransportOptions {
     /// If a number is beyond what QUIC can express, 2^62 - 1.
     pub(crate) fn config(&self, side: Side) -> io::Result<TransportConfig> {
         let mut config = TransportConfig::default();
+        let early_data = match side {
+            // A server's replies to EHLO are small.
+            Side::Server => EarlyData::Off,
+            Side::Client { early_data, .. } => early_data,
+        };
         let idle = IdleTimeout::try_from(self.idle_timeout)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the idle timeout is too long for QUIC"))?;
         config
@@ -132,12 +144,12 @@ impl TransportOptions {
             .send_window(self.send_window)
             //
             .max_idle_timeout(Some(idle))
-            .congestion_controller_factory(self.controller());
+            .congestion_controller_factory(self.controller(early_data));
         match side {
             //
             Side::Server => config.max_concurrent_bidi_streams(VarInt::from_u32(self.granted_streams())),
             //
-            Side::Client { keep_alive } => config.keep_alive_interval(Some(keep_alive)),
+            Side::Client { keep_alive, .. } => config.keep_alive_interval(Some(keep_alive)),
         };
         if let Some(rtt) = self.initial_rtt {
             config.initial_rtt(rtt);
@@ -151,12 +163,35 @@ impl TransportOptions {
         self.max_streams.saturating_add(self.max_streams.div_ceil(7))
     }
 
-    fn controller(&self) -> Arc<dyn ControllerFactory + Send + Sync> {
+    /// How many octets of early data a client sends before the handshake is complete: what the initial window was set
+    /// to, less a packet for the handshake.
+    //
+    pub(crate) fn early_data_max(&self) -> usize {
+        const PACKET: u64 = 1_200;
+        let window = self.initial_window.unwrap_or(DEFAULT_WINDOW);
+        usize::try_from(window.saturating_sub(PACKET)).unwrap_or(usize::MAX)
+    }
+
+    /// The window to begin with, if it is not the controller's own.
+    ///
+    /// Early data is acknowledged only with the handshake's end. If it filled the window and a packet of the handshake
+    /// were lost, the window would shrink below it, and quinn 0.11 would have no room for the client's last handshake
+    /// message: both sides would wait, for seconds or until they give up. So the window is larger than what may be
+    /// sent early; it then is what slow start makes of it in the round trip that the handshake takes.
+    //
+    fn first_window(&self, early_data: EarlyData) -> Option<u64> {
+        match early_data {
+            EarlyData::Off => self.initial_window,
+            EarlyData::Gated => Some(self.initial_window.unwrap_or(DEFAULT_WINDOW).saturating_add(DEFAULT_WINDOW)),
+        }
+    }
+
+    fn controller(&self, early_data: EarlyData) -> Arc<dyn ControllerFactory + Send + Sync> {
         /// The default of a controller with the initial window, if there is one to set.
         macro_rules! controller {
             ($config:ty) => {{
                 let mut config = <$config>::default();
-                if let Some(window) = self.initial_window {
+                if let Some(window) = self.first_window(early_data) {
                     config.initial_window(window);
                 }
                 Arc::new(config)
@@ -180,8 +215,9 @@ pub struct QuicOptions {
     /// Default: off.
     pub early_data: EarlyData,
     /// Whether a client may go on from another address (RFC 9000 §9). What its sessions know is the address that the
-    /// handshake proved, all the same. Default: false, right for mail between servers; true suits submission.
-    pub migration: bool,
+    /// handshake proved, all the same; the policy is asked about the new one before the next MAIL. Default: what suits
+    /// the service: not for mail between servers, and for submission, whose clients change networks.
+    pub migration: Option<bool>,
     /// With more unfinished handshakes than this, a client has to prove its address first, which costs it a round
     /// trip (RFC 9000 §8.1.2). Default: 64; 0 asks everybody.
     pub retry_above: usize,
@@ -208,7 +244,7 @@ impl Default for QuicOptions {
             service: Service::default(),
             transport: TransportOptions::default(),
             early_data: EarlyData::default(),
-            migration: false,
+            migration: None,
             retry_above: 64,
             max_half_open: 1024,
             handshake_timeout: Duration::from_secs(10),
@@ -240,6 +276,8 @@ pub struct ConnectOptions {
     pub stagger: Duration,
     /// The local address to connect from. Only addresses of its family are tried then. Default: the system's choice.
     pub local: Option<IpAddr>,
+    /// Who is told of the connections. Default: nobody.
+    pub observer: Option<Observer>,
 }
 
 impl Default for ConnectOptions {
@@ -253,6 +291,13 @@ impl Default for ConnectOptions {
             timeout: Duration::from_secs(5 * 60),
             stagger: Duration::from_millis(250),
             local: None,
+            observer: None,
         }
+    }
+}
+
+impl ConnectOptions {
+    pub(crate) const fn side(&self) -> Side {
+        Side::Client { keep_alive: self.keep_alive, early_data: self.early_data }
     }
 }

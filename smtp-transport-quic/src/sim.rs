@@ -7,6 +7,7 @@
 //!
 //! There is no limit on the rate, and no queue.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io::{self, IoSliceMut};
@@ -116,6 +117,18 @@ impl Network {
         }
         let socket = Arc::new(SimSocket { network: self.clone(), address, timer: Mutex::new(None) });
         Endpoint::new_with_abstract_socket(config, None, socket, Arc::new(TokioRuntime))
+    }
+
+    /// Moves an endpoint of this network to another address; its peers find out with the next datagram.
+    ///
+    /// # Errors
+    /// If the address is taken.
+    pub fn rebind(&self, endpoint: &Endpoint, address: SocketAddr) -> io::Result<()> {
+        match self.lock().inboxes.entry(address) {
+            Entry::Occupied(_) => return Err(io::ErrorKind::AddrInUse.into()),
+            Entry::Vacant(place) => place.insert(Inbox::default()),
+        };
+        endpoint.rebind_abstract(Arc::new(SimSocket { network: self.clone(), address, timer: Mutex::new(None) }))
     }
 
     /// From now on datagrams fare like this.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use quinn::{RecvStream, SendStream, StoppedError, VarInt};
-use smtp_core::channel::ChannelInfo;
+use smtp_core::channel::{ChannelInfo, Peer};
 use smtp_core::stream::{BoxFuture, ByteStream, CloseCode};
 use smtp_tls::Role;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::code;
 use crate::error::QuicError;
 use crate::link::{Handshake, Link};
+use crate::observer::Event;
 
 type Stopped = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send>>;
 
@@ -29,6 +30,11 @@ pub struct QuicStream {
     /// The peer has sent something.
     used: bool,
     confirming: Option<BoxFuture<'static, Handshake>>,
+    /// The same for a writer that has sent all it may before.
+    holding: Option<BoxFuture<'static, Handshake>>,
+    /// Octets that were given to QUIC, and taken from it.
+    sent: u64,
+    received: u64,
     /// Last, so that the connection outlives the halves.
     link: Arc<Link>,
 }
@@ -50,7 +56,10 @@ impl QuicStream {
         // It fails only on a stream that is over already.
         let _ = send.set_priority(link.begin());
         let state = State::Open;
-        Self { send, recv, state, used: false, confirming: None, link }
+        let stream =
+            Self { send, recv, state, used: false, confirming: None, holding: None, sent: 0, received: 0, link };
+        stream.link.tell(|_| Event::StreamOpened { id: stream.id() });
+        stream
     }
 
     /// The number of the stream on its connection: 0, 4, 8 … (RFC 9000 §2.1).
@@ -77,6 +86,11 @@ impl ByteStream for QuicStream {
         self.link.info()
     }
 
+    //
+    fn moved(&self) -> Option<Peer> {
+        self.link.moved().map(Peer::Ip)
+    }
+
     // The other streams of the connection go on.
     fn abort(mut self: Box<Self>, code: CloseCode) {
         self.give_up(code);
@@ -84,26 +98,14 @@ impl ByteStream for QuicStream {
 
     // The driver looks at nothing past the first EHLO before this is ready.
     fn poll_confirmed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let now = *self.link.handshake.borrow();
-        let handshake = match now {
-            Handshake::Pending => {
-                let confirming = self.confirming.get_or_insert_with(|| {
-                    let mut handshake = self.link.handshake.clone();
-                    Box::pin(async move {
-                        let done = handshake.wait_for(|handshake| *handshake != Handshake::Pending).await;
-                        done.map_or(Handshake::Failed, |handshake| *handshake)
-                    })
-                });
-                ready!(confirming.as_mut().poll(cx))
-            }
-            other => other,
-        };
-        self.confirming = None;
+        let handshake = ready!(poll_handshake(&self.link, &mut self.confirming, cx));
         Poll::Ready(match handshake {
             Handshake::Done | Handshake::Pending => Ok(()),
             // Only a stream that was opened early is lost; those opened afterwards are like any other.
             Handshake::EarlyDataRefused if self.recv.is_0rtt() => Err(QuicError::EarlyDataRefused.into()),
             Handshake::EarlyDataRefused => Ok(()),
+            // What this side sent after its handshake may have been acted on.
+            Handshake::Failed if self.link.role == Role::Client && !self.recv.is_0rtt() => Ok(()),
             Handshake::Failed => Err(match self.link.quic.close_reason() {
                 Some(error) => self.link.error(error).into(),
                 None => QuicError::ClosedHere.into(),
@@ -117,16 +119,27 @@ impl AsyncRead for QuicStream {
         let before = buf.filled().len();
         let role = self.link.role;
         let result = ready!(self.recv.poll_read_buf(cx, buf)).map_err(|error| QuicError::from_read(error, role));
-        self.used |= buf.filled().len() > before;
+        self.received += (buf.filled().len() - before) as u64;
+        self.used |= self.received > 0;
         Poll::Ready(result.map_err(Into::into))
     }
 }
 
 impl AsyncWrite for QuicStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let role = self.link.role;
-        let result = ready!(Pin::new(&mut self.send).poll_write(cx, buf));
-        Poll::Ready(result.map_err(|error| QuicError::from_write(error, role).into()))
+        let this = &mut *self;
+        let mut room = this.link.early_room();
+        if room == 0 {
+            // However it ends, what comes then is no early data.
+            ready!(poll_handshake(&this.link, &mut this.holding, cx));
+            room = usize::MAX;
+        }
+        let result = ready!(Pin::new(&mut this.send).poll_write(cx, &buf[..buf.len().min(room)]));
+        if let Ok(n) = result {
+            this.link.sent_early(n);
+            this.sent += n as u64;
+        }
+        Poll::Ready(result.map_err(|error| QuicError::from_write(error, this.link.role).into()))
     }
 
     /// quinn sends by itself; there is nothing to push.
@@ -159,6 +172,30 @@ impl AsyncWrite for QuicStream {
     }
 }
 
+/// Ready when the handshake is over, one way or the other. `waiting` is the caller's own: each has another waker.
+fn poll_handshake(
+    link: &Link,
+    waiting: &mut Option<BoxFuture<'static, Handshake>>,
+    cx: &mut Context<'_>,
+) -> Poll<Handshake> {
+    let now = *link.handshake.borrow();
+    let handshake = match now {
+        Handshake::Pending => {
+            let waiting = waiting.get_or_insert_with(|| {
+                let mut handshake = link.handshake.clone();
+                Box::pin(async move {
+                    let done = handshake.wait_for(|handshake| *handshake != Handshake::Pending).await;
+                    done.map_or(Handshake::Failed, |handshake| *handshake)
+                })
+            });
+            ready!(waiting.as_mut().poll(cx))
+        }
+        other => other,
+    };
+    *waiting = None;
+    Poll::Ready(handshake)
+}
+
 impl Drop for QuicStream {
     fn drop(&mut self) {
         let orderly = self.used && matches!(self.state, State::Done | State::Finished(None));
@@ -170,6 +207,7 @@ impl Drop for QuicStream {
                 let _ = self.recv.stop(code::to_wire(CloseCode::NoError));
             }
         }
+        self.link.tell(|_| Event::StreamEnded { id: self.id(), sent: self.sent, received: self.received });
         self.link.end(orderly);
     }
 }

@@ -9,20 +9,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rustls_pki_types::ServerName;
 use smtp_core::stream::{
-    Address, ConnectError, ConnectStep, Connection, Connector, Single, Target, TlsMode, TlsPolicy, Verification,
+    Address, ConnectError, ConnectStep, Connection, Connector, Resolve, Single, SystemResolver, Target, TlsMode,
+    TlsPolicy, Verification, race, socket_addresses,
 };
-use smtp_core::types::{AddressLiteral, Host};
+use smtp_core::types::Host;
 use smtp_tls::{ClientTls, HandshakeError};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream as Socket};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::race::{Failure, interleave, race};
-use crate::resolve::{Resolve, SystemResolver};
 use crate::stream::{ClientUpgrade, TcpStream, Upgrade};
-
-/// A name with more addresses than this has the rest ignored: nobody needs them, and they would only use up time.
-const MAX_ADDRESSES: usize = 16;
 
 /// Settings of a [`TcpConnector`].
 #[derive(Debug, Clone)]
@@ -115,39 +111,6 @@ impl TcpConnector {
         };
         Ok(Some(Prepared { config, name, verification: policy.verification.clone() }))
     }
-
-    async fn addresses(&self, address: &Address) -> Result<Vec<SocketAddr>, ConnectError> {
-        let permanent = |kind, text: &str| {
-            ConnectError::permanent(address, ConnectStep::Resolve, io::Error::new(kind, text.to_owned()))
-        };
-        let Address::Host { host, port } = address else {
-            return Err(permanent(io::ErrorKind::Unsupported, "not an address for TCP"));
-        };
-        let found = match host {
-            Host::Literal(AddressLiteral::V4(ip)) => vec![IpAddr::V4(*ip)],
-            Host::Literal(AddressLiteral::V6(ip)) => vec![IpAddr::V6(*ip)],
-            Host::Literal(AddressLiteral::General(_)) => {
-                return Err(permanent(io::ErrorKind::Unsupported, "not an address for TCP"));
-            }
-            Host::Domain(name) => self.resolver.resolve(name).await.map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => ConnectError::permanent(address, ConnectStep::Resolve, error),
-                _ => ConnectError::transient(address, ConnectStep::Resolve, error),
-            })?,
-        };
-        if found.is_empty() {
-            return Err(permanent(io::ErrorKind::NotFound, "the name has no address"));
-        }
-        let mut usable = interleave(&found);
-        if let Some(local) = self.options.local {
-            usable.retain(|ip| ip.is_ipv4() == local.is_ipv4());
-            if usable.is_empty() {
-                let text = format!("none of its addresses can be reached from {local}: they are of the other family");
-                return Err(permanent(io::ErrorKind::AddrNotAvailable, &text));
-            }
-        }
-        usable.truncate(MAX_ADDRESSES);
-        Ok(usable.into_iter().map(|ip| SocketAddr::new(ip, *port)).collect())
-    }
 }
 
 #[async_trait]
@@ -158,8 +121,8 @@ impl Connector for TcpConnector {
         let deadline = Instant::now() + self.options.timeout;
         let late = |step| ConnectError::transient(address, step, timed_out(self.options.timeout));
 
-        let addresses =
-            timeout_at(deadline, self.addresses(address)).await.map_err(|_| late(ConnectStep::Resolve))??;
+        let addresses = socket_addresses(&*self.resolver, address, self.options.local, "TCP");
+        let addresses = timeout_at(deadline, addresses).await.map_err(|_| late(ConnectStep::Resolve))??;
         let (socket, peer) =
             timeout_at(deadline, race(&addresses, self.options.stagger, |peer| attempt(peer, &self.options)))
                 .await
@@ -234,7 +197,7 @@ fn timed_out(limit: Duration) -> io::Error {
 }
 
 /// One error that tells all.
-fn all_failed(target: &Address, mut failures: Vec<Failure>) -> io::Error {
+fn all_failed(target: &Address, mut failures: Vec<(SocketAddr, io::Error)>) -> io::Error {
     let is_literal = matches!(target, Address::Host { host: Host::Literal(_), .. });
     if is_literal && let Some((_, error)) = failures.pop() {
         return error;

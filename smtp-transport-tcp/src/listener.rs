@@ -3,15 +3,12 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
-use smtp_core::stream::{ByteStream, Connection, Listener, Single};
+use smtp_core::stream::{Backoff, ByteStream, Connection, Listener, Single};
 use smtp_tls::ServerTls;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::time::Instant;
 
-use crate::backoff::{Backoff, Remedy};
 use crate::stream::{TcpStream, Upgrade};
 
 /// TLS on a listener.
@@ -59,7 +56,7 @@ pub struct TcpListener {
     socket: tokio::net::TcpListener,
     local: SocketAddr,
     tls: Tls,
-    backoff: Mutex<Backoff>,
+    backoff: Backoff,
 }
 
 impl TcpListener {
@@ -87,7 +84,7 @@ impl TcpListener {
         socket.set_nonblocking(true)?;
         let socket = tokio::net::TcpListener::from_std(socket)?;
         let local = socket.local_addr()?;
-        Ok(Self { socket, local, tls, backoff: Mutex::new(Backoff::new()) })
+        Ok(Self { socket, local, tls, backoff: Backoff::new() })
     }
 
     /// Where it listens, with the real port.
@@ -98,35 +95,17 @@ impl TcpListener {
 
     async fn accept_stream(&self) -> io::Result<TcpStream> {
         loop {
-            let error = match self.socket.accept().await {
+            match self.socket.accept().await {
                 Ok((socket, peer)) => {
-                    self.backoff.lock().unwrap_or_else(PoisonError::into_inner).succeeded();
+                    self.backoff.succeeded();
                     match self.stream(socket, peer) {
                         Ok(stream) => return Ok(stream),
                         Err(error) => {
                             tracing::debug!(listener = %self.local, %peer, %error, "connection died in the queue");
-                            continue;
                         }
                     }
                 }
-                Err(error) => error,
-            };
-            match Remedy::of(&error) {
-                Remedy::Next => tracing::debug!(listener = %self.local, %error, "connection died in the queue"),
-                Remedy::GiveUp => return Err(error),
-                Remedy::Wait => {
-                    let now = Instant::now();
-                    let (wait, is_new) = self.backoff.lock().unwrap_or_else(PoisonError::into_inner).failed(now);
-                    if is_new {
-                        tracing::warn!(
-                            listener = %self.local, %error,
-                            "cannot accept connections; trying again until it works (too low a limit on open files?)"
-                        );
-                    } else {
-                        tracing::trace!(listener = %self.local, %error, ?wait, "still cannot accept");
-                    }
-                    tokio::time::sleep(wait).await;
-                }
+                Err(error) => self.backoff.after(&self.local, error).await?,
             }
         }
     }

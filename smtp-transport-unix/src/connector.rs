@@ -11,7 +11,6 @@ use smtp_core::stream::{
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::backoff::waits;
 use crate::peer;
 
 /// Makes connections to Unix sockets: [`Address::Path`].
@@ -79,11 +78,12 @@ pub(crate) fn refuse_tls(address: &Address, policy: &TlsPolicy) -> Result<(), Co
 
 /// A socket whose queue is full has no way to tell when there is room again: EAGAIN means to try again later.
 async fn connect(path: &Path) -> io::Result<UnixStream> {
-    for wait in waits() {
+    let mut wait = Duration::from_millis(5);
+    loop {
         match UnixStream::connect(path).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(wait).await,
             other => return other,
         }
+        wait = (wait * 2).min(Duration::from_secs(1));
     }
-    Err(io::ErrorKind::TimedOut.into())
 }

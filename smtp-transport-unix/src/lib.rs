@@ -2,7 +2,6 @@
 #![doc = include_str!("../README.md")]
 
 mod activation;
-mod backoff;
 mod bind;
 mod connector;
 mod listener;

@@ -6,10 +6,9 @@ use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use smtp_core::stream::{Connection, Listener, Plain, Single};
+use smtp_core::stream::{Backoff, Connection, Listener, Plain, Single};
 use tokio::net::UnixStream;
 
-use crate::backoff::{Remedy, waits};
 use crate::bind::{ListenOptions, SocketFile, bind};
 use crate::{peer, url};
 
@@ -28,6 +27,7 @@ pub struct UnixListener {
     _file: Option<SocketFile>,
     socket: tokio::net::UnixListener,
     path: Option<PathBuf>,
+    backoff: Backoff,
 }
 
 impl UnixListener {
@@ -58,7 +58,7 @@ impl UnixListener {
     pub fn from_std(socket: StdListener) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let path = socket.local_addr()?.as_pathname().map(Path::to_owned);
-        Ok(Self { socket: tokio::net::UnixListener::from_std(socket)?, path, _file: None })
+        Ok(Self { socket: tokio::net::UnixListener::from_std(socket)?, path, _file: None, backoff: Backoff::new() })
     }
 
     /// Where it listens; `None` for a socket without a name in the file system.
@@ -68,25 +68,13 @@ impl UnixListener {
     }
 
     async fn accept_stream(&self) -> io::Result<UnixStream> {
-        let mut waits = waits().enumerate();
         loop {
-            let error = match self.socket.accept().await {
-                Ok((stream, _)) => return Ok(stream),
-                Err(error) => error,
-            };
-            match Remedy::of(&error) {
-                Remedy::Next => tracing::debug!(listener = self.url(), %error, "connection died in the queue"),
-                Remedy::GiveUp => return Err(error),
-                Remedy::Wait => {
-                    let (attempt, wait) = waits.next().unwrap_or_default();
-                    if attempt == 0 {
-                        tracing::warn!(
-                            listener = self.url(), %error,
-                            "cannot accept connections; trying again until it works (too low a limit on open files?)"
-                        );
-                    }
-                    tokio::time::sleep(wait).await;
+            match self.socket.accept().await {
+                Ok((stream, _)) => {
+                    self.backoff.succeeded();
+                    return Ok(stream);
                 }
+                Err(error) => self.backoff.after(&self.url(), error).await?,
             }
         }
     }

@@ -41,12 +41,12 @@ impl<L: Listener> Listener for WebSocketListener<L> {
         Ok(Box::new(Accepted { inner, origins: Arc::clone(&self.origins) }))
     }
 
-    /// `ws://127.0.0.1:8080`, or `wss://…` over TLS.
+    /// `smtp+ws://127.0.0.1:8080`, or `smtp+wss://…` over TLS.
     fn url(&self) -> String {
         let inner = self.inner.url();
         match inner.split_once(':') {
-            Some(("smtp", rest)) => format!("ws:{rest}"),
-            Some(("smtps", rest)) => format!("wss:{rest}"),
+            Some(("smtp", rest)) => format!("smtp+ws:{rest}"),
+            Some(("smtps", rest)) => format!("smtp+wss:{rest}"),
             _ => format!("ws+{inner}"),
         }
     }

@@ -52,7 +52,9 @@ impl Server {
     /// [`Skip`] if the binary is not there or does not come up; its last words are in it.
     pub fn start(arguments: &[&str]) -> Result<Self, Skip> {
         let data = TempDir::new().map_err(|error| Skip(format!("a folder for the server's data: {error}")))?;
-        let listeners = arguments.iter().filter(|a| **a == "--listen").count().max(1);
+        let named = arguments.iter().filter(|a| **a == "--listen").count();
+        // Without any there are two.
+        let listeners = if named == 0 { 2 } else { named };
         let mut child = Command::new(path()?)
             .arg("serve")
             .arg("--data-dir")

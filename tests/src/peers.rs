@@ -1,8 +1,9 @@
 //! Real mail programs to test against, each started as an instance of its own.
 //!
 //! A peer here is a program from a Debian package: [`Postfix`] and [`Exim`] as
-//! servers (and as clients that send to us), and the short-lived [`tools`]:
-//! `swaks`, `curl`, Python, `smtp-source`. `.ci/setup` installs them.
+//! servers (and as clients that send to us), [`Nsd`] as a name server, and the short-lived [`tools`]:
+//! `swaks`, `curl`, Python, `smtp-source`. For SMTP over QUIC there is
+//! [`aioquic`], with our own scripts. `.ci/setup` installs them.
 //!
 //! Every instance has its own configuration, spool and mailboxes in a temporary
 //! folder, listens on a free loopback port, never sends anything beyond
@@ -39,13 +40,16 @@
 //! Everything here blocks, for a bounded time. Inside an async test call it on
 //! `tokio::task::spawn_blocking`, or use a multi-threaded runtime.
 
+pub mod aioquic;
 mod exim;
 mod mailbox;
+mod nsd;
 mod postfix;
 mod process;
 pub mod tools;
 
 pub use exim::{Exim, EximOptions};
+pub use nsd::Nsd;
 pub use postfix::{Postfix, PostfixOptions};
 
 use std::fmt;

@@ -8,8 +8,9 @@ use smtp_client::sasl::{Credentials, Exposure};
 use smtp_client::{Connection, Error, Options, SendOptions, Step, Timeouts, Transfer};
 use smtp_core::extension::{BodyType, Size, SmtpUtf8};
 use smtp_core::service::Body;
-use smtp_core::stream::{Connector, TlsPolicy};
+use smtp_core::stream::TlsPolicy;
 use smtp_core::types::{EhloName, Envelope, Invalid, Mail, Mailbox, Parameters, Rcpt, ReversePath};
+use smtp_transport_quic::Observer;
 
 use super::lockstep::{self, Until};
 use super::recorder::Recorder;
@@ -19,6 +20,7 @@ use super::{Arguments, Stage, message};
 use crate::connect::{TlsOptions, connect, read_password};
 use crate::exit::{Exit, Failure};
 use crate::transcript::{Output, Transcript};
+use crate::transport::{Calling, Quic, Way};
 use crate::url::Url;
 use crate::values::flatten;
 
@@ -26,7 +28,7 @@ use crate::values::flatten;
 struct Job {
     url: Url,
     policy: TlsPolicy,
-    connector: Box<dyn Connector>,
+    way: Way,
     credentials: Option<Credentials>,
     hello: Option<EhloName>,
     timeouts: Timeouts,
@@ -49,8 +51,9 @@ pub(crate) async fn run(arguments: Arguments) -> Exit {
         recipients: flatten(arguments.to.clone()).into_iter().map(Recipient::unsent).collect(),
         ..Report::default()
     };
-    let report = match Job::new(arguments) {
-        Ok(job) => job.run(&Arc::new(Recorder::new(transcript)), blank).await,
+    let recorder = Arc::new(Recorder::new(transcript));
+    let report = match Job::new(arguments, &recorder) {
+        Ok(job) => job.run(&recorder, blank).await,
         Err(failure) => Report { error: Some((None, failure)), ..blank },
     };
     if json {
@@ -65,7 +68,7 @@ pub(crate) async fn run(arguments: Arguments) -> Exit {
 }
 
 impl Job {
-    fn new(arguments: Arguments) -> Result<Self, Failure> {
+    fn new(arguments: Arguments, recorder: &Arc<Recorder>) -> Result<Self, Failure> {
         let last = arguments.quit_after.unwrap_or(Stage::Data);
         let missing = |option: &str| {
             Failure::usage(format!("{option} is missing"))
@@ -89,7 +92,11 @@ impl Job {
         let with_auth = arguments.user.is_some() || arguments.auth.is_some();
         let policy = tls.policy(&url, with_auth)?;
         let wait = arguments.timeout.map(|wait| wait.0);
-        let connector = tls.connector(&url, wait)?;
+        let seen = Arc::clone(recorder);
+        let observer = Some(Observer::new(move |event| seen.note(event)));
+        // Early data needs a ticket of an earlier connection, and this is the only one.
+        let quic = Quic::new(None, arguments.qlog_dir)?;
+        let way = tls.way(&url, Calling { wait, quic, observer })?;
         let user = arguments.user.as_deref();
         let credentials = with_auth
             .then(|| credentials(user, arguments.password_file.as_deref(), arguments.auth.as_deref(), tls.insecure))
@@ -102,7 +109,7 @@ impl Job {
         Ok(Self {
             url,
             policy,
-            connector,
+            way,
             credentials,
             hello: arguments.helo,
             timeouts: wait.map_or_else(Timeouts::default, Timeouts::all),
@@ -121,6 +128,7 @@ impl Job {
             Ok(answers) => (answers, None),
             Err(error) => (None, Some((Some(error.step()), failure_of(&error)))),
         };
+        self.way.leave().await;
         let recipients = match &answers {
             Some(answers) => recipients(&self.to, answers, &recorder.seen()),
             None => blank.recipients,
@@ -141,7 +149,8 @@ impl Job {
             observer: Some(Arc::clone(recorder) as Arc<dyn smtp_client::Observer>),
             ..Options::default()
         };
-        let mut connection = connect(&*self.connector, &self.url, &self.policy, options, self.hello.clone()).await?;
+        let mut connection =
+            connect(&*self.way.connector, &self.url, &self.policy, options, self.hello.clone()).await?;
         let result = self.stages(&mut connection).await;
         // What counts has been said; and after an error there may be nobody to say it to.
         let _ = connection.quit().await;

@@ -8,6 +8,7 @@ use smtp_core::service::{Claim, Outcome, Receipt};
 use smtp_core::stream::{ConnectError, ConnectStep};
 use smtp_core::types::{Mailbox, Refusal, Reply, Severity};
 use smtp_tls::{HandshakeError, SetupError};
+use smtp_transport_quic::QuicError;
 
 use super::recorder::Seen;
 use crate::exit::{Exit, Failure};
@@ -141,7 +142,7 @@ fn judge(error: &Error) -> (Exit, Option<&'static str>) {
     }
 }
 
-const CHECK_SERVER: &str = "is the server running, and are host and port right?";
+const CHECK_SERVER: &str = "is the server running, and is its address right?";
 
 fn connecting(error: &ConnectError) -> (Exit, Option<&'static str>) {
     match error.step {
@@ -157,7 +158,14 @@ fn handshake(error: &io::Error) -> (Exit, Option<&'static str>) {
     if inner.is_some_and(|inner| inner.is::<SetupError>()) {
         return (Exit::Config, None);
     }
-    match inner.and_then(|inner| inner.downcast_ref::<HandshakeError>()) {
+    // QUIC has its handshake within an error of its own, and cannot do without TLS.
+    let quic = inner.and_then(|inner| inner.downcast_ref::<QuicError>());
+    let failed = match quic {
+        Some(QuicError::Handshake(error)) => Some(error),
+        Some(_) => return (Exit::Unavailable, None),
+        None => inner.and_then(|inner| inner.downcast_ref::<HandshakeError>()),
+    };
+    match failed {
         // Their texts say what to do.
         Some(
             HandshakeError::UnknownIssuer { .. }
@@ -171,10 +179,10 @@ fn handshake(error: &io::Error) -> (Exit, Option<&'static str>) {
             | HandshakeError::CertificateRequired { .. }
             | HandshakeError::CertificateRefused { .. },
         ) => (Exit::Policy, None),
-        Some(HandshakeError::Closed { .. } | HandshakeError::Io(_)) | None => {
+        Some(HandshakeError::Closed { .. } | HandshakeError::Io(_)) | None if quic.is_none() => {
             (Exit::Unavailable, Some("?tls=none does without TLS, if the mail may be read by others"))
         }
-        Some(_) => (Exit::Unavailable, None),
+        Some(_) | None => (Exit::Unavailable, None),
     }
 }
 

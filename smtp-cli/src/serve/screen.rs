@@ -7,23 +7,38 @@ use smtp_server::AuthLayer;
 
 use super::Plan;
 use super::store::Store;
-use crate::url::{Carrier, TlsChoice, Url};
+use crate::transport::{Socket, Trial};
 
 const HEAD: Style = Style::new().bold();
 const LABEL: Style = Style::new().dimmed();
 const PASTE: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Cyan)));
 
-/// Shows it on stderr.
-pub(super) fn show(plan: &Plan, store: &Store, announced: &[String]) {
-    // Nobody may be looking.
-    let _ = write(&mut anstream::stderr().lock(), plan, store, announced, &program());
+/// What is shown of a socket.
+#[derive(Debug)]
+pub(super) struct Shown {
+    /// What clients are given.
+    pub(super) url: String,
+    cover: &'static str,
+    trial: Trial,
 }
 
-fn write(out: &mut impl Write, plan: &Plan, store: &Store, announced: &[String], program: &str) -> io::Result<()> {
+impl Shown {
+    pub(super) fn of(socket: &Socket) -> Self {
+        Self { url: socket.url.clone(), cover: socket.cover, trial: socket.trial }
+    }
+}
+
+/// Shows it on stderr.
+pub(super) fn show(plan: &Plan, store: &Store, sockets: &[Shown]) {
+    // Nobody may be looking.
+    let _ = write(&mut anstream::stderr().lock(), plan, store, sockets, &program());
+}
+
+fn write(out: &mut impl Write, plan: &Plan, store: &Store, sockets: &[Shown], program: &str) -> io::Result<()> {
     writeln!(out, "{HEAD}smtp {} is up{HEAD:#}\n", env!("CARGO_PKG_VERSION"))?;
     let mut label = "listens on";
-    for (url, shown) in plan.urls.iter().zip(announced) {
-        writeln!(out, "  {LABEL}{label:13}{LABEL:#}{shown}  {LABEL}{}{LABEL:#}", cover(url))?;
+    for Shown { url, cover, .. } in sockets {
+        writeln!(out, "  {LABEL}{label:13}{LABEL:#}{url}  {LABEL}{cover}{LABEL:#}")?;
         label = "";
     }
     writeln!(out, "  {LABEL}{:13}{LABEL:#}{}", "takes", takes(plan))?;
@@ -38,37 +53,28 @@ fn write(out: &mut impl Write, plan: &Plan, store: &Store, announced: &[String],
         }
     };
     writeln!(out, "  {LABEL}{:13}{LABEL:#}{users}", "signs in")?;
-    if let Some(made) = store.tls.as_ref().and_then(|tls| tls.self_signed.as_ref()) {
+    let self_signed = store.tls.as_ref().and_then(|tls| tls.self_signed.as_ref());
+    if let Some(made) = self_signed {
         let new = if made.is_new() { ", made just now" } else { "" };
         writeln!(out, "  {LABEL}{:13}{LABEL:#}self-signed{new}; its pin, for --pin:", "certificate")?;
         writeln!(out, "  {:13}{}", "", made.pin())?;
     }
-    let Some((url, address)) = plan.urls.first().zip(announced.first()) else { return Ok(()) };
-    let address = reachable(address);
     let to = plan.mailboxes.first().map_or_else(|| example(plan), ToString::to_string);
     writeln!(out, "\n{HEAD}Send it a first mail{HEAD:#}, from another terminal:\n")?;
-    let pin = match store.tls.as_ref().and_then(|tls| tls.self_signed.as_ref()) {
-        Some(made) if url.scheme.carrier == Carrier::TlsOverTcp => format!(" --pin {}", made.pin()),
-        _ => String::new(),
-    };
-    writeln!(out, "  {PASTE}{program} send --server {address} --from me@example.org --to {to}{pin}{PASTE:#}")?;
-    let insecure = if url.tls == Some(TlsChoice::Required) { " --ssl-reqd -k" } else { "" };
-    let insecure = if url.scheme.carrier == Carrier::TlsOverTcp { " -k" } else { insecure };
-    writeln!(
-        out,
-        "  {PASTE}echo 'Subject: hello' | curl --crlf{insecure} {address} --mail-from me@example.org --mail-rcpt {to} -T -{PASTE:#}"
-    )?;
+    for Shown { url, trial, .. } in sockets {
+        let url = quoted(&reachable(url));
+        let pin =
+            self_signed.filter(|_| trial.verifies).map_or_else(String::new, |made| format!(" --pin {}", made.pin()));
+        writeln!(out, "  {PASTE}{program} send --server {url} --from me@example.org --to {to}{pin}{PASTE:#}")?;
+        if let Some(more) = trial.curl {
+            writeln!(
+                out,
+                "  {PASTE}echo 'Subject: hello' | curl --crlf{more} {url} --mail-from me@example.org --mail-rcpt {to} -T -{PASTE:#}"
+            )?;
+        }
+    }
     writeln!(out, "\n{LABEL}Ctrl-C ends it. The log follows.{LABEL:#}\n")?;
     out.flush()
-}
-
-fn cover(url: &Url) -> &'static str {
-    match (url.scheme.carrier, url.tls) {
-        (Carrier::TlsOverTcp, _) => "TLS from the first octet",
-        (Carrier::Tcp, Some(TlsChoice::Required)) => "STARTTLS, required",
-        (Carrier::Tcp, Some(TlsChoice::None)) => "in clear",
-        (Carrier::Tcp, Some(TlsChoice::Opportunistic) | None) => "with STARTTLS",
-    }
 }
 
 fn takes(plan: &Plan) -> String {
@@ -91,6 +97,11 @@ fn example(plan: &Plan) -> String {
 /// The URL for somebody on this machine: nobody can connect to "all addresses".
 fn reachable(url: &str) -> String {
     url.replacen("//0.0.0.0:", "//127.0.0.1:", 1).replacen("//[::]:", "//[::1]:", 1)
+}
+
+/// As a shell takes it.
+fn quoted(url: &str) -> String {
+    if url.contains(['?', '&', ' ', '\'']) { format!("'{}'", url.replace('\'', "'\\''")) } else { url.to_owned() }
 }
 
 /// How this program was called, so that the line works when it is pasted.

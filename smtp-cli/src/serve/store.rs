@@ -13,7 +13,7 @@ use smtp_tls::{ClientCertificates, SelfSigned, ServerTls};
 
 use super::Plan;
 use crate::exit::{Failure, warn};
-use crate::listen::want_tls;
+use crate::transport::want_tls;
 
 /// All of it, opened.
 #[derive(Debug)]

@@ -29,6 +29,11 @@ impl Screen {
         Self { transcript, typed: Mutex::new(None), interactive }
     }
 
+    /// A remark.
+    pub(super) fn note(&self, text: impl std::fmt::Display) {
+        self.transcript.note(text);
+    }
+
     fn typed(&self, line: Option<&str>) {
         if self.interactive {
             *self.typed.lock().unwrap_or_else(PoisonError::into_inner) = line.map(str::to_owned);

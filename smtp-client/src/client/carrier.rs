@@ -3,9 +3,10 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use smtp_core::stream::{self, ByteStream, Connector, Target, TlsPolicy};
+use async_trait::async_trait;
+use smtp_core::stream::{self, Address, ByteStream, Connector, Target, TlsPolicy};
 
-use crate::connection::{open, reach};
+use crate::connection::{Own, Reopen, open, reach};
 use crate::{Error, Options};
 
 /// Connections on which another stream can be opened. Those that are themselves one stream are not kept here.
@@ -22,12 +23,21 @@ pub(super) struct Carriers {
 /// A connection, and how many streams are in use on it.
 struct Carrier {
     connection: tokio::sync::Mutex<Box<dyn stream::Connection>>,
+    address: Address,
     max: usize,
     used: AtomicUsize,
 }
 
 /// A stream's place on its carrier; dropping it makes room for another.
 struct Slot(Arc<Carrier>);
+
+#[async_trait]
+impl Reopen for Slot {
+    async fn reopen(&mut self, options: &Options) -> Result<Box<dyn ByteStream>, Error> {
+        let mut connection = self.0.connection.lock().await;
+        open(&mut **connection, &self.0.address, options).await
+    }
+}
 
 impl Carriers {
     /// A stream to `target`: on a connection that is there and has room, else on a new one. The other thing is what
@@ -38,14 +48,10 @@ impl Carriers {
         target: &Target,
         policy: &TlsPolicy,
         options: &Options,
-    ) -> Result<(Box<dyn ByteStream>, Box<dyn Send>), Error> {
+    ) -> Result<(Box<dyn ByteStream>, Box<dyn Reopen>), Error> {
         loop {
-            while let Some(slot) = self.reserve() {
-                let stream = {
-                    let mut connection = slot.0.connection.lock().await;
-                    open(&mut **connection, &target.address, options).await
-                };
-                match stream {
+            while let Some(mut slot) = self.reserve() {
+                match slot.reopen(options).await {
                     Ok(stream) => return Ok((stream, Box::new(slot))),
                     // It is of no more use: another, or a new one.
                     Err(_) => self.lock().retain(|carrier| !Arc::ptr_eq(carrier, &slot.0)),
@@ -72,15 +78,20 @@ impl Carriers {
         target: &Target,
         policy: &TlsPolicy,
         options: &Options,
-    ) -> Result<(Box<dyn ByteStream>, Box<dyn Send>), Error> {
+    ) -> Result<(Box<dyn ByteStream>, Box<dyn Reopen>), Error> {
         let mut connection = reach(connector, target, policy, options).await?;
         let max = connection.max_parallel();
         let stream = open(&mut *connection, &target.address, options).await?;
         self.each_alone.store(max <= 1, Ordering::Release);
         if max <= 1 {
-            return Ok((stream, Box::new(connection)));
+            return Ok((stream, Box::new(Own { connection, address: target.address.clone() })));
         }
-        let carrier = Arc::new(Carrier { connection: connection.into(), max, used: AtomicUsize::new(1) });
+        let carrier = Arc::new(Carrier {
+            connection: connection.into(),
+            address: target.address.clone(),
+            max,
+            used: AtomicUsize::new(1),
+        });
         self.lock().push(Arc::clone(&carrier));
         Ok((stream, Box::new(Slot(carrier))))
     }

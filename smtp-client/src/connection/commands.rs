@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use smtp_core::service::{Body, Outcome};
-use smtp_core::session::client::NotNow;
+use smtp_core::session::client::{Awaited, NotNow};
 use smtp_core::types::{Command, Invalid, Mail, Rcpt, Reply, Severity, Verb};
 use smtp_core::wire::decode_command;
 
@@ -21,6 +21,9 @@ impl Connection {
     /// # Errors
     /// As for every step.
     pub async fn mail(&mut self, mail: &Mail) -> Result<Reply, Error> {
+        if needs_secrecy(mail) {
+            self.confirmed(Step::Mail).await?;
+        }
         self.ask(&Command::Mail(mail.clone())).await
     }
 
@@ -148,6 +151,9 @@ impl Connection {
         if matches!(decode_command(line.as_bytes()), Ok(Command::Bdat { .. })) {
             return Err(Error::local(Step::Other, Invalid::new("line", "BDAT is of no use without its octets")));
         }
+        // Whatever it is.
+        self.confirmed(Step::Other).await?;
+        let greeted = self.wire.session.awaits() != Some(Awaited::Command(Verb::Connect));
         let verb = self.wire.session.raw(line).map_err(|why| Error::local(Step::Other, why))?;
         if let Some(observer) = &self.options.observer {
             match verb {
@@ -155,6 +161,9 @@ impl Connection {
                 Verb::Response => observer.sent("***"),
                 _ => observer.sent(line),
             }
+        }
+        if !greeted {
+            self.greeted_late().await?;
         }
         let reply = self.next().await?.reply;
         if self.wire.session.is_upgrading() {
@@ -169,6 +178,11 @@ impl Connection {
         }
         Ok(reply)
     }
+}
+
+/// The message may travel only where nobody can read it later (RFC 8689).
+pub(crate) fn needs_secrecy(mail: &Mail) -> bool {
+    mail.parameters.iter().any(|(keyword, _)| keyword.eq_ignore_ascii_case("REQUIRETLS"))
 }
 
 /// The text, if it can stand in a line.

@@ -49,6 +49,8 @@ impl Connection {
         // RFC 5321 §3.2 and §4.1.1.1. STARTTLS is an extension: who needs it cannot do with HELO. A 4yz is no sign of
         // an old server.
         let old = reply.severity() == Severity::Permanent && kind == HelloKind::Ehlo;
+        // Nor is there an old server behind a channel that implies extensions.
+        let old = old && self.info.implied.is_empty();
         let needs_starttls = self.policy.mode == TlsMode::Required && self.info.tls.is_none();
         if old && !needs_starttls && self.wire.session.is_idle() {
             let reply = self.greet(HelloKind::Helo).await?;
@@ -57,7 +59,15 @@ impl Connection {
         accepted(Step::Hello, reply)
     }
 
+    /// EHLO may be early data. If the server does not take it, it goes once more on another stream.
     async fn greet(&mut self, kind: HelloKind) -> Result<Reply, Error> {
+        match self.say_hello(kind).await {
+            Err(_) if self.wire.is_unseen() && self.renew().await => self.say_hello(kind).await,
+            result => result,
+        }
+    }
+
+    async fn say_hello(&mut self, kind: HelloKind) -> Result<Reply, Error> {
         let command = Command::Hello(Hello { kind, name: self.options.hello.clone() });
         if self.wire.session.awaits() != Some(Awaited::Command(Verb::Connect)) {
             return self.exchange(&command).await;
@@ -68,7 +78,7 @@ impl Connection {
     }
 
     /// The greeting, behind an EHLO that had to go first.
-    async fn greeted_late(&mut self) -> Result<(), Error> {
+    pub(super) async fn greeted_late(&mut self) -> Result<(), Error> {
         let greeting = self.next().await?.reply;
         if greeting.severity() != Severity::Success {
             // The reply to EHLO, a 503, has to be read before QUIT.

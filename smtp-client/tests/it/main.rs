@@ -4,9 +4,11 @@
 
 mod auth;
 mod deadlines;
+mod early;
 mod lmtp;
 mod peer;
 mod pool;
+mod racing;
 mod send;
 mod server;
 mod steps;

@@ -14,7 +14,7 @@ use super::Settings;
 use super::timer::Timer;
 use super::transaction::Delivering;
 use super::wire::Wire;
-use crate::channel::SessionInfo;
+use crate::channel::{Peer, SessionInfo};
 use crate::service::{BoxError, Delivery, Policy, Request, Verdict, reply_for};
 use crate::session::server::{Session, Step, Ticket};
 use crate::stream::{ByteStream, CloseCode};
@@ -23,6 +23,9 @@ use crate::types::{Command, Envelope, Refusal};
 /// How much of what a client still sends after the last reply is read and thrown away, in octets, so that the reply
 /// is not destroyed by a reset.
 const LINGER_MAX: usize = 1 << 20;
+
+/// How long a client has to close after the last reply of a server that is going down.
+const DRAIN_LINGER: Duration = Duration::from_secs(1);
 
 /// One session with everything it needs.
 pub(super) struct Dialogue<P: Policy, D: Delivery> {
@@ -38,6 +41,8 @@ pub(super) struct Dialogue<P: Policy, D: Delivery> {
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
     draining: bool,
     confirmed: bool,
+    /// Where a peer that has moved may send from.
+    admitted: Option<Peer>,
     pub(super) rate: Rate,
 }
 
@@ -86,6 +91,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             drain: Box::pin(drain.child_token().cancelled_owned()),
             draining: false,
             confirmed: false,
+            admitted: None,
             rate: Rate::default(),
         }
     }
@@ -136,6 +142,12 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
         if !self.confirmed && !harmless {
             self.confirm().await?;
         }
+        if matches!(command, Command::Mail(_))
+            && let Some(verdict) = self.readmit().await
+        {
+            self.settle(ticket, verdict);
+            return Ok(());
+        }
         let mut request = Some(Request { session: Arc::clone(self.session.info()), command });
         self.timer.arm(self.settings.timeouts.policy);
         poll_fn(|cx| {
@@ -169,6 +181,31 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
         })
         .await;
         Ok(())
+    }
+
+    /// A peer that has moved is asked about once more as if it had just come, from where it is now; what it is told if
+    /// it may not send from there. Nothing else is with the policy: MAIL has waited for all other answers.
+    async fn readmit(&mut self) -> Option<Verdict> {
+        let peer = self.wire.moved()?;
+        if self.admitted.as_ref() == Some(&peer) {
+            return None;
+        }
+        let mut session = SessionInfo::clone(self.session.info());
+        session.channel.peer = peer.clone();
+        let request = Request { session: Arc::new(session), command: Command::Connect };
+        let asked = async {
+            poll_fn(|cx| self.policy.poll_ready(cx)).await?;
+            self.policy.call(request).await
+        };
+        match tokio::time::timeout(self.settings.timeouts.policy, asked).await {
+            Ok(Ok(Verdict::Refuse(refusal))) => Some(Verdict::Refuse(refusal)),
+            Ok(Ok(_)) => {
+                self.admitted = Some(peer);
+                None
+            }
+            Ok(Err(error)) => Some(refuse(error)),
+            Err(_) => Some(late()),
+        }
     }
 
     /// Early data could be a replay: nothing past the first EHLO counts before the handshake is complete. Then more is
@@ -287,16 +324,17 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             if self.wire.eof {
                 return Poll::Ready(Ok(Waited::Eof));
             }
+            // Before reading: a client that always has something to say has to hear it too.
+            if !self.draining && self.drain.as_mut().poll(cx).is_ready() {
+                self.draining = true;
+                self.session.drain();
+                return Poll::Ready(Ok(Waited::Changed));
+            }
             if let Poll::Ready(result) = self.wire.poll_read(content, cx) {
                 return Poll::Ready(result.map(|n| {
                     self.rate.octets += n as u64;
                     Waited::Changed
                 }));
-            }
-            if !self.draining && self.drain.as_mut().poll(cx).is_ready() {
-                self.draining = true;
-                self.session.drain();
-                return Poll::Ready(Ok(Waited::Changed));
             }
             if started.is_none() {
                 started = Some(Instant::now());
@@ -388,6 +426,10 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
         self.timer.arm(self.settings.timeouts.close);
         let quit = self.wire.input.is_empty() && self.session.has_quit();
         self.with_deadline(|this, cx| this.wire.poll_shutdown(cx)).await?;
+        if self.draining {
+            // An idle client that was told 421 may not look at its socket for hours: a drain does not wait for it.
+            self.timer.arm(self.settings.timeouts.close.min(DRAIN_LINGER));
+        }
         let mut read = self.wire.input.len();
         while !quit && !self.wire.eof && read < LINGER_MAX {
             self.wire.input.clear();

@@ -255,6 +255,18 @@ async fn content_in_drops_is_ended() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_an_idle_client_to_look_at_its_socket() {
+    let (ours, session, drain) = start(accept_all(), record(&Taken::default()), settings());
+    let session = tokio::spawn(session);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let begin = tokio::time::Instant::now();
+    drain.cancel();
+    session.await.unwrap().unwrap();
+    assert!(begin.elapsed() <= Duration::from_secs(1), "{:?}", begin.elapsed());
+    drop(ours);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_the_open_transaction_only() {
     let taken = Taken::default();
     let (mut ours, session, drain) = start(accept_all(), record(&taken), settings());
@@ -278,6 +290,16 @@ async fn a_drain_waits_for_the_open_transaction_only() {
     let mut said = String::new();
     idle.read_to_string(&mut said).await.unwrap();
     assert_eq!(codes(&said), ["220", "421"]);
+
+    // Who comes late has said everything already, and begins nothing with it.
+    let (mut late, session, drain) = start(accept_all(), record(&taken), settings());
+    drain.cancel();
+    late.write_all(b"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 3 LAST\r\nx\r\n").await.unwrap();
+    tokio::spawn(session);
+    let mut said = String::new();
+    late.read_to_string(&mut said).await.unwrap();
+    assert_eq!(codes(&said), ["220", "421"], "{said}");
+    assert_eq!(taken.lock().unwrap().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use std::io;
 use bytes::{Buf, BytesMut};
 use tokio_util::io::poll_read_buf;
 
-use crate::channel::ChannelInfo;
+use crate::channel::{ChannelInfo, Peer};
 use crate::stream::ByteStream;
 
 /// How much is read at once while commands are expected, in octets.
@@ -114,6 +114,11 @@ impl Wire {
     /// The channel's facts as they are now.
     pub(super) fn info(&self) -> Option<ChannelInfo> {
         self.io.as_ref().map(|io| io.info())
+    }
+
+    /// Where the peer is now, if it has moved.
+    pub(super) fn moved(&self) -> Option<Peer> {
+        self.io.as_ref().and_then(|io| io.moved())
     }
 
     /// True if what was received is no early data, as on most transports.

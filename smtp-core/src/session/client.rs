@@ -219,10 +219,13 @@ impl Session {
         if line.chars().any(char::is_control) {
             return Err(NotNow::Control);
         }
-        if let Some(asked) = self.waiting.back() {
-            return Err(NotNow::Outstanding(asked.what.awaited()));
+        // Where the client speaks first, its first line goes ahead of the greeting.
+        let first = |asked: &Asked| self.client_speaks_first && matches!(asked.what, What::Command(Verb::Connect));
+        match self.waiting.back() {
+            Some(asked) if !first(asked) => return Err(NotNow::Outstanding(asked.what.awaited())),
+            Some(_) => self.may_follow(Verb::Hello)?,
+            None => self.may_follow(Verb::Other)?,
         }
-        self.may_follow(Verb::Other)?;
         let what = match decode_command(line.as_bytes()) {
             _ if self.state == State::Sasl => What::Command(Verb::Response),
             Ok(Command::Bdat { size, last }) => {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use smtp_core::channel::{Peer, SessionInfo, TlsInfo};
+use smtp_core::channel::{ChannelInfo, Peer, SessionInfo, TlsInfo};
 use smtp_core::service::{Outcome, Transaction};
 use smtp_core::types::{AddressLiteral, Domain, EhloName, Envelope, HelloKind};
 use time::OffsetDateTime;
@@ -95,7 +95,7 @@ impl ReceivedLayer {
         add(format_args!("Received: from {}{}\r\n", claimed_name(session), vouched(&session.channel.peer)));
         add(format_args!("\tby {} with {}", self.hostname, protocol(session, envelope)));
         if let Some(tls) = &session.channel.tls {
-            add(format_args!(" ({})", facts(tls)));
+            add(format_args!(" ({}{})", mapping(&session.channel), facts(tls)));
         }
         add(format_args!("\r\n\tid {}-{number}-{seconds:X}", session.id));
         if let Some(recipient) = only_recipient(envelope) {
@@ -150,9 +150,16 @@ fn protocol(session: &SessionInfo, envelope: &Envelope) -> String {
     format!("{base}{tls}{auth}")
 }
 
+// [Q-16.1]
+/// The channel's name where SMTP is not spoken on it as on any other: the registered protocols do not tell.
+fn mapping(channel: &ChannelInfo) -> String {
+    if channel.implied.is_empty() { String::new() } else { format!("{} ", channel.transport) }
+}
+
 fn facts(tls: &TlsInfo) -> String {
     let mut text = token(tls.version);
-    for fact in [Some(&tls.cipher), tls.group.as_ref()].into_iter().flatten() {
+    // Not every library tells every fact.
+    for fact in [Some(&tls.cipher), tls.group.as_ref()].into_iter().flatten().filter(|fact| !fact.is_empty()) {
         text.push(' ');
         text.push_str(&token(fact));
     }
@@ -239,6 +246,15 @@ mod tests {
               (TLSv1.3 TLS_AES_128_GCM_SHA256 X25519) id 7-2-65920080 for <jo@mx.example>; \
               Mon, 01 Jan 2024 00:00:00 +0000"]
         );
+    }
+
+    #[test]
+    fn a_channel_that_implies_extensions_is_named() {
+        let mut session = session(HelloKind::Ehlo, "client.example");
+        session.channel.tls = Some(tls());
+        (session.channel.transport, session.channel.implied) = ("quic", &["PIPELINING"]);
+        let field = layer().field(&session, &envelope("<a@b.example>", &["<jo@mx.example>"]), 2);
+        assert!(field.contains(" with ESMTPS (quic TLSv1.3 TLS_AES_128_GCM_SHA256 X25519)"), "{field}");
     }
 
     #[test]

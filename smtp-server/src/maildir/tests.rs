@@ -299,6 +299,12 @@ async fn strangers_cannot_fill_the_disk_with_mailboxes() {
     let outcome = deliver(&mut again.clone(), &["<d@example.org>"], text("x\r\n")).await;
     assert_eq!(code(&outcome), "452 4.2.1");
     assert!(deliver(&mut again.clone(), &["<b@example.org>"], text("x\r\n")).await.single().is_ok());
+    // Every domain has a postmaster, and a mailbox that was removed makes room.
+    assert!(deliver(&mut again.clone(), &["<postmaster@x.example>"], text("x\r\n")).await.single().is_ok());
+    for user in ["example.org/a", "x.example/postmaster"] {
+        fs::remove_dir_all(store.root().join(user)).unwrap();
+    }
+    assert!(deliver(&mut again.clone(), &["<d@example.org>"], text("x\r\n")).await.single().is_ok());
 }
 
 #[tokio::test]

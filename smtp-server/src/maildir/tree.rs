@@ -8,7 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::failure::Failure;
 use super::folder::Folder;
-use super::{parent, sweep};
+use super::parent;
+use crate::name::POSTMASTER;
 
 /// How many mailboxes are remembered as durable; forgetting them costs a few syncs.
 const REMEMBERED_MAX: usize = 10_000;
@@ -36,11 +37,7 @@ impl Tree {
         make_root(&path)?;
         let root = Folder::at(&path)?;
         root.check_private()?;
-        let mut count = 0;
-        sweep::each_mailbox(&root, |_| {
-            count += 1;
-            Ok(())
-        })?;
+        let count = count(&root)?;
         Ok(Self { root, max, count: Mutex::new(count), durable: Mutex::default() })
     }
 
@@ -97,6 +94,11 @@ impl Tree {
         }
         let mut count = lock(&self.count);
         if *count >= self.max {
+            // Some may have been removed since.
+            *count = self::count(&self.root)?;
+        }
+        // Every domain has a postmaster (RFC 5321 §4.5.1).
+        if *count >= self.max && &*place.user != POSTMASTER {
             let path = self.root().join(&*place.domain).join(&*place.user);
             return Err(Failure::Full { path, max: self.max });
         }
@@ -105,6 +107,19 @@ impl Tree {
         *count += usize::from(made);
         Ok((domain, mailbox, true))
     }
+}
+
+/// How many mailboxes there are, by their names alone: cheap enough to be done again for each that is refused.
+fn count(root: &Folder) -> Result<usize, Failure> {
+    let mut count = 0;
+    for domain in root.names()? {
+        match root.enter(&domain) {
+            Ok(domain) => count += domain.names()?.len(),
+            Err(e) if e.is_no_folder() || e.is_not_found() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(count)
 }
 
 /// Makes the root and the folders above it where they are missing, durably.

@@ -10,7 +10,7 @@ use smtp_core::service::{Request, Verdict};
 use smtp_core::types::{Command, Domain, ForwardPath, Invalid, Mailbox, Refusal};
 use tower_service::Service;
 
-use crate::name;
+use crate::name::{self, POSTMASTER};
 
 /// Accepts the mailboxes of local domains, and nothing else.
 ///
@@ -32,8 +32,6 @@ struct Inner {
     listed: bool,
     relay_for_authenticated: bool,
 }
-
-const POSTMASTER: &str = "postmaster";
 
 impl Mailboxes {
     /// The mailboxes of `primary`, the domain that a bare `<Postmaster>` belongs to.
@@ -67,9 +65,10 @@ impl Mailboxes {
         for mailbox in mailboxes {
             let users = name::domain(mailbox.host())
                 .and_then(|domain| inner.domains.get_mut(&*domain))
-                .ok_or(Invalid::new(WHAT, "its domain is one of the local domains"))?;
+                .ok_or(Invalid::new(WHAT, "its domain has to be one of the local domains, and is not"))?;
             let local = mailbox.local_name();
-            let folder = name::folder(&local).ok_or(Invalid::new(WHAT, "its name fits into 200 octets on disk"))?;
+            let folder = name::folder(&local)
+                .ok_or(Invalid::new(WHAT, "its name has to fit into 200 octets on disk, and does not"))?;
             users.insert(folder.into());
         }
         Ok(self)

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smtp_core::channel::SessionInfo;
 use smtp_core::service::{Delivery, Policy};
@@ -9,6 +10,9 @@ use smtp_core::stream::{ByteStream, Connection};
 use tokio::task::JoinSet;
 
 use super::Running;
+
+/// A little more than the second that QUIC takes.
+const LINGER: Duration = Duration::from_secs(2);
 
 impl<M, P, D> Running<M>
 where
@@ -69,18 +73,26 @@ where
             while sessions.len() >= most {
                 sessions.join_next().await;
             }
-            // The same future until it is ready: accepting need not be safe to break off.
+            // The same future until it is ready: accepting need not be safe to break off. It goes on in the drain, for
+            // the peer opens streams without asking: each is told 421.
             let mut accepting = connection.accept();
             next = loop {
                 tokio::select! {
                     biased;
-                    () = self.draining.cancelled() => break None,
                     Some(_) = sessions.join_next() => {}
                     stream = &mut accepting => break self.opened(stream),
+                    () = self.drained(), if sessions.is_empty() => break None,
                 }
             };
         }
         while sessions.join_next().await.is_some() {}
+    }
+
+    /// The time that a connection without a session has in the drain to come to its own end, in which what was said
+    /// last is read and not only sent.
+    async fn drained(&self) {
+        self.draining.cancelled().await;
+        tokio::time::sleep(LINGER).await;
     }
 
     fn opened(&self, stream: io::Result<Option<Box<dyn ByteStream>>>) -> Option<Box<dyn ByteStream>> {

@@ -342,10 +342,18 @@ async fn a_connection_is_kept_until_its_last_stream_has_drained() {
     server.stop.cancel();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!opener.is_closed(), "the connection is still there");
+    // RFC 5321 §3.8: who comes now is told, not left to wait.
+    let (mut late, stream) = self::stream();
+    opener.send(Box::new(stream)).await.unwrap();
+    let greeting = tokio::time::timeout(Duration::from_secs(5), late.reply()).await;
+    assert_eq!(greeting.as_deref(), Ok("220"));
+    assert_eq!(late.reply().await, "421");
+    drop(late);
     assert_eq!(busy.say("RSET").await, "250");
     assert_eq!(busy.reply().await, "421");
     drop(busy);
-    assert_eq!(server.stop().await, Summary { sessions: 1, aborted: 0, panicked: 0 });
+    // One that does not end by itself is not waited for much longer.
+    assert_eq!(server.stop().await, Summary { sessions: 2, aborted: 0, panicked: 0 });
     assert!(opener.is_closed());
 }
 

@@ -96,6 +96,10 @@ fn keyword(scenario: &mut Scenario, number: usize, source: &str) -> Result<(), S
                 .extend(keywords.split_whitespace().map(|k| Condition::Ehlo(Need::Absent, k.to_owned())));
             return Ok(());
         }
+        ("SERVER", properties) if !properties.is_empty() => {
+            scenario.conditions.extend(properties.split_whitespace().map(|p| Condition::Server(p.to_owned())));
+            return Ok(());
+        }
         ("title:", title) if scenario.steps.is_empty() => {
             scenario.title = title.trim().to_owned();
             return Ok(());
@@ -143,12 +147,12 @@ mod tests {
 
     #[test]
     fn all_lines_there_are() {
-        let text = "title: All of it\nrfc: 5321 §4\n# why\n\nONLY secure !starttls\nNEEDS SIZE 8BITMIME\nWITHOUT DSN\n\
+        let text = "title: All of it\nrfc: 5321 §4\n# why\n\nONLY secure !starttls\nNEEDS SIZE 8BITMIME\nWITHOUT DSN\nSERVER size=9\n\
                     S: 220 *\nC: EHLO x\nS: 250-mx\nS: ...\nS: ... without SIZE\nC:\nC+: a\\r\\n\nC*: 3 \"ab\"\nS*: 2 \"250 *\"\n\
                     S+: 250 x\\n\nS?: 421 *\nUPGRADE\nWAIT 200 ms\nABORT\nC!\nS*!\nS!\n";
         let scenario = parse("all", text).unwrap();
         assert_eq!((scenario.title(), scenario.references()), ("All of it", "5321 §4"));
-        assert_eq!(scenario.conditions.len(), 5);
+        assert_eq!(scenario.conditions.len(), 6);
         assert_eq!(scenario.steps.len(), 18);
         assert_eq!(scenario.client_octets(), b"EHLO x\r\n\r\na\r\nababab");
     }
@@ -169,6 +173,7 @@ mod tests {
             "ONLY",
             "ONLY fast",
             "NEEDS",
+            "SERVER",
             "UPGRADE now",
             "C: a\ntitle: late",
         ] {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use smtp_core::extension::Capabilities;
 use smtp_core::stream::ByteStream;
 
-use super::{Got, Mismatch, Need, Scenario, Step, What};
+use super::reply::{differs, expected};
+use super::{Got, Matching, Mismatch, Need, Scenario, Step, What};
 use crate::Side;
 use crate::recorder::{Recorder, Transcript};
 use crate::talk::Talk;
@@ -40,11 +41,14 @@ impl Report {
 #[derive(Debug, Clone)]
 pub struct Runner {
     wait: Duration,
+    matching: Matching,
+    /// What the server is known to be like; `None`: all that a file may ask for.
+    properties: Option<Vec<String>>,
 }
 
 impl Default for Runner {
     fn default() -> Self {
-        Self { wait: Duration::from_secs(30) }
+        Self { wait: Duration::from_secs(30), matching: Matching::Text, properties: None }
     }
 }
 
@@ -57,13 +61,28 @@ impl Runner {
         self
     }
 
+    /// How closely replies have to be what the file says. Default: word for word.
+    #[must_use]
+    pub const fn matching(mut self, matching: Matching) -> Self {
+        self.matching = matching;
+        self
+    }
+
+    /// The server has these properties and no others, as lines `SERVER` name them; files that ask for others are
+    /// skipped. Default: all that any file asks for.
+    #[must_use]
+    pub fn properties(mut self, properties: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.properties = Some(properties.into_iter().map(Into::into).collect());
+        self
+    }
+
     /// As [`run`].
     ///
     /// # Errors
     /// As [`run`].
     pub async fn run(&self, scenario: &Scenario, io: Box<dyn ByteStream>) -> Result<Report, Mismatch> {
         let channel = io.info();
-        if let Some(reason) = scenario.unmet(&channel) {
+        if let Some(reason) = scenario.unmet(&channel).or_else(|| self.lacks(scenario)) {
             return Ok(Report::Skipped(reason));
         }
         let (recorder, transcript) = Recorder::new(io, Side::Client);
@@ -74,12 +93,20 @@ impl Runner {
             ahead: Vec::new(),
             judged: scenario.keywords().next().is_none(),
             greeted: false,
+            matching: self.matching,
         };
         match client.play(&scenario.steps_on(&channel)).await {
             Ok(None) => Ok(Report::Passed(transcript)),
             Ok(Some(reason)) => Ok(Report::Skipped(reason)),
             Err((step, got)) => Err(Mismatch::new(scenario, step, got, &transcript)),
         }
+    }
+
+    /// Why the scenario is not for this server, if so.
+    fn lacks(&self, scenario: &Scenario) -> Option<String> {
+        let have = self.properties.as_ref()?;
+        let missing = scenario.properties().find(|property| !have.iter().any(|have| have == property))?;
+        Some(format!("only for a server with {missing}"))
     }
 }
 
@@ -94,14 +121,15 @@ struct Client<'a> {
     judged: bool,
     /// EHLO was sent.
     greeted: bool,
+    matching: Matching,
 }
 
 /// A reason to stop early, or the step that failed.
 type Played<'a> = Result<Option<String>, (&'a Step, Got)>;
 
 impl<'a> Client<'a> {
-    async fn play(&mut self, steps: &[&'a Step]) -> Played<'a> {
-        let mut steps = steps.iter().copied().peekable();
+    async fn play(&mut self, all: &[&'a Step]) -> Played<'a> {
+        let mut steps = all.iter().copied().peekable();
         while let Some(step) = steps.next() {
             let at = |got| (step, got);
             match &step.what {
@@ -113,6 +141,16 @@ impl<'a> Client<'a> {
                     }
                     self.greeted |= says_ehlo(&octets);
                     self.talk.send(&octets).await.map_err(at)?;
+                }
+                What::ServerLine(_) | What::ServerMaybe(_) if self.matching != Matching::Text => {
+                    let rest = all.get(all.len() - steps.len()..).unwrap_or_default();
+                    let expected = expected(step, rest);
+                    for _ in 1..expected.len() {
+                        steps.next();
+                    }
+                    if let Some(reason) = self.reply(&expected).await? {
+                        return Ok(Some(reason));
+                    }
                 }
                 What::ServerLine(pattern) => {
                     if let Some(reason) = self.judge().await.map_err(at)? {
@@ -170,6 +208,28 @@ impl<'a> Client<'a> {
         Ok(None)
     }
 
+    /// Holds one reply as a whole to the steps that are about it.
+    async fn reply(&mut self, expected: &[&'a Step]) -> Played<'a> {
+        let Some(first) = expected.first().copied() else { return Ok(None) };
+        let at = |got| (first, got);
+        if let Some(reason) = self.judge().await.map_err(at)? {
+            return Ok(Some(reason));
+        }
+        let mut lines = match self.line().await {
+            Ok(line) => vec![line],
+            Err(Got::Closed(rest)) if rest.is_empty() && matches!(first.what, What::ServerMaybe(_)) => return Ok(None),
+            Err(Got::Broken(_)) if matches!(first.what, What::ServerMaybe(_)) => return Ok(None),
+            Err(got) => return Err(at(got)),
+        };
+        while self.midway {
+            lines.push(self.line().await.map_err(at)?);
+        }
+        match differs(expected, &lines, self.matching) {
+            Some((step, line)) => Err((step, Got::Octets(line))),
+            None => Ok(None),
+        }
+    }
+
     /// The next line of a reply.
     async fn line(&mut self) -> Result<Vec<u8>, Got> {
         let line = match self.ahead.pop() {
@@ -224,7 +284,7 @@ fn says_ehlo(octets: &[u8]) -> bool {
 }
 
 /// True if a line of the reply to EHLO begins with this keyword.
-fn is_about(line: &[u8], keyword: &str) -> bool {
+pub(super) fn is_about(line: &[u8], keyword: &str) -> bool {
     let word = line.get(4..).unwrap_or_default().split(|octet| matches!(octet, b' ' | b'=')).next();
     word.is_some_and(|word| word.eq_ignore_ascii_case(keyword.as_bytes()))
 }

@@ -110,6 +110,22 @@ impl Pattern {
         self.parts.first().is_some_and(|part| part.as_bytes().get(3) == Some(&b'-'))
     }
 
+    /// The code of a reply line, as far as it stands there in digits, and the enhanced code behind it (RFC 3463).
+    pub(super) fn codes(&self) -> (&str, Option<Self>) {
+        let digits = self.source.bytes().take(3).take_while(u8::is_ascii_digit).count();
+        let word = self.source.get(4..).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
+        let is_enhanced = word.len() > 1
+            && word.starts_with(['2', '4', '5'])
+            && word.contains('.')
+            && word.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | '*'));
+        (self.source.get(..digits).unwrap_or_default(), is_enhanced.then(|| Self::of_client(word)))
+    }
+
+    /// The first word behind the code: in a reply to EHLO, its keyword.
+    pub(super) fn keyword(&self) -> &str {
+        self.source.get(4..).and_then(|rest| rest.split([' ', '=']).next()).unwrap_or_default()
+    }
+
     /// A reply line that matches: wildcards become `any`, those in a code zeros.
     pub(crate) fn example(&self) -> String {
         let Some((first, rest)) = self.parts.split_first() else { return String::new() };

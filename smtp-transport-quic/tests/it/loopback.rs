@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use smtp_core::channel::Peer;
 use smtp_core::stream::{ConnectStep, Connector, Listener, TlsMode, TlsPolicy, Verification};
-use smtp_transport_quic::{ConnectOptions, QuicConnector, QuicListener, QuicOptions, Service};
+use smtp_transport_quic::{
+    ConnectOptions, EarlyData, Event, Observer, QuicConnector, QuicListener, QuicOptions, Service,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::*;
@@ -35,6 +37,39 @@ async fn a_mail_in_one_flight() {
     assert_eq!(taken(&served.taken), [body(7, 1_000)]);
     drop((stream, connection));
     connector.wait_idle().await;
+}
+
+#[tokio::test]
+async fn both_sides_know_what_tls_has_agreed_on() {
+    let listener = bind(QuicOptions::default());
+    let target = target_of(listener.local_addr());
+    let connector = connector(ConnectOptions::default());
+    for resumed in [false, true] {
+        let server = async {
+            let mut connection = listener.accept().await.unwrap();
+            let mut stream = connection.accept().await.unwrap().unwrap();
+            stream.read_u8().await.unwrap();
+            stream.write_all(b"x").await.unwrap();
+            stream.shutdown().await.unwrap();
+            stream.info().tls.unwrap()
+        };
+        let client = async {
+            let mut connection = connector.connect(&target, &UNVERIFIED).await.unwrap();
+            let mut stream = connection.open().await.unwrap();
+            stream.write_all(b"x").await.unwrap();
+            let mut rest = String::new();
+            stream.read_to_string(&mut rest).await.unwrap();
+            // Tickets come behind the handshake.
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            stream.info().tls.unwrap()
+        };
+        for tls in <[_; 2]>::from(tokio::join!(client, server)) {
+            assert!(tls.cipher.starts_with("TLS_AES_"), "{tls:?}");
+            // Which one depends on whether a crate of the build asks for post-quantum ones first.
+            assert!(matches!(tls.group.as_deref(), Some("x25519" | "X25519MLKEM768")), "{tls:?}");
+            assert_eq!((tls.resumed, tls.version), (resumed, "TLSv1.3"), "{tls:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -165,4 +200,50 @@ async fn a_listener_that_is_gone_refuses_new_connections_and_finishes_the_old() 
     stream.read_to_string(&mut said).await.unwrap();
     assert!(said.ends_with("shutting down\r\n"), "{said}");
     assert_eq!(taken(&served.taken), [b"x\r\n"]);
+}
+
+#[tokio::test]
+async fn an_observer_is_told_what_happens_in_its_order() {
+    let listener = bind(QuicOptions { early_data: EarlyData::Gated, ..QuicOptions::default() });
+    let target = target_of(listener.local_addr());
+    let _served = serve_all(listener);
+    let (told, events) = std::sync::mpsc::channel();
+    let observer = Observer::new(move |event| told.send(event.clone()).unwrap());
+    let options =
+        ConnectOptions { early_data: EarlyData::Gated, observer: Some(observer), ..ConnectOptions::default() };
+    let connector = connector(options);
+    let mail = flight(1, 1_000);
+    for early in [false, true] {
+        let mut connection = connector.connect(&target, &UNVERIFIED).await.unwrap();
+        let mut stream = connection.open().await.unwrap();
+        let said = talk(&mut stream, &mail).await.unwrap();
+        drop((stream, connection));
+        connector.wait_idle().await;
+        let mut events: Vec<Event> = events.try_iter().collect();
+        assert!(matches!(events.first(), Some(Event::Connected { early: was, .. }) if *was == early), "{events:?}");
+        let (sent, received) = (mail.len() as u64, said.len() as u64);
+        let Some(Event::Closed(traffic)) = events.pop() else { panic!("{events:?}") };
+        assert!(traffic.octets_sent > sent && traffic.octets_received > received, "{traffic:?}");
+        assert!(traffic.datagrams_sent > 1 && traffic.datagrams_received > 1, "{traffic:?}");
+        assert_eq!(events.pop(), Some(Event::StreamEnded { id: 0, sent, received }));
+        let accepted = early.then_some(Event::EarlyData { accepted: true });
+        let between: Vec<Event> = std::iter::once(Event::StreamOpened { id: 0 }).chain(accepted).collect();
+        assert_eq!(events.get(1..), Some(&*between), "{events:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_is_bound_already_can_be_taken_over() {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let listener = QuicListener::from_std(socket, &server_tls(), QuicOptions::default()).unwrap();
+    assert_eq!(listener.url(), format!("smtp+quic://{address}"));
+    let _served = serve_all(listener);
+    let connector = connector(ConnectOptions::default());
+    let mut connection = connector.connect(&target_of(address), &UNVERIFIED).await.unwrap();
+    let mut stream = connection.open().await.unwrap();
+    let said = talk(&mut stream, &flight(1, 100)).await.unwrap();
+    assert_eq!(codes(&said), FLIGHT_CODES, "{said}");
+    // A client's socket is on all addresses; what it is told of is the one that is used.
+    assert!(stream.info().local.unwrap().ip().is_loopback());
 }

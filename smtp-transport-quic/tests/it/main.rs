@@ -6,8 +6,11 @@
 mod chaos;
 mod closing;
 mod early;
+mod gaps;
 mod hostile;
 mod loopback;
+mod moving;
+mod racing;
 mod rounds;
 mod support;
 mod tags;

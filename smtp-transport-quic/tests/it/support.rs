@@ -87,7 +87,7 @@ pub(crate) fn serve_all(listener: QuicListener) -> Served {
 }
 
 pub(crate) fn serve_with(
-    listener: QuicListener,
+    listener: impl Listener,
     taken: Taken,
     policy: impl Policy + Clone + Sync,
     delivery: impl Delivery + Clone + Sync,

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use smtp_core::stream::{Address, ConnectError, ConnectStep, Connector, Listener, Target, TlsPolicy};
+use smtp_core::stream::{Address, ConnectError, ConnectStep, Connector, Listener, Resolve, Target, TlsPolicy};
 use smtp_core::types::Domain;
-use smtp_transport_tcp::{ConnectOptions, ListenOptions, Resolve, TcpConnector, TcpListener};
+use smtp_transport_tcp::{ConnectOptions, ListenOptions, TcpConnector, TcpListener};
 use socket2::{Socket, Type};
 
 /// Answers every name alike.

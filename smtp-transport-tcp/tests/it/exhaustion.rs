@@ -19,7 +19,7 @@ struct Log(Arc<[AtomicUsize; 2]>);
 
 impl Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("smtp_transport_tcp")
+        metadata.target().starts_with("smtp_core::stream")
     }
     fn new_span(&self, _: &Attributes<'_>) -> Id {
         Id::from_u64(1)

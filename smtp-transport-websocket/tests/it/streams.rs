@@ -52,7 +52,7 @@ async fn streams_in_memory(knobs: &Knobs) -> (Box<dyn ByteStream>, Box<dyn ByteS
 async fn over_tcp_it_is_a_byte_stream() {
     let listener = WebSocketListener::new(tcp());
     let port = listener.url().rsplit_once(':').unwrap().1.parse().unwrap();
-    assert_eq!(listener.url(), format!("ws://127.0.0.1:{port}"));
+    assert_eq!(listener.url(), format!("smtp+ws://127.0.0.1:{port}"));
     assert!(listener.is_local());
     let target = Target::host("[127.0.0.1]".parse().unwrap(), port);
     let connector = WebSocketConnector::new(TcpConnector::without_tls()).with_path("/smtp?token=1");
@@ -68,7 +68,7 @@ async fn over_tls_it_is_one_that_knows_its_tls() {
     let options = ListenOptions { tls: Tls::Implicit(tls), ..ListenOptions::default() };
     let listener = WebSocketListener::new(TcpListener::bind("127.0.0.1:0".parse().unwrap(), options).unwrap());
     let port = listener.url().rsplit_once(':').unwrap().1.parse().unwrap();
-    assert_eq!(listener.url(), format!("wss://127.0.0.1:{port}"));
+    assert_eq!(listener.url(), format!("smtp+wss://127.0.0.1:{port}"));
 
     let target = Target::host("localhost".parse().unwrap(), port);
     let tls = ClientTls::builder().provider(provider()).build().unwrap();

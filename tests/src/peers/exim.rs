@@ -2,7 +2,6 @@
 
 use super::process::{self, locate, run_ok};
 use super::{ClientTls, Skip, default_users, mailbox, with_free_port};
-use std::env;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io;
@@ -238,9 +237,7 @@ impl Drop for Exim {
 
 /// The unpacked program, checked to be able to run here.
 fn program() -> Result<PathBuf, Skip> {
-    let peers = env::var_os("SMTP_TEST_PEERS")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/peers")), PathBuf::from);
-    let program = peers.join("exim/usr/sbin/exim4");
+    let program = process::peers_folder().join("exim/usr/sbin/exim4");
     if !process::is_executable(&program) {
         return Err(Skip(format!("{} is not there (.ci/setup unpacks it)", program.display())));
     }

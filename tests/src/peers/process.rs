@@ -152,6 +152,13 @@ pub(super) fn locate(program: &str) -> Result<PathBuf, Skip> {
         .ok_or_else(|| Skip(format!("{program} is not installed (.ci/setup installs it)")))
 }
 
+/// Where `.ci/setup` puts what is no package of the system's: `SMTP_TEST_PEERS`, by default `target/peers` of the
+/// workspace.
+pub(super) fn peers_folder() -> PathBuf {
+    env::var_os("SMTP_TEST_PEERS")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/peers")), PathBuf::from)
+}
+
 pub(super) fn is_executable(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }

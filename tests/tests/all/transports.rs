@@ -153,14 +153,9 @@ impl Transport {
     }
 }
 
-fn provider() {
-    // A second test may have been faster.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-}
-
 /// Runs `f` with a runtime that does not outlive it.
-fn with_runtime(f: impl Future<Output = ()>) {
-    provider();
+pub(crate) fn with_runtime(f: impl Future<Output = ()>) {
+    crate::provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, f);
 }

@@ -482,6 +482,14 @@ fn the_client_speaks_first_where_the_channel_wants_it() {
     assert_eq!(rig.say(&mail()), Err(NotNow::Outstanding(To(Verb::Hello))));
     rig.written();
     assert_eq!(rig.heard("220 mx\r\n250 mx\r\n"), [(To(Verb::Connect), 220), (To(Verb::Hello), 250)]);
+
+    // A line that is sent as it stands goes first, too; one, and the next when it was answered.
+    let mut rig = Rig::new(&info);
+    assert_eq!(rig.session.raw("EHLO x"), Ok(Verb::Hello));
+    assert_eq!(rig.session.raw("NOOP"), Err(NotNow::Outstanding(To(Verb::Hello))));
+    rig.written();
+    assert_eq!(rig.heard("220 mx\r\n250 mx\r\n"), [(To(Verb::Connect), 220), (To(Verb::Hello), 250)]);
+    assert_eq!(rig.session.raw("NOOP"), Ok(Verb::Noop));
 }
 
 #[test]

@@ -223,8 +223,7 @@ impl<S: Service<Request, Response = Verdict>> Service<Request> for Noting<S> {
 
 /// Runs `f` with a runtime that does not outlive it.
 pub(super) fn run(f: impl Future<Output = ()>) {
-    // A second test may have been faster.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    crate::provider();
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(f);
 }
 

@@ -1,20 +1,16 @@
-//! Happy Eyeballs (RFC 8305): both address families, not waiting long for one that does not answer.
+//! Happy Eyeballs (RFC 8305): several ways to one server, not waiting long for one that does not answer.
 
-use std::future::{Future, poll_fn};
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
-use std::task::Poll;
-use std::time::Duration;
+use core::future::{Future, poll_fn};
+use core::pin::pin;
+use core::task::Poll;
+use core::time::Duration;
+use std::net::IpAddr;
 
 use tokio::time::{Instant, sleep};
 
-/// An attempt that failed.
-pub(crate) type Failure = (SocketAddr, io::Error);
-
 /// Alternates between the families, beginning with that of the first address, and keeps the order within each
 /// (RFC 8305 §4, with a First Address Family Count of 1).
-pub(crate) fn interleave(addresses: &[IpAddr]) -> Vec<IpAddr> {
+pub(super) fn interleave(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let first_is_v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
     let mut first = addresses.iter().filter(|ip| ip.is_ipv6() == first_is_v6);
     let mut second = addresses.iter().filter(|ip| ip.is_ipv6() != first_is_v6);
@@ -28,20 +24,21 @@ pub(crate) fn interleave(addresses: &[IpAddr]) -> Vec<IpAddr> {
     }
 }
 
-/// Runs `attempt` on one address after the other: the next begins when one has failed, or after `stagger` without an
-/// answer. The first success wins; the others are dropped, and with them their sockets (RFC 8305 §5).
+/// Runs `attempt` on one way after the other: the next begins when one has failed, or after `stagger` without an
+/// answer. The first success wins; the others are dropped, and with them their sockets (RFC 8305 §5). What an attempt
+/// comprises decides what the winner has shown: an open port, or a handshake with a server that speaks the protocol.
 ///
 /// # Errors
 /// Every failure, in the order of their coming, if all have failed.
-pub(crate) async fn race<T, A>(
-    addresses: &[SocketAddr],
+pub async fn race<W: Copy, T, E, A>(
+    ways: &[W],
     stagger: Duration,
-    mut attempt: impl FnMut(SocketAddr) -> A,
-) -> Result<T, Vec<Failure>>
+    mut attempt: impl FnMut(W) -> A,
+) -> Result<T, Vec<(W, E)>>
 where
-    A: Future<Output = io::Result<T>>,
+    A: Future<Output = Result<T, E>>,
 {
-    let mut waiting = addresses.iter().copied().peekable();
+    let mut waiting = ways.iter().copied().peekable();
     let mut running = Vec::new();
     let mut failures = Vec::new();
     let mut head_start = pin!(sleep(stagger));
@@ -49,17 +46,17 @@ where
     poll_fn(|cx| {
         loop {
             let begin = begin_now || (waiting.peek().is_some() && head_start.as_mut().poll(cx).is_ready());
-            if begin && let Some(address) = waiting.next() {
-                running.push((address, Box::pin(attempt(address))));
+            if begin && let Some(way) = waiting.next() {
+                running.push((way, Box::pin(attempt(way))));
                 head_start.as_mut().reset(Instant::now() + stagger);
             }
             begin_now = false;
             let mut index = 0;
-            while let Some((address, future)) = running.get_mut(index) {
+            while let Some((way, future)) = running.get_mut(index) {
                 match future.as_mut().poll(cx) {
                     Poll::Ready(Ok(done)) => return Poll::Ready(Ok(done)),
                     Poll::Ready(Err(error)) => {
-                        failures.push((*address, error));
+                        failures.push((*way, error));
                         drop(running.swap_remove(index));
                         begin_now = true;
                     }
@@ -67,7 +64,7 @@ where
                 }
             }
             if running.is_empty() && waiting.peek().is_none() {
-                return Poll::Ready(Err(std::mem::take(&mut failures)));
+                return Poll::Ready(Err(core::mem::take(&mut failures)));
             }
             // Once more after a begin too: the timer that was reset has to be polled, or it wakes nobody.
             if !begin && !begin_now {
@@ -80,6 +77,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::net::SocketAddr;
     use std::sync::Mutex;
 
     use super::*;

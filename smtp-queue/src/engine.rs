@@ -1,0 +1,562 @@
+//! What a store does, over any rows that commit atomically. One thread owns it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use crate::clock::{from_millis, millis};
+use crate::error::Error;
+use crate::id::{Ids, JobId, MessageId};
+use crate::job::{Acted, Action, Job, Lane, Message, NewMessage, NewNotice, Settlement, Status, turn_of};
+use crate::lanes::{LaneIndex, Lanes, Leases, first_free, take};
+use crate::spool::{Claim, Entry, Filter, Lease, Leased, Limits, Page, Stats, Why};
+use crate::sqlite::Sealed;
+
+/// The most jobs that a list or a control looks at in one go.
+pub(crate) const SCAN_MAX: usize = 1_000;
+
+/// Rows of messages and jobs, with transactions that are atomic and, once committed, durable.
+pub(crate) trait Rows: LaneIndex {
+    fn begin(&mut self) -> Result<(), Error>;
+    fn commit(&mut self) -> Result<(), Error>;
+    fn rollback(&mut self);
+
+    fn insert_message(&mut self, message: &Message, body: &StoredBody) -> Result<(), Error>;
+    /// Gives whether its content is a file.
+    fn delete_message(&mut self, id: MessageId) -> Result<bool, Error>;
+    fn message(&mut self, id: MessageId) -> Result<Read<Message>, Error>;
+
+    fn insert_job(&mut self, job: &Job) -> Result<(), Error>;
+    fn update_job(&mut self, job: &Job) -> Result<(), Error>;
+    fn delete_job(&mut self, id: JobId) -> Result<(), Error>;
+    fn job(&mut self, id: JobId) -> Result<Read<Job>, Error>;
+    fn has_jobs(&mut self, message: MessageId) -> Result<bool, Error>;
+
+    /// Changes how a job stands and nothing else of it: for jobs that cannot be read.
+    fn set_status(&mut self, id: JobId, status: Status, reason: Option<&str>) -> Result<(), Error>;
+
+    /// Jobs whose alarm has come, longest first.
+    fn alarms(&mut self, now: SystemTime, max: usize) -> Result<Vec<(SystemTime, JobId)>, Error>;
+    /// Jobs above `after`, of one message or of all.
+    fn scan(&mut self, after: Option<JobId>, message: Option<MessageId>, max: usize) -> Result<Vec<JobId>, Error>;
+    /// Every lane that has jobs.
+    fn lanes(&mut self) -> Result<Vec<Lane>, Error>;
+    fn stats(&mut self) -> Result<Stats, Error>;
+    fn last_id(&mut self) -> Result<u64, Error>;
+}
+
+/// What reading a row gave.
+#[derive(Debug)]
+pub(crate) enum Read<T> {
+    Whole(T),
+    /// As much as could be read, and what is wrong.
+    Damaged(T, String),
+    Missing,
+}
+
+/// Where a body is when its row is written.
+#[derive(Debug, Clone)]
+pub(crate) enum StoredBody {
+    Row {
+        content: Bytes,
+        sum: u32,
+    },
+    /// A file that is on disk for good already.
+    File(Sealed),
+}
+
+/// One thing to do. What is done in one batch is committed together.
+#[derive(Debug)]
+pub(crate) enum Op {
+    Insert { id: MessageId, now: SystemTime, size: u64, body: StoredBody, message: NewMessage },
+    Claim(Claim),
+    Renew { leases: Vec<Lease>, now: SystemTime, until: SystemTime },
+    Settle { lease: Lease, now: SystemTime, settlement: Box<Settlement> },
+    Release(Vec<Lease>),
+    NextDue(Claim),
+    Scan { filter: Box<Filter>, after: Option<JobId>, max: usize },
+    Control { filter: Box<Filter>, after: Option<JobId>, action: Action, now: SystemTime },
+    Expire(SystemTime),
+}
+
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Done,
+    Claimed(Vec<Leased>),
+    Lost(Vec<Lease>),
+    Settled(Vec<MessageId>),
+    Due(Option<SystemTime>),
+    Page(Page),
+    Controlled { changed: u64, next: Option<JobId> },
+}
+
+/// What an operation of another kind would have given cannot come: the two sides disagree.
+const OTHER: Error = Error::Invalid("an answer to something else");
+
+impl Op {
+    /// Something may be due earlier after it.
+    pub(crate) const fn is_news(&self) -> bool {
+        match self {
+            Self::Insert { .. } | Self::Settle { .. } | Self::Release(_) | Self::Control { .. } => true,
+            Self::Claim(_) | Self::Renew { .. } | Self::NextDue(_) | Self::Scan { .. } | Self::Expire(_) => false,
+        }
+    }
+}
+
+impl Answer {
+    pub(crate) fn claimed(self) -> Result<Vec<Leased>, Error> {
+        if let Self::Claimed(leased) = self { Ok(leased) } else { Err(OTHER) }
+    }
+
+    pub(crate) fn lost(self) -> Result<Vec<Lease>, Error> {
+        if let Self::Lost(leases) = self { Ok(leases) } else { Err(OTHER) }
+    }
+
+    pub(crate) fn settled(self) -> Result<Vec<MessageId>, Error> {
+        if let Self::Settled(ids) = self { Ok(ids) } else { Err(OTHER) }
+    }
+
+    pub(crate) fn due(self) -> Result<Option<SystemTime>, Error> {
+        if let Self::Due(due) = self { Ok(due) } else { Err(OTHER) }
+    }
+
+    pub(crate) fn page(self) -> Result<Page, Error> {
+        if let Self::Page(page) = self { Ok(page) } else { Err(OTHER) }
+    }
+
+    pub(crate) fn controlled(self) -> Result<(u64, Option<JobId>), Error> {
+        if let Self::Controlled { changed, next } = self { Ok((changed, next)) } else { Err(OTHER) }
+    }
+}
+
+/// The answers of a batch, in order, and the messages whose files can be removed now.
+pub(crate) type Applied = (Vec<Result<Answer, Error>>, Vec<MessageId>);
+
+#[derive(Debug)]
+pub(crate) struct Engine<R> {
+    pub(crate) rows: R,
+    limits: Limits,
+    ids: Ids,
+    lanes: Lanes,
+    leases: Leases,
+    cursors: HashMap<Lane, i64>,
+    stats: Stats,
+    batch: Batch,
+}
+
+/// What a batch has done so far beside the rows.
+#[derive(Debug, Default)]
+struct Batch {
+    dirty: HashSet<Lane>,
+    granted: Vec<JobId>,
+    ended: Vec<(JobId, crate::lanes::Held)>,
+    files: Vec<MessageId>,
+    stats: Stats,
+}
+
+impl<R: Rows> Engine<R> {
+    /// Over rows that are empty.
+    pub(crate) fn empty(rows: R, limits: Limits) -> Self {
+        Self {
+            rows,
+            limits,
+            ids: Ids::after(0),
+            lanes: Lanes::default(),
+            leases: Leases::above(0),
+            cursors: HashMap::new(),
+            stats: Stats::default(),
+            batch: Batch::default(),
+        }
+    }
+
+    /// Over rows that were written before. Epochs begin above `epoch`, so that no lease of an earlier process is taken
+    /// for one of ours.
+    pub(crate) fn open(mut rows: R, limits: Limits, epoch: u64) -> Result<Self, Error> {
+        let last = rows.last_id()?;
+        let mut engine = Self { ids: Ids::after(last), leases: Leases::above(epoch), ..Self::empty(rows, limits) };
+        engine.reload()?;
+        Ok(engine)
+    }
+
+    /// Forgets what was derived from the rows and derives it again.
+    pub(crate) fn reload(&mut self) -> Result<(), Error> {
+        self.lanes = Lanes::default();
+        for lane in self.rows.lanes()? {
+            let due = first_free(&mut self.rows, &lane, &self.leases)?;
+            self.lanes.set(lane, due);
+        }
+        self.stats = self.rows.stats()?;
+        Ok(())
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        Stats { leased: self.leases.len() as u64, ..self.stats }
+    }
+
+    /// Where the ids of this store come from.
+    pub(crate) fn ids(&self) -> Ids {
+        self.ids.clone()
+    }
+
+    /// Does all of `ops` in one transaction: one commit for all, and no answer before it. Gives the answers, and the
+    /// messages whose files can be removed now.
+    ///
+    /// # Errors
+    /// If the store failed: nothing of it was done, or it is not known whether.
+    pub(crate) fn apply(&mut self, ops: Vec<Op>) -> Result<Applied, Error> {
+        self.batch = Batch { stats: self.stats, ..Batch::default() };
+        let result = self.run(ops);
+        let batch = std::mem::take(&mut self.batch);
+        match result {
+            Ok(answers) => {
+                self.stats = batch.stats;
+                for lane in batch.dirty {
+                    let due = first_free(&mut self.rows, &lane, &self.leases)?;
+                    if due.is_none() {
+                        self.cursors.remove(&lane);
+                    }
+                    self.lanes.set(lane, due);
+                }
+                Ok((answers, batch.files))
+            }
+            Err(error) => {
+                self.rows.rollback();
+                for job in batch.granted {
+                    self.leases.end(job);
+                }
+                for (job, held) in batch.ended {
+                    self.leases.restore(job, held);
+                }
+                // If even this fails the store is out of order, and reloads when it works again.
+                let _ = self.reload();
+                Err(error)
+            }
+        }
+    }
+
+    fn run(&mut self, ops: Vec<Op>) -> Result<Vec<Result<Answer, Error>>, Error> {
+        self.rows.begin()?;
+        let mut answers = Vec::with_capacity(ops.len());
+        for op in ops {
+            match self.op(op) {
+                Err(error) if error.is_of_the_store() => return Err(error),
+                answer => answers.push(answer),
+            }
+        }
+        self.rows.commit()?;
+        Ok(answers)
+    }
+
+    fn op(&mut self, op: Op) -> Result<Answer, Error> {
+        match op {
+            Op::Insert { id, now, size, body, message } => {
+                self.check(&message)?;
+                if self.batch.stats.messages >= self.limits.messages {
+                    return Err(Error::TooMany { limit: self.limits.messages });
+                }
+                self.insert(id, now, size, &body, message)?;
+                Ok(Answer::Done)
+            }
+            Op::Claim(claim) => self.claim(&claim).map(Answer::Claimed),
+            Op::Renew { leases, now, until } => {
+                self.expire(now)?;
+                let lost = leases.into_iter().filter(|lease| !self.leases.renew(*lease, round(until))).collect();
+                Ok(Answer::Lost(lost))
+            }
+            Op::Settle { lease, now, settlement } => self.settle(lease, now, *settlement).map(Answer::Settled),
+            Op::Release(leases) => {
+                for lease in leases.into_iter().filter(|lease| self.leases.holds(*lease)).collect::<Vec<_>>() {
+                    self.end(lease.job)?;
+                }
+                Ok(Answer::Done)
+            }
+            Op::NextDue(claim) => self.next_due(&claim).map(Answer::Due),
+            Op::Scan { filter, after, max } => self.page(&filter, after, max).map(Answer::Page),
+            Op::Control { filter, after, action, now } => self.control(&filter, after, &action, now),
+            Op::Expire(now) => self.expire(now).map(|()| Answer::Done),
+        }
+    }
+
+    fn check(&self, message: &NewMessage) -> Result<(), Error> {
+        let recipients: usize = message.jobs.iter().map(|job| job.recipients.len()).sum();
+        if message.jobs.is_empty() || message.jobs.iter().any(|job| job.recipients.is_empty()) {
+            return Err(Error::Invalid("a job without recipients"));
+        }
+        if recipients > self.limits.recipients {
+            return Err(Error::Invalid("too many recipients"));
+        }
+        Ok(())
+    }
+
+    fn insert(
+        &mut self,
+        id: MessageId,
+        now: SystemTime,
+        size: u64,
+        body: &StoredBody,
+        new: NewMessage,
+    ) -> Result<(), Error> {
+        let turn = turn_of(&new.sender);
+        let message = Message { id, accepted: round(now), mail: new.mail, sender: new.sender, size };
+        self.rows.insert_message(&message, body)?;
+        self.batch.stats.messages += 1;
+        for (n, job) in (0_u32..).zip(new.jobs) {
+            let mut job = job.into_job(JobId { message: id, n }, turn);
+            (job.due, job.alarm, job.expires) = (round(job.due), round(job.alarm), round(job.expires));
+            self.rows.insert_job(&job)?;
+            self.batch.stats.jobs += 1;
+            self.batch.dirty.insert(job.lane());
+        }
+        Ok(())
+    }
+
+    fn claim(&mut self, claim: &Claim) -> Result<Vec<Leased>, Error> {
+        self.expire(claim.now)?;
+        self.look_again()?;
+        let mut leased = Vec::new();
+        let max = claim.max.min(self.limits.leases.saturating_sub(self.leases.len()));
+        for (lane, n) in self.lanes.pick(claim, max) {
+            let mut cursor = self.cursors.get(&lane).copied();
+            for job in take(&mut self.rows, &lane, &mut cursor, &self.leases, claim.now, n)? {
+                leased.extend(self.lease(job, &lane, Why::Due, claim)?);
+            }
+            if let Some(cursor) = cursor {
+                self.cursors.insert(lane.clone(), cursor);
+            }
+        }
+        let room = claim.alarms.min(self.limits.leases.saturating_sub(self.leases.len()));
+        if room > 0 {
+            let alarms = self.rows.alarms(claim.now, self.leases.len() + room)?;
+            let free = alarms.into_iter().map(|(_, job)| job).filter(|job| self.leases.get(*job).is_none());
+            for job in free.take(room).collect::<Vec<_>>() {
+                let lane = match self.rows.job(job)? {
+                    Read::Whole(job) | Read::Damaged(job, _) => job.lane(),
+                    Read::Missing => continue,
+                };
+                leased.extend(self.lease(job, &lane, Why::Alarm, claim)?);
+            }
+        }
+        Ok(leased)
+    }
+
+    /// Brings the lanes up to date with what this batch has done so far.
+    fn look_again(&mut self) -> Result<(), Error> {
+        for lane in self.batch.dirty.clone() {
+            let due = first_free(&mut self.rows, &lane, &self.leases)?;
+            self.lanes.set(lane, due);
+        }
+        Ok(())
+    }
+
+    /// Leases one job, or sets it aside if it cannot be read.
+    fn lease(&mut self, id: JobId, lane: &Lane, why: Why, claim: &Claim) -> Result<Option<Leased>, Error> {
+        self.batch.dirty.insert(lane.clone());
+        let damage = match (self.rows.job(id)?, self.rows.message(id.message)?) {
+            // Told to end by a process that ended before whoever worked on it.
+            (Read::Whole(job), _) if job.cancelled => {
+                self.remove(&job)?;
+                return Ok(None);
+            }
+            (Read::Whole(job), Read::Whole(message)) => {
+                let lease = self.leases.grant(id, lane.clone(), round(claim.until));
+                self.batch.granted.push(id);
+                return Ok(Some(Leased { lease, why, job, message }));
+            }
+            (Read::Missing, _) => return Ok(None),
+            (Read::Damaged(_, reason), _) | (_, Read::Damaged(_, reason)) => reason,
+            (_, Read::Missing) => "its message is missing".into(),
+        };
+        tracing::error!(job = %id, reason = damage, "a queued job is damaged and was set aside; look at it with a list");
+        self.rows.set_status(id, Status::Quarantined, Some(&damage))?;
+        self.batch.stats.quarantined += 1;
+        Ok(None)
+    }
+
+    fn settle(&mut self, lease: Lease, now: SystemTime, settlement: Settlement) -> Result<Vec<MessageId>, Error> {
+        self.expire(now)?;
+        if !self.leases.holds(lease) {
+            return Err(Error::LeaseLost);
+        }
+        for notice in &settlement.notices {
+            self.check(&notice.message)?;
+            if notice.body.len() > self.limits.inline {
+                return Err(Error::TooLarge { limit: self.limits.inline as u64 });
+            }
+        }
+        match self.rows.job(lease.job)? {
+            Read::Whole(before) => {
+                let mut job = before.clone();
+                let done = job.settle(&settlement);
+                (job.due, job.alarm) = (round(job.due), round(job.alarm));
+                if done { self.remove(&job)? } else { self.replace(&before, &job)? }
+            }
+            Read::Damaged(_, reason) => {
+                self.rows.set_status(lease.job, Status::Quarantined, Some(&reason))?;
+                self.batch.stats.quarantined += 1;
+            }
+            Read::Missing => return Err(Error::LeaseLost),
+        }
+        let mut ids = Vec::with_capacity(settlement.notices.len());
+        for NewNotice { message, body } in settlement.notices {
+            let id = self.ids.next(now);
+            let (size, sum) = (body.len() as u64, crc32fast::hash(&body));
+            self.insert(id, now, size, &StoredBody::Row { content: body, sum }, message)?;
+            ids.push(id);
+        }
+        self.end(lease.job)?;
+        Ok(ids)
+    }
+
+    fn replace(&mut self, before: &Job, job: &Job) -> Result<(), Error> {
+        let count = |stats: &mut Stats, status, by: i64| match status {
+            Status::Waiting => {}
+            Status::Held => stats.held = stats.held.saturating_add_signed(by),
+            Status::Quarantined => stats.quarantined = stats.quarantined.saturating_add_signed(by),
+        };
+        count(&mut self.batch.stats, before.status, -1);
+        count(&mut self.batch.stats, job.status, 1);
+        self.batch.dirty.extend([before.lane(), job.lane()]);
+        self.rows.update_job(job)
+    }
+
+    /// Removes a job, and its message with the last one.
+    fn remove(&mut self, job: &Job) -> Result<(), Error> {
+        self.rows.delete_job(job.id)?;
+        let stats = &mut self.batch.stats;
+        stats.jobs = stats.jobs.saturating_sub(1);
+        match job.status {
+            Status::Waiting => {}
+            Status::Held => stats.held = stats.held.saturating_sub(1),
+            Status::Quarantined => stats.quarantined = stats.quarantined.saturating_sub(1),
+        }
+        self.batch.dirty.insert(job.lane());
+        if !self.rows.has_jobs(job.id.message)? {
+            if self.rows.delete_message(job.id.message)? {
+                self.batch.files.push(job.id.message);
+            }
+            self.batch.stats.messages = self.batch.stats.messages.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    /// Ends a lease. A job that was told to end meanwhile, and was not settled, ends with it.
+    fn end(&mut self, id: JobId) -> Result<(), Error> {
+        let Some(held) = self.leases.end(id) else { return Ok(()) };
+        self.ended(id, held)
+    }
+
+    fn ended(&mut self, id: JobId, held: crate::lanes::Held) -> Result<(), Error> {
+        self.batch.dirty.insert(held.lane.clone());
+        self.batch.ended.push((id, held));
+        match self.rows.job(id)? {
+            Read::Whole(job) if job.cancelled => self.remove(&job),
+            Read::Whole(_) | Read::Damaged(..) | Read::Missing => Ok(()),
+        }
+    }
+
+    fn expire(&mut self, now: SystemTime) -> Result<(), Error> {
+        for (job, held) in self.leases.expire(now) {
+            self.ended(job, held)?;
+        }
+        Ok(())
+    }
+
+    fn next_due(&mut self, claim: &Claim) -> Result<Option<SystemTime>, Error> {
+        self.look_again()?;
+        let alarms = match claim.alarms {
+            0 => Vec::new(),
+            _ => self.rows.alarms(from_millis(i64::MAX), self.leases.len() + 1)?,
+        };
+        let alarm = alarms.into_iter().find(|(_, job)| self.leases.get(*job).is_none()).map(|(alarm, _)| alarm);
+        Ok([self.lanes.next(claim), alarm, self.leases.next_end()].into_iter().flatten().min())
+    }
+
+    fn entry(&mut self, id: JobId) -> Result<Option<Entry>, Error> {
+        let job = match self.rows.job(id)? {
+            Read::Whole(job) => job,
+            Read::Damaged(job, reason) => Job { status: Status::Quarantined, reason: Some(reason), ..job },
+            Read::Missing => return Ok(None),
+        };
+        let message = match self.rows.message(id.message)? {
+            Read::Whole(message) | Read::Damaged(message, _) => message,
+            Read::Missing => Message {
+                id: id.message,
+                accepted: from_millis(i64::try_from(id.message.order() >> 16).unwrap_or_default()),
+                mail: smtp_core::types::Mail::new(smtp_core::types::ReversePath::Null),
+                sender: Arc::from(""),
+                size: 0,
+            },
+        };
+        Ok(Some(Entry { job, message, leased_until: self.leases.get(id).map(|held| held.until) }))
+    }
+
+    /// Looks at up to a thousand jobs above `after`; gives those that match and where to go on.
+    fn matching(
+        &mut self,
+        filter: &Filter,
+        after: Option<JobId>,
+        max: usize,
+    ) -> Result<(Vec<Entry>, Option<JobId>), Error> {
+        let ids = self.rows.scan(after, filter.message, SCAN_MAX)?;
+        let more = ids.len() == SCAN_MAX;
+        let (mut entries, mut last) = (Vec::new(), None);
+        for id in ids {
+            if entries.len() == max {
+                return Ok((entries, last));
+            }
+            last = Some(id);
+            entries.extend(self.entry(id)?.filter(|entry| filter.matches(entry)));
+        }
+        Ok((entries, last.filter(|_| more)))
+    }
+
+    fn page(&mut self, filter: &Filter, after: Option<JobId>, max: usize) -> Result<Page, Error> {
+        let (entries, next) = self.matching(filter, after, max.clamp(1, SCAN_MAX))?;
+        Ok(Page { entries, next })
+    }
+
+    fn control(
+        &mut self,
+        filter: &Filter,
+        after: Option<JobId>,
+        action: &Action,
+        now: SystemTime,
+    ) -> Result<Answer, Error> {
+        self.expire(now)?;
+        let (entries, next) = self.matching(filter, after, SCAN_MAX)?;
+        let mut changed = 0;
+        for entry in entries {
+            let id = entry.job.id;
+            let leased = self.leases.get(id).is_some();
+            let (mut job, damaged) = match self.rows.job(id)? {
+                Read::Whole(job) => (job, false),
+                Read::Damaged(job, _) => (job, true),
+                Read::Missing => continue,
+            };
+            let before = job.clone();
+            let acted = job.act(action, leased, now);
+            (job.due, job.alarm) = (round(job.due), round(job.alarm));
+            match acted {
+                Acted::Unchanged => continue,
+                Acted::Removed => self.remove(&before)?,
+                // Nothing is written over what cannot be read.
+                Acted::Changed if damaged && job.status == before.status => continue,
+                Acted::Changed if damaged => {
+                    self.rows.set_status(id, job.status, job.reason.as_deref())?;
+                    self.batch.stats.quarantined = self.batch.stats.quarantined.saturating_sub(1);
+                    self.batch.dirty.insert(job.lane());
+                }
+                Acted::Changed => self.replace(&before, &job)?,
+            }
+            changed += 1;
+        }
+        Ok(Answer::Controlled { changed, next })
+    }
+}
+
+/// As it is stored: to the millisecond.
+fn round(time: SystemTime) -> SystemTime {
+    from_millis(millis(time))
+}

@@ -1,0 +1,218 @@
+//! The embedded store: SQLite, one thread that writes, commits in groups.
+
+mod bodies;
+#[cfg(test)]
+mod crash;
+mod disk;
+mod open;
+mod reader;
+mod rows;
+mod schema;
+mod staged;
+mod text;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use smtp_core::service::Body;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+pub(crate) use bodies::Sealed;
+
+use crate::engine::{Answer, Op, SCAN_MAX};
+use crate::error::{Error, OpenError};
+use crate::id::{Ids, JobId, MessageId};
+use crate::job::{Action, Settlement};
+use crate::spool::{Claim, Entry, Filter, Health, Lease, Leased, Limits, Page, Spool, Staged, Stats};
+use disk::Disk;
+use reader::Readers;
+use staged::SqliteStaged;
+use writer::Request;
+
+/// A spool in one folder: `spool.db`, and `bodies/` for content over [`Limits::inline`].
+///
+/// **Durability.** WAL with `synchronous=FULL`: a commit is on disk when it returns. Commits of many writers are made
+/// together, as many as wait, up to about 1 MiB; none waits for a timer. A large body is synced, renamed and its folder
+/// synced before the row that names it is written; what no row names is removed when the spool is opened.
+///
+/// **Safety.** The folder is 0700 and files are 0600, whatever the umask. One process at a time: a lock keeps others out.
+/// `sqlite3` may read along. Leases are kept in memory, since they end with the process.
+///
+/// **Damage.** Rows and bodies carry checksums. A job that cannot be read is set aside as quarantined.
+///
+/// Clones share everything.
+#[derive(Debug, Clone)]
+pub struct SqliteSpool(Arc<Shared>);
+
+/// What the writer, the readers and those who stage bodies share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    requests: mpsc::Sender<Request>,
+    disk: Arc<dyn Disk>,
+    readers: Readers,
+    limits: Limits,
+    ids: Ids,
+    state: Arc<State>,
+    /// Held as long as the spool is open.
+    _lock: std::fs::File,
+}
+
+/// What the writer tells the others.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    broken: Mutex<Option<String>>,
+    stats: Mutex<Stats>,
+    changed: Arc<Notify>,
+}
+
+impl State {
+    /// Nothing is to be written any more until a probe succeeds.
+    pub(crate) fn poison(&self, reason: &str) {
+        tracing::error!(reason, "the spool takes no mail until its disk works again; look at the kernel log");
+        lock(&self.broken).get_or_insert_with(|| reason.to_owned());
+    }
+
+    fn broken(&self) -> Option<String> {
+        lock(&self.broken).clone()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SqliteSpool {
+    /// The spool in the folder `path`, which is made if it is not there. Blocks: it reads the schedule, brings an older
+    /// schema up to date and removes bodies that no row names.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(path: impl Into<PathBuf>, limits: Limits) -> Result<Self, OpenError> {
+        open::open(&path.into(), limits)
+    }
+
+    /// The folder's database, for those who want to look into it.
+    #[must_use]
+    pub fn database(path: &Path) -> PathBuf {
+        path.join(open::DATABASE)
+    }
+
+    async fn run(&self, op: Op) -> Result<Answer, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.0.requests.send(Request::Op { op: Box::new(op), reply }).await.map_err(|_| Error::Closed)?;
+        answer.await.unwrap_or(Err(Error::Closed))
+    }
+}
+
+impl Shared {
+    /// Whether a message of about `size` octets can be taken.
+    fn check(&self, size: u64) -> Result<(), Error> {
+        if let Some(reason) = self.state.broken() {
+            return Err(Error::Unhealthy(reason));
+        }
+        if lock(&self.state.stats).messages >= self.limits.messages {
+            return Err(Error::TooMany { limit: self.limits.messages });
+        }
+        let free = self.disk.free().map_err(|e| Error::io("see how much space is free", &e))?;
+        if free < self.limits.free.saturating_add(size) {
+            return Err(Error::Full(format!("{free} octets are free")));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Spool for SqliteSpool {
+    async fn begin(&self, now: SystemTime, size_hint: Option<u64>) -> Result<Box<dyn Staged>, Error> {
+        let limit = self.0.limits.body;
+        if size_hint.is_some_and(|size| size > limit) {
+            return Err(Error::TooLarge { limit });
+        }
+        if self.0.requests.is_closed() {
+            return Err(Error::Closed);
+        }
+        self.0.check(size_hint.unwrap_or_default())?;
+        let id = self.0.ids.next(now);
+        Ok(Box::new(SqliteStaged::new(self.clone(), id, now)))
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Vec<Leased>, Error> {
+        self.run(Op::Claim(claim)).await?.claimed()
+    }
+
+    async fn renew(&self, leases: &[Lease], now: SystemTime, until: SystemTime) -> Result<Vec<Lease>, Error> {
+        self.run(Op::Renew { leases: leases.to_vec(), now, until }).await?.lost()
+    }
+
+    async fn settle(&self, lease: Lease, now: SystemTime, settlement: Settlement) -> Result<Vec<MessageId>, Error> {
+        self.run(Op::Settle { lease, now, settlement: Box::new(settlement) }).await?.settled()
+    }
+
+    async fn release(&self, leases: &[Lease]) -> Result<(), Error> {
+        self.run(Op::Release(leases.to_vec())).await.map(drop)
+    }
+
+    async fn body(&self, message: MessageId) -> Result<Body, Error> {
+        self.0.readers.body(message, Arc::clone(&self.0.disk)).await
+    }
+
+    async fn next_due(&self, claim: &Claim) -> Result<Option<SystemTime>, Error> {
+        self.run(Op::NextDue(claim.clone())).await?.due()
+    }
+
+    fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.state.changed)
+    }
+
+    async fn list(&self, filter: &Filter, after: Option<JobId>, max: usize) -> Result<Page, Error> {
+        self.run(Op::Scan { filter: Box::new(filter.clone()), after, max }).await?.page()
+    }
+
+    async fn get(&self, message: MessageId) -> Result<Vec<Entry>, Error> {
+        let filter = Box::new(Filter::message(message));
+        Ok(self.run(Op::Scan { filter, after: None, max: SCAN_MAX }).await?.page()?.entries)
+    }
+
+    async fn control(&self, filter: &Filter, action: Action, now: SystemTime) -> Result<u64, Error> {
+        let (mut total, mut after) = (0, None);
+        loop {
+            let op = Op::Control { filter: Box::new(filter.clone()), after, action: action.clone(), now };
+            let (changed, next) = self.run(op).await?.controlled()?;
+            total += changed;
+            after = next;
+            if after.is_none() {
+                return Ok(total);
+            }
+        }
+    }
+
+    fn health(&self) -> Health {
+        match self.0.check(0) {
+            Ok(()) => Health::Ready,
+            Err(error @ (Error::Full(_) | Error::TooMany { .. })) => Health::Full(error.to_string()),
+            Err(error) => Health::Unhealthy(error.to_string()),
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        *lock(&self.0.state.stats)
+    }
+
+    async fn maintain(&self, now: SystemTime) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        self.0.requests.send(Request::Maintain { now, reply }).await.map_err(|_| Error::Closed)?;
+        answer.await.unwrap_or(Err(Error::Closed))
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        // One that is closed already is closed.
+        if self.0.requests.send(Request::Close { reply }).await.is_err() {
+            return Ok(());
+        }
+        answer.await.unwrap_or(Ok(()))
+    }
+}

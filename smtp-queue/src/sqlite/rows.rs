@@ -1,0 +1,381 @@
+//! Rows in SQLite.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use smtp_core::types::{Mail, Parameters, ReversePath};
+
+use super::disk::Disk;
+use super::text;
+use crate::clock::{from_millis, millis};
+use crate::engine::{Read, Rows, StoredBody};
+use crate::error::Error;
+use crate::id::{JobId, MessageId};
+use crate::job::{Job, Lane, Message, NextHop, Status};
+use crate::lanes::LaneIndex;
+use crate::spool::Stats;
+
+/// The tables, and the one transaction that may be open on them.
+#[derive(Debug)]
+pub(crate) struct SqlRows {
+    connection: Connection,
+    disk: Arc<dyn Disk>,
+    lanes: HashMap<Lane, i64>,
+    names: HashMap<i64, Lane>,
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Full(error.to_string()),
+            _ => Self::Storage(error.to_string()),
+        }
+    }
+}
+
+/// A number of 64 bits as SQLite has them, with a sign.
+const fn signed(value: u64) -> i64 {
+    i64::from_ne_bytes(value.to_ne_bytes())
+}
+
+const fn unsigned(value: i64) -> u64 {
+    u64::from_ne_bytes(value.to_ne_bytes())
+}
+
+const fn status_number(status: Status) -> i64 {
+    match status {
+        Status::Waiting => 0,
+        Status::Held => 1,
+        Status::Quarantined => 2,
+    }
+}
+
+fn message_sum(message: &Message, body_sum: u32) -> u32 {
+    let Message { id, accepted, mail, sender, size } = message;
+    let (from, parameters, accepted) = (&mail.from, mail.parameters.as_str(), millis(*accepted));
+    crc32fast::hash(format!("{id}\n{accepted}\n{from}\n{parameters}\n{sender}\n{size}\n{body_sum}").as_bytes())
+}
+
+fn job_sum(job: &Job, recipients: &str) -> u32 {
+    let Job { id, next_hop, priority, turn, attempts, give_up, cancelled, .. } = job;
+    let (due, alarm, expires) = (millis(job.due), millis(job.alarm), millis(job.expires));
+    let text = format!(
+        "{id}\n{next_hop}\n{priority}\n{turn}\n{due}\n{alarm}\n{expires}\n{attempts}\n{give_up}\n{cancelled}\n{recipients}"
+    );
+    crc32fast::hash(text.as_bytes())
+}
+
+impl SqlRows {
+    pub(crate) fn new(connection: Connection, disk: Arc<dyn Disk>) -> Result<Self, Error> {
+        let mut rows = Self { connection, disk, lanes: HashMap::new(), names: HashMap::new() };
+        rows.read_lanes()?;
+        Ok(rows)
+    }
+
+    fn read_lanes(&mut self) -> Result<(), Error> {
+        self.lanes.clear();
+        self.names.clear();
+        let mut statement = self.connection.prepare_cached("SELECT id, next_hop, priority FROM lane")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let Ok(next_hop) = NextHop::new(&row.get::<_, String>(1)?) else { continue };
+            let (id, lane) = (row.get(0)?, Lane { priority: row.get(2)?, next_hop });
+            self.lanes.insert(lane.clone(), id);
+            self.names.insert(id, lane);
+        }
+        Ok(())
+    }
+
+    /// Removes jobs that were told to end by a process that ended before them, messages without jobs, and lanes that no
+    /// job uses.
+    pub(crate) fn tidy(&mut self) -> Result<(), Error> {
+        self.connection.execute("DELETE FROM job WHERE cancelled <> 0", [])?;
+        self.connection.execute("DELETE FROM message WHERE id NOT IN (SELECT message FROM job)", [])?;
+        self.connection.execute("DELETE FROM lane WHERE id NOT IN (SELECT lane FROM job)", [])?;
+        self.read_lanes()
+    }
+
+    /// Writes something for good, to see whether that works.
+    pub(crate) fn probe(&mut self, now: SystemTime) -> Result<(), Error> {
+        self.begin()?;
+        self.connection.execute("INSERT OR REPLACE INTO probe(id, time) VALUES (1, ?1)", [millis(now)])?;
+        self.commit()
+    }
+
+    /// Messages whose content is a file.
+    pub(crate) fn files(&mut self) -> Result<HashSet<MessageId>, Error> {
+        let mut statement = self.connection.prepare("SELECT id, random FROM message WHERE body IS NULL")?;
+        let ids = statement.query_map([], |row| message_id(row, 0, 1))?;
+        Ok(ids.collect::<Result<_, _>>()?)
+    }
+
+    pub(crate) fn into_connection(self) -> Connection {
+        self.connection
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    fn lane_id(&mut self, lane: &Lane) -> Result<i64, Error> {
+        if let Some(id) = self.lanes.get(lane) {
+            return Ok(*id);
+        }
+        let mut statement = self.connection.prepare_cached("INSERT INTO lane(next_hop, priority) VALUES (?1, ?2)")?;
+        let id = statement.insert(params![lane.next_hop.as_str(), lane.priority])?;
+        self.lanes.insert(lane.clone(), id);
+        self.names.insert(id, lane.clone());
+        Ok(id)
+    }
+
+    fn times(&mut self, sql: &str, parameters: impl rusqlite::Params) -> Result<Vec<(SystemTime, JobId)>, Error> {
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let rows = statement.query_map(parameters, |row| {
+            let message = message_id(row, 1, 2)?;
+            Ok((from_millis(row.get(0)?), JobId { message, n: row.get(3)? }))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+}
+
+fn message_id(row: &Row<'_>, order: usize, random: usize) -> rusqlite::Result<MessageId> {
+    Ok(MessageId::from_parts(unsigned(row.get(order)?), unsigned(row.get(random)?)))
+}
+
+fn limit(max: usize) -> i64 {
+    i64::try_from(max).unwrap_or(i64::MAX)
+}
+
+impl LaneIndex for SqlRows {
+    fn next_turn(&mut self, lane: &Lane, after: Option<i64>) -> Result<Option<i64>, Error> {
+        let Some(lane) = self.lanes.get(lane) else { return Ok(None) };
+        let sql = "SELECT turn FROM job WHERE lane = ?1 AND turn > ?2 AND status = 0 ORDER BY turn LIMIT 1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        Ok(statement.query_row([*lane, after.unwrap_or(i64::MIN)], |row| row.get(0)).optional()?)
+    }
+
+    fn ready(
+        &mut self,
+        lane: &Lane,
+        turn: Option<i64>,
+        now: SystemTime,
+        max: usize,
+    ) -> Result<Vec<(SystemTime, JobId)>, Error> {
+        let Some(lane) = self.lanes.get(lane).copied() else { return Ok(Vec::new()) };
+        let (now, max) = (millis(now), limit(max));
+        match turn {
+            Some(turn) => self.times(
+                "SELECT due, message, random, n FROM job \
+                 WHERE lane = ?1 AND turn = ?2 AND due <= ?3 AND status = 0 ORDER BY due, message, n LIMIT ?4",
+                params![lane, turn, now, max],
+            ),
+            None => self.times(
+                "SELECT due, message, random, n FROM job \
+                 WHERE lane = ?1 AND due <= ?2 AND status = 0 ORDER BY due, message, n LIMIT ?3",
+                params![lane, now, max],
+            ),
+        }
+    }
+}
+
+impl Rows for SqlRows {
+    fn begin(&mut self) -> Result<(), Error> {
+        Ok(self.connection.execute_batch("BEGIN IMMEDIATE")?)
+    }
+
+    fn commit(&mut self) -> Result<(), Error> {
+        Ok(self.disk.commit(&self.connection)?)
+    }
+
+    fn rollback(&mut self) {
+        // After some failures SQLite has done it by itself.
+        if !self.connection.is_autocommit() {
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        let _ = self.read_lanes();
+    }
+
+    fn insert_message(&mut self, message: &Message, body: &StoredBody) -> Result<(), Error> {
+        let (content, sum) = match body {
+            StoredBody::Row { content, sum } => (Some(&**content), *sum),
+            StoredBody::File(sealed) => (None, sealed.sum()),
+        };
+        let mut statement = self.connection.prepare_cached(
+            "INSERT INTO message(id, random, accepted, mail_from, parameters, sender, size, body_sum, sum, body) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )?;
+        statement.execute(params![
+            signed(message.id.order()),
+            signed(message.id.random()),
+            millis(message.accepted),
+            message.mail.from.to_string(),
+            message.mail.parameters.as_str(),
+            &*message.sender,
+            signed(message.size),
+            sum,
+            message_sum(message, sum),
+            content,
+        ])?;
+        Ok(())
+    }
+
+    fn delete_message(&mut self, id: MessageId) -> Result<bool, Error> {
+        let sql = "DELETE FROM message WHERE id = ?1 RETURNING body IS NULL";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let file = statement.query_row([signed(id.order())], |row| row.get(0)).optional()?;
+        Ok(file.unwrap_or(false))
+    }
+
+    fn message(&mut self, id: MessageId) -> Result<Read<Message>, Error> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT accepted, mail_from, parameters, sender, size, body_sum, sum FROM message WHERE id = ?1 AND random = ?2",
+        )?;
+        let mut rows = statement.query([signed(id.order()), signed(id.random())])?;
+        let Some(row) = rows.next()? else { return Ok(Read::Missing) };
+        let from = text::column(row, 1).and_then(|text| text.parse::<ReversePath>().ok());
+        let parameters = text::column(row, 2).and_then(|text| Parameters::new(&text).ok());
+        let damaged = from.is_none() || parameters.is_none();
+        let mail = Mail { from: from.unwrap_or(ReversePath::Null), parameters: parameters.unwrap_or_default() };
+        let message = Message {
+            id,
+            accepted: from_millis(row.get(0).unwrap_or_default()),
+            mail,
+            sender: text::column(row, 3).unwrap_or_default().into(),
+            size: unsigned(row.get(4).unwrap_or_default()),
+        };
+        let (body_sum, sum) = (row.get::<_, u32>(5).ok(), row.get::<_, u32>(6).ok());
+        let fits = !damaged && sum.is_some() && body_sum.map(|body| message_sum(&message, body)) == sum;
+        Ok(if fits { Read::Whole(message) } else { Read::Damaged(message, "the message's row is damaged".into()) })
+    }
+
+    fn insert_job(&mut self, job: &Job) -> Result<(), Error> {
+        let recipients = text::write(&job.recipients)?;
+        let lane = self.lane_id(&job.lane())?;
+        let mut statement = self.connection.prepare_cached(
+            "INSERT OR REPLACE INTO job(message, n, random, lane, turn, due, alarm, expires, attempts, give_up, cancelled, \
+             recipients, sum, status, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        )?;
+        statement.execute(params![
+            signed(job.id.message.order()),
+            job.id.n,
+            signed(job.id.message.random()),
+            lane,
+            job.turn,
+            millis(job.due),
+            millis(job.alarm),
+            millis(job.expires),
+            job.attempts,
+            job.give_up,
+            job.cancelled,
+            recipients,
+            job_sum(job, &recipients),
+            status_number(job.status),
+            job.reason,
+        ])?;
+        Ok(())
+    }
+
+    fn update_job(&mut self, job: &Job) -> Result<(), Error> {
+        self.insert_job(job)
+    }
+
+    fn delete_job(&mut self, id: JobId) -> Result<(), Error> {
+        let mut statement = self.connection.prepare_cached("DELETE FROM job WHERE message = ?1 AND n = ?2")?;
+        statement.execute(params![signed(id.message.order()), id.n])?;
+        Ok(())
+    }
+
+    fn job(&mut self, id: JobId) -> Result<Read<Job>, Error> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT lane, turn, due, alarm, expires, attempts, give_up, cancelled, recipients, sum, status, reason \
+             FROM job WHERE message = ?1 AND n = ?2",
+        )?;
+        let mut rows = statement.query(params![signed(id.message.order()), id.n])?;
+        let Some(row) = rows.next()? else { return Ok(Read::Missing) };
+        let lane = row.get(0).ok().and_then(|lane: i64| self.names.get(&lane));
+        let recipients = text::column(row, 8);
+        let list = recipients.as_deref().and_then(text::read);
+        let whole = lane.is_some() && list.is_some();
+        let (priority, next_hop) = match lane {
+            Some(lane) => (lane.priority, lane.next_hop.clone()),
+            None => (0, NextHop::unknown()),
+        };
+        let time = |column| row.get(column).map(from_millis).unwrap_or(SystemTime::UNIX_EPOCH);
+        let job = Job {
+            id,
+            next_hop,
+            priority,
+            turn: row.get(1).unwrap_or_default(),
+            due: time(2),
+            alarm: time(3),
+            expires: time(4),
+            attempts: row.get(5).unwrap_or_default(),
+            status: match row.get(10) {
+                Ok(0) => Status::Waiting,
+                Ok(1) => Status::Held,
+                _ => Status::Quarantined,
+            },
+            give_up: row.get(6).unwrap_or_default(),
+            cancelled: row.get(7).unwrap_or_default(),
+            reason: text::column(row, 11),
+            recipients: list.unwrap_or_default(),
+        };
+        let sum = row.get::<_, u32>(9).ok();
+        let fits = whole && sum.is_some() && recipients.map(|recipients| job_sum(&job, &recipients)) == sum;
+        Ok(if fits { Read::Whole(job) } else { Read::Damaged(job, "the job's row is damaged".into()) })
+    }
+
+    fn has_jobs(&mut self, message: MessageId) -> Result<bool, Error> {
+        let mut statement = self.connection.prepare_cached("SELECT 1 FROM job WHERE message = ?1 LIMIT 1")?;
+        Ok(statement.exists([signed(message.order())])?)
+    }
+
+    fn set_status(&mut self, id: JobId, status: Status, reason: Option<&str>) -> Result<(), Error> {
+        let sql = "UPDATE job SET status = ?3, reason = ?4 WHERE message = ?1 AND n = ?2";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        statement.execute(params![signed(id.message.order()), id.n, status_number(status), reason])?;
+        Ok(())
+    }
+
+    fn alarms(&mut self, now: SystemTime, max: usize) -> Result<Vec<(SystemTime, JobId)>, Error> {
+        self.times(
+            "SELECT alarm, message, random, n FROM job \
+             WHERE alarm <= ?1 AND status = 0 ORDER BY alarm, message, n LIMIT ?2",
+            params![millis(now), limit(max)],
+        )
+    }
+
+    fn scan(&mut self, after: Option<JobId>, message: Option<MessageId>, max: usize) -> Result<Vec<JobId>, Error> {
+        let sql = "SELECT due, message, random, n FROM job \
+                   WHERE (message, n) > (?1, ?2) AND message <= ?3 ORDER BY message, n LIMIT ?4";
+        let first = message.map(|message| (signed(message.order()), -1));
+        let after = after.map(|after| (signed(after.message.order()), i64::from(after.n)));
+        let (start, n) = after.max(first).unwrap_or((-1, -1));
+        let last = message.map_or(i64::MAX, |message| signed(message.order()));
+        let jobs = self.times(sql, params![start, n, last, limit(max)])?;
+        Ok(jobs.into_iter().map(|(_, job)| job).filter(|job| message.is_none_or(|id| id == job.message)).collect())
+    }
+
+    fn lanes(&mut self) -> Result<Vec<Lane>, Error> {
+        Ok(self.lanes.keys().cloned().collect())
+    }
+
+    fn stats(&mut self) -> Result<Stats, Error> {
+        let count = |sql: &str| self.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs);
+        Ok(Stats {
+            messages: count("SELECT count(*) FROM message")?,
+            jobs: count("SELECT count(*) FROM job")?,
+            held: count("SELECT count(*) FROM job WHERE status = 1 AND status <> 0")?,
+            quarantined: count("SELECT count(*) FROM job WHERE status = 2 AND status <> 0")?,
+            leased: 0,
+        })
+    }
+
+    fn last_id(&mut self) -> Result<u64, Error> {
+        let last: Option<i64> = self.connection.query_row("SELECT max(id) FROM message", [], |row| row.get(0))?;
+        Ok(last.map(unsigned).unwrap_or_default())
+    }
+}

@@ -1,0 +1,106 @@
+//! The database: its schema, and how an older one becomes a newer one.
+//!
+//! An administrator may look into it with `sqlite3`. Times are milliseconds since 1970. A job's `status` is 0 waiting,
+//! 1 held, 2 quarantined. `sum` columns are CRC-32 over the other columns of the row, so that damage is found.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use crate::error::OpenError;
+
+/// `SMTQ`, in the header of the file.
+const APPLICATION: i64 = 0x534d_5451;
+
+/// Each brings the schema one version further. Never changed once released; only added to.
+const MIGRATIONS: [&str; 1] = [VERSION_1];
+
+const VERSION_1: &str = "
+CREATE TABLE lane(
+    id INTEGER PRIMARY KEY,
+    next_hop TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    UNIQUE(next_hop, priority)
+);
+CREATE TABLE message(
+    id INTEGER PRIMARY KEY,
+    random INTEGER NOT NULL,
+    accepted INTEGER NOT NULL,
+    mail_from TEXT NOT NULL,
+    parameters TEXT NOT NULL,
+    sender TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    body_sum INTEGER NOT NULL,
+    sum INTEGER NOT NULL,
+    body BLOB
+);
+CREATE TABLE job(
+    message INTEGER NOT NULL,
+    n INTEGER NOT NULL,
+    random INTEGER NOT NULL,
+    lane INTEGER NOT NULL,
+    turn INTEGER NOT NULL,
+    due INTEGER NOT NULL,
+    alarm INTEGER NOT NULL,
+    expires INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    give_up INTEGER NOT NULL,
+    cancelled INTEGER NOT NULL,
+    recipients TEXT NOT NULL,
+    sum INTEGER NOT NULL,
+    status INTEGER NOT NULL,
+    reason TEXT,
+    PRIMARY KEY(message, n)
+) WITHOUT ROWID;
+CREATE INDEX job_due ON job(lane, due) WHERE status = 0;
+CREATE INDEX job_turn ON job(lane, turn, due) WHERE status = 0;
+CREATE INDEX job_alarm ON job(alarm) WHERE status = 0;
+CREATE INDEX job_status ON job(status) WHERE status <> 0;
+CREATE TABLE probe(id INTEGER PRIMARY KEY, time INTEGER NOT NULL);
+";
+
+/// The newest schema that is known here.
+pub(crate) const NEWEST: i64 = 1;
+
+/// Sets a connection up for durable commits.
+///
+/// WAL with `synchronous = FULL` syncs the log at every commit. The writer alone checkpoints; a log that grew under a
+/// long reader is cut back.
+pub(crate) fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "fullfsync", true)?;
+    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    connection.pragma_update(None, "cache_size", -16_384)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+/// Brings the schema up to date.
+pub(crate) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    let unreadable =
+        |error: rusqlite::Error| OpenError::Unreadable { path: path.to_owned(), reason: error.to_string() };
+    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(unreadable);
+    let (application, version) = (number("application_id")?, number("user_version")?);
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(unreadable)?;
+    if application != APPLICATION && (application != 0 || version != 0 || tables != 0) {
+        return Err(OpenError::Foreign { path: path.to_owned() });
+    }
+    if version > NEWEST {
+        return Err(OpenError::Newer { path: path.to_owned(), found: version, known: NEWEST });
+    }
+    let done = usize::try_from(version).unwrap_or_default();
+    for (migration, version) in MIGRATIONS.iter().zip(1_i64..).skip(done) {
+        let mut step = || {
+            let transaction = connection.transaction()?;
+            transaction.execute_batch(migration)?;
+            transaction.pragma_update(None, "application_id", APPLICATION)?;
+            transaction.pragma_update(None, "user_version", version)?;
+            transaction.commit()
+        };
+        step().map_err(unreadable)?;
+    }
+    Ok(())
+}

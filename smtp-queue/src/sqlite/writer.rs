@@ -1,0 +1,216 @@
+//! The one thread that writes: takes what waits, does it in one transaction, and answers after the commit.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::disk::Disk;
+use super::rows::SqlRows;
+use super::{State, bodies, lock, schema};
+use crate::engine::{Answer, Engine, Op, StoredBody};
+use crate::error::Error;
+use crate::id::MessageId;
+
+/// Requests that may wait for the writer; whoever has another waits outside.
+pub(super) const WAITING_MAX: usize = 4_096;
+/// Octets of content after which a group is full.
+const GROUP_OCTETS: usize = 1 << 20;
+/// Operations in a group.
+const GROUP_OPS: usize = 1_024;
+
+#[derive(Debug)]
+pub(crate) enum Request {
+    Op { op: Box<Op>, reply: oneshot::Sender<Result<Answer, Error>> },
+    Maintain { now: SystemTime, reply: oneshot::Sender<Result<(), Error>> },
+    Close { reply: oneshot::Sender<Result<(), Error>> },
+}
+
+/// Where the database is, to open it again.
+#[derive(Debug)]
+pub(super) struct Database {
+    pub(super) path: PathBuf,
+    pub(super) disk: Arc<dyn Disk>,
+}
+
+/// Owns the rows.
+#[derive(Debug)]
+pub(super) struct Writer {
+    engine: Engine<SqlRows>,
+    home: Database,
+    state: Arc<State>,
+}
+
+type Waiting = (Op, oneshot::Sender<Result<Answer, Error>>);
+
+impl Writer {
+    pub(super) fn new(engine: Engine<SqlRows>, home: Database, state: Arc<State>) -> Self {
+        let writer = Self { engine, home, state };
+        writer.publish();
+        writer
+    }
+
+    /// Works until the spool is closed or nobody has it any more.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Request>) {
+        let mut next = None;
+        while let Some(request) = next.take().or_else(|| queue.blocking_recv()) {
+            match request {
+                Request::Op { op, reply } => {
+                    let group;
+                    (group, next) = gather(*op, reply, &mut queue);
+                    self.commit(group);
+                }
+                Request::Maintain { now, reply } => {
+                    let _ = reply.send(self.maintain(now));
+                }
+                Request::Close { reply } => {
+                    queue.close();
+                    let _ = reply.send(self.close());
+                    return;
+                }
+            }
+        }
+        let _ = self.close();
+    }
+
+    /// Does a group and answers.
+    pub(super) fn commit(&mut self, group: Vec<Waiting>) {
+        let broken = self.state.broken();
+        let (mut ops, mut replies, mut news) = (Vec::new(), Vec::new(), false);
+        for (op, reply) in group {
+            match &broken {
+                // What is known can still be looked at.
+                Some(reason) if !matches!(op, Op::Scan { .. } | Op::NextDue(_)) => {
+                    let _ = reply.send(Err(Error::Unhealthy(reason.clone())));
+                }
+                _ => {
+                    news |= op.is_news();
+                    ops.push(op);
+                    replies.push(reply);
+                }
+            }
+        }
+        match self.engine.apply(ops) {
+            Ok((answers, files)) => {
+                // Whoever has an answer finds it in the figures too.
+                self.publish();
+                for (reply, answer) in replies.into_iter().zip(answers) {
+                    let _ = reply.send(answer);
+                }
+                if news {
+                    self.state.changed.notify_waiters();
+                }
+                free(&*self.home.disk, files);
+            }
+            Err(error) => {
+                if let Error::Storage(reason) = &error {
+                    self.state.poison(reason);
+                }
+                for reply in replies {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) const fn rows(&self) -> &SqlRows {
+        &self.engine.rows
+    }
+
+    #[cfg(test)]
+    pub(super) fn into_rows(self) -> SqlRows {
+        self.engine.rows
+    }
+
+    fn publish(&self) {
+        *lock(&self.state.stats) = self.engine.stats();
+    }
+
+    fn maintain(&mut self, now: SystemTime) -> Result<(), Error> {
+        if self.state.broken().is_some() {
+            self.probe(now)?;
+            *lock(&self.state.broken) = None;
+            tracing::info!("the spool's disk works again");
+        }
+        let (_, files) = self.engine.apply(vec![Op::Expire(now)])?;
+        free(&*self.home.disk, files);
+        self.publish();
+        Ok(())
+    }
+
+    /// Writes with fresh handles, since what failed on the old ones is never known for sure: after a failed sync the
+    /// kernel takes the lost pages for clean.
+    fn probe(&mut self, now: SystemTime) -> Result<(), Error> {
+        let disk = &*self.home.disk;
+        // What a probe left that failed.
+        let _ = disk.remove(PROBE);
+        let written = disk.create(PROBE).and_then(|mut file| {
+            file.write(b"probe")?;
+            file.sync()?;
+            disk.sync_folder()?;
+            disk.remove(PROBE)
+        });
+        written.map_err(|e| Error::io("write to the disk again", &e))?;
+        let connection = Connection::open(&self.home.path)?;
+        schema::configure(&connection)?;
+        let mut rows = SqlRows::new(connection, Arc::clone(&self.home.disk))?;
+        rows.probe(now)?;
+        self.engine.rows = rows;
+        self.engine.reload()
+    }
+
+    fn close(self) -> Result<(), Error> {
+        let connection = self.engine.rows.into_connection();
+        // The log is folded into the database; if that fails, the next opening does it.
+        let _ = connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
+        connection.close().map_err(|(_, error)| error.into())
+    }
+}
+
+const PROBE: &str = "probe.tmp";
+
+fn free(disk: &dyn Disk, files: Vec<MessageId>) {
+    for id in files {
+        bodies::remove(disk, id);
+    }
+}
+
+/// The first and what waits behind it, up to a full group; and a request that is not for a group.
+fn gather(
+    op: Op,
+    reply: oneshot::Sender<Result<Answer, Error>>,
+    queue: &mut mpsc::Receiver<Request>,
+) -> (Vec<Waiting>, Option<Request>) {
+    let mut octets = weight(&op);
+    let mut group = vec![(op, reply)];
+    while octets < GROUP_OCTETS && group.len() < GROUP_OPS {
+        match queue.try_recv() {
+            Ok(Request::Op { op, reply }) => {
+                octets += weight(&op);
+                group.push((*op, reply));
+            }
+            Ok(other) => return (group, Some(other)),
+            Err(_) => break,
+        }
+    }
+    (group, None)
+}
+
+/// Octets of content that an operation writes.
+fn weight(op: &Op) -> usize {
+    match op {
+        Op::Insert { body: StoredBody::Row { content, .. }, .. } => content.len(),
+        Op::Settle { settlement, .. } => settlement.notices.iter().map(|notice| notice.body.len()).sum(),
+        Op::Insert { .. }
+        | Op::Claim(_)
+        | Op::Renew { .. }
+        | Op::Release(_)
+        | Op::NextDue(_)
+        | Op::Scan { .. }
+        | Op::Control { .. }
+        | Op::Expire(_) => 0,
+    }
+}

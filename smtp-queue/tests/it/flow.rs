@@ -1,0 +1,199 @@
+//! From the way in to the way out, in virtual time.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use smtp_core::types::Refusal;
+use smtp_queue::kit::at;
+use smtp_queue::{Action, Filter, Settings, Stats};
+
+use crate::rig::{Does, Rig};
+
+const MAIL: &str = "Subject: hello\r\nX-Mark: 42\r\n\r\nthe content\r\n";
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn greylisted() -> Refusal {
+    Refusal::fixed(451, (4, 7, 1), "greylisted")
+}
+
+fn unknown() -> Refusal {
+    Refusal::fixed(550, (5, 1, 1), "no such mailbox")
+}
+
+#[tokio::test(start_paused = true)]
+async fn mail_goes_to_its_next_hops_and_leaves_nothing() {
+    let rig = Rig::start(Settings::default());
+    let receipt = rig.send("jo@a.example", &["x@b.example", "y@c.example", "z@b.example"], MAIL).await.unwrap();
+    assert!(receipt.reply().text().starts_with("queued in memory as "));
+    tokio::time::sleep(seconds(1)).await;
+    let [b] = &rig.world.taken("b.example")[..] else { panic!("one message for b") };
+    assert_eq!(b.envelope.recipients.len(), 2);
+    assert_eq!(b.content, MAIL.as_bytes());
+    assert_eq!(rig.world.taken("c.example").len(), 1);
+    assert_eq!(rig.spool.stats(), Stats::default());
+    assert_eq!(rig.counters.delivered.load(Ordering::Relaxed), 3);
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deferred_message_is_tried_on_schedule() {
+    let rig = Rig::start(Settings::default());
+    rig.world.set("b.example", Does::Says(greylisted()));
+    rig.send("jo@a.example", &["x@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(3_600)).await;
+    let tries = rig.world.tries("b.example");
+    let minutes: Vec<_> =
+        tries.windows(2).map(|two| two[1].duration_since(two[0]).unwrap().as_secs_f64() / 60.0).collect();
+    for (pause, expected) in minutes.iter().zip([1.0, 5.0, 15.0, 30.0]) {
+        assert!((pause / expected - 1.0).abs() < 0.11, "{minutes:?}");
+    }
+    assert_eq!(tries.len(), 5, "{minutes:?}");
+    rig.world.set("b.example", Does::Takes(Duration::ZERO));
+    tokio::time::sleep(seconds(2 * 3_600)).await;
+    assert_eq!(rig.world.taken("b.example").len(), 1);
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mixed_answer_is_settled_for_each_recipient() {
+    let rig = Rig::start(Settings::default());
+    rig.world.set("b.example", Does::Each(vec![Ok(()), Err(unknown()), Err(greylisted())]));
+    rig.send("jo@a.example", &["x@b.example", "y@b.example", "z@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(5)).await;
+    rig.world.set("b.example", Does::Takes(Duration::ZERO));
+    tokio::time::sleep(seconds(120)).await;
+    let [b] = &rig.world.taken("b.example")[..] else { panic!("one more attempt") };
+    assert_eq!(b.envelope.recipients.len(), 1);
+    assert_eq!(b.envelope.recipients[0].to.to_string(), "<z@b.example>");
+    let [bounce] = &rig.world.taken("a.example")[..] else { panic!("one bounce") };
+    let text = String::from_utf8(bounce.content.clone()).unwrap();
+    assert_eq!(bounce.envelope.mail.from.to_string(), "<>");
+    for line in [
+        "To: <jo@a.example>",
+        "Content-Type: multipart/report; report-type=delivery-status;",
+        "Auto-Submitted: auto-replied",
+        "Reporting-MTA: dns; mx.example",
+        "Final-Recipient: rfc822; y@b.example",
+        "Action: failed",
+        "Status: 5.1.1",
+        "Diagnostic-Code: smtp; 550 5.1.1 no such mailbox",
+        "X-Mark: 42",
+    ] {
+        assert!(text.contains(&format!("{line}\r\n")), "no {line} in\n{text}");
+    }
+    assert!(!text.contains("x@b.example") && !text.contains("the content"), "{text}");
+    assert_eq!(rig.spool.stats(), Stats::default());
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_told_of_a_notice_nor_against_notify_never() {
+    let rig = Rig::start(Settings::default());
+    rig.world.set("b.example", Does::Says(unknown()));
+    rig.send("", &["x@b.example"], MAIL).await.unwrap();
+    rig.send("jo@a.example", &["x@b.example NOTIFY=NEVER", "y@b.example NOTIFY=DELAY"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(60)).await;
+    assert_eq!(rig.spool.stats(), Stats::default());
+    assert!(rig.world.taken("a.example").is_empty());
+    assert_eq!(rig.counters.failed_without_notice.load(Ordering::Relaxed), 3);
+    // A bounce that bounces ends there.
+    rig.world.set("a.example", Does::Says(unknown()));
+    rig.send("jo@a.example", &["x@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(60)).await;
+    assert_eq!(rig.spool.stats(), Stats::default());
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_breaks_defers_the_message_and_not_the_next_hop() {
+    let rig = Rig::start(Settings::default());
+    rig.world.set("b.example", Does::Breaks);
+    rig.send("jo@a.example", &["x@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(5)).await;
+    rig.world.set("b.example", Does::Takes(Duration::ZERO));
+    rig.send("jo@a.example", &["y@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(5)).await;
+    assert_eq!(rig.world.taken("b.example").len(), 1, "the other message went at once");
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_for_its_sender_leaves_when_it_should() {
+    let rig = Rig::start(Settings::default());
+    rig.send("jo@a.example HOLDFOR=600", &["x@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(3_600)).await;
+    let [b] = &rig.world.taken("b.example")[..] else { panic!("one message") };
+    let late = b.time.duration_since(at(600)).unwrap();
+    assert!(late < seconds(1), "{late:?}");
+    assert!(b.envelope.mail.parameters.is_empty(), "the next hop is asked for nothing");
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_of_the_sender_is_kept() {
+    let rig = Rig::start(Settings::default());
+    rig.world.set("b.example", Does::Says(greylisted()));
+    rig.send("jo@a.example BY=600;R", &["x@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(599)).await;
+    assert!(rig.world.taken("a.example").is_empty());
+    tokio::time::sleep(seconds(2)).await;
+    let [bounce] = &rig.world.taken("a.example")[..] else { panic!("one bounce") };
+    assert!(String::from_utf8_lossy(&bounce.content).contains("Status: 5.4.7\r\n"));
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_administrator_may_give_up_and_the_sender_hears_of_it() {
+    let rig = Rig::start(Settings::default());
+    rig.world.set("b.example", Does::Dead);
+    rig.send("jo@a.example", &["x@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(5)).await;
+    rig.spool.control(&Filter::default(), Action::GiveUp, at(5)).await.unwrap();
+    tokio::time::sleep(seconds(5)).await;
+    assert_eq!(rig.world.taken("a.example").len(), 1);
+    assert_eq!(rig.spool.stats(), Stats::default());
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_next_hop_keeps_its_lease_and_gets_the_mail_once() {
+    let rig = Rig::start(Settings { lease: seconds(30), ..Settings::default() });
+    rig.world.set("b.example", Does::Takes(seconds(300)));
+    rig.send("jo@a.example", &["x@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(600)).await;
+    assert_eq!(rig.world.tries("b.example").len(), 1);
+    assert_eq!(rig.spool.stats(), Stats::default());
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_what_is_under_way_and_gives_the_rest_back() {
+    let rig = Rig::start(Settings::default());
+    rig.world.set("quick.example", Does::Takes(seconds(10)));
+    rig.world.set("slow.example", Does::Takes(seconds(1_000)));
+    rig.send("jo@a.example", &["x@quick.example", "x@slow.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(1)).await;
+    let (spool, world) = (rig.spool.clone(), rig.world.clone());
+    rig.stop().await;
+    assert_eq!(world.taken("quick.example").len(), 1);
+    let stats = spool.stats();
+    assert_eq!((stats.jobs, stats.leased), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_go_to_a_next_hop_at_once_than_it_has_shown_to_take() {
+    let rig = Rig::start(Settings::default());
+    rig.world.set("b.example", Does::Takes(seconds(10)));
+    for _ in 0..500 {
+        rig.send("jo@a.example", &["x@b.example"], MAIL).await.unwrap();
+    }
+    tokio::time::sleep(seconds(5)).await;
+    assert_eq!(rig.world.most_at_once(), 5);
+    tokio::time::sleep(seconds(3_600)).await;
+    assert_eq!(rig.world.most_at_once(), 20);
+    assert_eq!(rig.world.taken("b.example").len(), 500);
+    rig.stop().await;
+}

@@ -1,0 +1,179 @@
+//! A queue with a runner in virtual time, and next hops that do as they are told.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use smtp_core::channel::SessionInfo;
+use smtp_core::service::{Body, BoxError, Outcome, Receipt, Transaction};
+use smtp_core::types::{Envelope, Mail, Mailbox, Parameters, Rcpt, Refusal, ReversePath};
+use smtp_queue::kit::at;
+use smtp_queue::{
+    BoxDelivery, ByDomain, Clock, Counters, Dsn, MemSpool, NextHop, Queue, Router, Runner, Settings, Spool,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tower::{Service, ServiceExt};
+
+/// What a next hop does with mail.
+#[derive(Clone)]
+pub(crate) enum Does {
+    /// Takes it after a while.
+    Takes(Duration),
+    /// Cannot be reached.
+    Dead,
+    /// Answers so to each recipient.
+    Says(Refusal),
+    /// Answers for each recipient in turn.
+    Each(Vec<Result<(), Refusal>>),
+    /// Breaks off after the content.
+    Breaks,
+}
+
+/// A message that a next hop took, or the content of a notice.
+#[derive(Debug, Clone)]
+pub(crate) struct Taken {
+    pub(crate) time: SystemTime,
+    pub(crate) hop: String,
+    pub(crate) envelope: Envelope,
+    pub(crate) content: Vec<u8>,
+}
+
+#[derive(Clone)]
+pub(crate) struct World(Arc<Mutex<State>>, Arc<Clock>);
+
+#[derive(Default)]
+struct State {
+    does: HashMap<String, Does>,
+    taken: Vec<Taken>,
+    tries: Vec<(SystemTime, String)>,
+    at_once: usize,
+    most_at_once: usize,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self(Arc::default(), Arc::new(virtual_clock()))
+    }
+
+    pub(crate) fn clock(&self) -> Arc<Clock> {
+        Arc::clone(&self.1)
+    }
+
+    pub(crate) fn set(&self, hop: &str, does: Does) {
+        self.0.lock().unwrap().does.insert(hop.into(), does);
+    }
+
+    pub(crate) fn taken(&self, hop: &str) -> Vec<Taken> {
+        self.0.lock().unwrap().taken.iter().filter(|taken| taken.hop == hop).cloned().collect()
+    }
+
+    /// When `hop` was tried.
+    pub(crate) fn tries(&self, hop: &str) -> Vec<SystemTime> {
+        self.0.lock().unwrap().tries.iter().filter(|(_, name)| name == hop).map(|(time, _)| *time).collect()
+    }
+
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.0.lock().unwrap().most_at_once
+    }
+
+    async fn deliver(self, hop: String, mut transaction: Transaction) -> Result<Outcome, BoxError> {
+        let time = self.1.now();
+        let does = {
+            let mut state = self.0.lock().unwrap();
+            state.tries.push((time, hop.clone()));
+            state.at_once += 1;
+            state.most_at_once = state.most_at_once.max(state.at_once);
+            state.does.get(&hop).cloned().unwrap_or(Does::Takes(Duration::ZERO))
+        };
+        let n = transaction.envelope.recipients.len();
+        let result = match does {
+            Does::Dead => Err("no route to host".into()),
+            Does::Says(refusal) => Ok(Outcome::all(Err(refusal), n)),
+            Does::Takes(after) => {
+                tokio::time::sleep(after).await;
+                let (content, complete) = transaction.body.collect(1 << 24).await?;
+                let (envelope, content) = (transaction.envelope, content.to_vec());
+                self.0.lock().unwrap().taken.push(Taken { time: self.1.now(), hop, envelope, content });
+                Ok(Outcome::all(Ok(Receipt::discarded(complete)), n))
+            }
+            Does::Each(answers) => {
+                let (_, complete) = transaction.body.collect(1 << 24).await?;
+                let receipt = Receipt::discarded(complete);
+                Ok(Outcome::each(answers.into_iter().map(|answer| answer.map(|()| receipt.clone())).collect()))
+            }
+            Does::Breaks => {
+                let _ = transaction.body.collect(1 << 24).await?;
+                Err("connection reset".into())
+            }
+        };
+        self.0.lock().unwrap().at_once -= 1;
+        result
+    }
+}
+
+impl Router for World {
+    fn route(&self, next_hop: &NextHop) -> Result<BoxDelivery, Refusal> {
+        let (world, hop) = (self.clone(), next_hop.as_str().to_owned());
+        Ok(BoxDelivery::new(tower::service_fn(move |transaction| world.clone().deliver(hop.clone(), transaction))))
+    }
+}
+
+/// A clock that goes as tokio's does.
+fn virtual_clock() -> Clock {
+    let start = tokio::time::Instant::now();
+    Clock::with(move || {
+        let now = tokio::time::Instant::now();
+        (at(0) + (now - start), now.into_std())
+    })
+}
+
+/// A queue that is running.
+pub(crate) struct Rig {
+    pub(crate) world: World,
+    pub(crate) spool: Arc<dyn Spool>,
+    pub(crate) queue: Queue,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) runner: JoinHandle<()>,
+}
+
+impl Rig {
+    pub(crate) fn start(settings: Settings) -> Self {
+        Self::over(Arc::new(MemSpool::default()), World::new(), settings)
+    }
+
+    pub(crate) fn over(spool: Arc<dyn Spool>, world: World, settings: Settings) -> Self {
+        let (plan, clock) = (Arc::new(ByDomain), world.clock());
+        let queue = Queue::new(Arc::clone(&spool), plan.clone(), settings.schedule.clone(), Arc::clone(&clock));
+        let dsn = Dsn::new("mx.example".parse().unwrap(), plan, settings.schedule.clone());
+        let runner = Runner::new(Arc::clone(&spool), Arc::new(world.clone()), Arc::new(dsn), settings, clock);
+        let (counters, stop) = (runner.counters(), CancellationToken::new());
+        let runner = tokio::spawn(runner.run(stop.clone()));
+        Self { world, spool, queue, counters, stop, runner }
+    }
+
+    /// Hands a message in; gives the answer.
+    pub(crate) async fn send(&self, mail: &str, rcpts: &[&str], content: &str) -> Result<Receipt, Refusal> {
+        let (from, parameters) = mail.split_once(' ').unwrap_or((mail, ""));
+        let from = if from.is_empty() { ReversePath::Null } else { Mailbox::new(from).unwrap().into() };
+        let rcpt = |text: &&str| {
+            let (to, parameters) = text.split_once(' ').unwrap_or((text, ""));
+            Rcpt { to: Mailbox::new(to).unwrap().into(), parameters: Parameters::new(parameters).unwrap() }
+        };
+        let envelope = Envelope {
+            mail: Mail { from, parameters: Parameters::new(parameters).unwrap() },
+            recipients: rcpts.iter().map(rcpt).collect(),
+        };
+        let body = Body::from_bytes(content.to_owned());
+        let transaction = Transaction { session: SessionInfo::local("test"), envelope, body };
+        let outcome = self.queue.clone().ready().await.unwrap().call(transaction).await.unwrap();
+        outcome.single().cloned()
+    }
+
+    /// Stops it and waits until it has.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.runner.await.unwrap();
+    }
+}
