@@ -90,6 +90,8 @@ pub struct Session {
     draining: bool,
     closing: bool,
     quit: bool,
+    /// For [`Session::take_refused`].
+    refused: Vec<Refusal>,
     /// What the peer may say of others.
     forwarding: Forwarding,
     /// What it has said, with XCLIENT.
