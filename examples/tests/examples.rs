@@ -102,6 +102,18 @@ fn in_memory_tests_a_program_without_a_socket() {
 }
 
 #[test]
+fn extension_is_known_to_both_sides() {
+    let output = Command::new(env!("CARGO_BIN_EXE_extension")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(
+        said,
+        "offered: XCOLOUR RED GREEN\nXPAINT:  250 painting it blue\nkept:    Some(Red)\n\
+         blue:    501 5.5.4 XCOLOUR: RED or GREEN\n"
+    );
+}
+
+#[test]
 fn the_readme_shows_hello_as_it_is() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let hello = std::fs::read_to_string(root.join("examples/src/bin/hello.rs")).unwrap();

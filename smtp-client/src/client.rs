@@ -18,7 +18,7 @@ use self::carrier::Carriers;
 use self::pool::Pool;
 use crate::error::{Error, TlsError, Unanswered};
 use crate::sasl::Credentials;
-use crate::send::{Failure, Outgoing};
+use crate::send::{Delivered, Failure, Outgoing};
 use crate::{Connection, Options, SendOptions};
 
 /// How a [`Client`] works.
@@ -89,9 +89,11 @@ pub(crate) struct Shared {
 }
 
 impl Client {
-    /// What a next hop can be trusted to keep before it is known: `SMTPUTF8`, because a message that needs it is
-    /// refused with 5.6.7 if the next hop turns out not to offer it. Whoever knows the next hop may promise more.
-    pub const PROMISES: Promises = Promises::of(&["SMTPUTF8"]);
+    /// What can be promised before the next hop is known, because a message that needs it is refused if the next hop
+    /// turns out not to offer it (SMTPUTF8 5.6.7, REQUIRETLS 5.7.30, RRVS 5.7.19), or nothing is lost without
+    /// (MT-PRIORITY). Whoever knows the next hop may promise more; DSN and DELIVERBY only who can write the notices that
+    /// [`Receipt::omitted`](smtp_core::service::Receipt::omitted) asks for.
+    pub const PROMISES: Promises = Promises::of(&["SMTPUTF8", "REQUIRETLS", "RRVS", "MT-PRIORITY"]);
 
     /// A client for the server at `target`.
     #[must_use]
@@ -161,7 +163,7 @@ impl Shared {
             match connection.deliver(envelope, &mut content, &self.settings.send, hot).await {
                 Ok(done) if !(done.turned_away && content.rewind()) => {
                     self.pool.put(self, connection);
-                    return Ok(done.outcome);
+                    return Ok(self.deliver_rest(envelope, content, done).await);
                 }
                 Ok(_) => {}
                 Err(failure) if failure.is_stale() && content.rewind() => {}
@@ -175,7 +177,36 @@ impl Shared {
         let mut connection = self.connect().await?;
         let result = connection.deliver(envelope, &mut content, &self.settings.send, true).await;
         self.pool.put(self, connection);
-        result.map(|done| done.outcome).map_err(|failure| failure.error)
+        let done = result.map_err(|failure| failure.error)?;
+        Ok(self.deliver_rest(envelope, content, done).await)
+    }
+
+    /// Recipients that are left because the server wants no more messages in one session: another session, as long as
+    /// that brings some of them further.
+    async fn deliver_rest(
+        self: &Arc<Self>,
+        envelope: &smtp_core::types::Envelope,
+        mut content: Outgoing,
+        mut done: Delivered,
+    ) -> Outcome {
+        while !done.left.is_empty() && content.rewind() {
+            let places = core::mem::take(&mut done.left);
+            let recipients = places.iter().filter_map(|n| envelope.recipients.get(*n)).cloned().collect();
+            let rest = smtp_core::types::Envelope { mail: envelope.mail.clone(), recipients };
+            // What some have been told stands; the others keep the 452 that they have.
+            let Ok(mut connection) = self.connect().await else { break };
+            let result = connection.deliver(&rest, &mut content, &self.settings.send, true).await;
+            self.pool.put(self, connection);
+            match result {
+                Ok(part) if part.left.len() < places.len() => done.take(&places, part),
+                Ok(_) => break,
+                Err(failure) => {
+                    done.take(&places, Delivered::nobody(places.len(), &failure.error.refusal()));
+                    break;
+                }
+            }
+        }
+        done.outcome
     }
 
     /// A new session, ready for MAIL.

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use smtp_core::channel::ChannelInfo;
-use smtp_core::extension::Capabilities;
+use smtp_core::extension::{Capabilities, Registry};
 use smtp_core::session::client::Event;
 use smtp_core::stream::{
     self, Address, ByteStream, CloseCode, ConnectError, ConnectStep, Connector, Target, TlsPolicy,
@@ -36,6 +36,13 @@ pub struct Options {
     /// The longest line of content that is sent, in octets, CRLF included: 64 KiB, so that what a server took is passed
     /// on unchanged. RFC 5321 §4.5.3.1.6 has 1,000.
     pub line_max: usize,
+    /// Send commands in groups where the server offers PIPELINING. On. Off, each reply is awaited before the next
+    /// command: for servers that get it wrong.
+    pub pipelining: bool,
+    /// The extensions whose parameters are known here, and what to do where a server lacks them: the standard ones. One
+    /// of one's own joins with [`Registry::with`]. A parameter of no known extension is sent if the server offers a
+    /// keyword of the same name.
+    pub registry: Registry,
     /// Who looks on. Nobody.
     pub observer: Option<Arc<dyn Observer>>,
 }
@@ -47,6 +54,8 @@ impl Default for Options {
             lmtp: false,
             timeouts: Timeouts::default(),
             line_max: smtp_core::session::client::LINE_MAX,
+            pipelining: true,
+            registry: Registry::default(),
             observer: None,
         }
     }
@@ -67,6 +76,8 @@ impl core::fmt::Debug for Options {
             .field("lmtp", &self.lmtp)
             .field("timeouts", &self.timeouts)
             .field("line_max", &self.line_max)
+            .field("pipelining", &self.pipelining)
+            .field("registry", &self.registry)
             .field("observer", &self.observer.is_some())
             .finish()
     }
@@ -87,6 +98,8 @@ pub struct Connection {
     greeting: Option<Reply>,
     /// Transactions whose content went out.
     pub(crate) messages: u32,
+    /// MAIL commands that were sent.
+    pub(crate) mails: u32,
     /// What the stream belongs to; ends when the stream has.
     carrier: Option<Box<dyn Reopen>>,
 }
@@ -136,7 +149,7 @@ impl Connection {
         let (wire, info) = wired(stream, &options);
         let speaks_first = info.client_speaks_first;
         let mut connection =
-            Self { wire, options, policy: policy.clone(), info, greeting: None, messages: 0, carrier: None };
+            Self { wire, options, policy: policy.clone(), info, greeting: None, messages: 0, mails: 0, carrier: None };
         if !speaks_first {
             connection.await_greeting().await?;
         }
@@ -241,6 +254,9 @@ impl Connection {
     /// Queues `command`, and shows it.
     pub(crate) fn queue(&mut self, command: &Command) -> Result<(), smtp_core::session::client::NotNow> {
         self.wire.session.command(command)?;
+        if matches!(command, Command::Mail(_)) {
+            self.mails = self.mails.saturating_add(1);
+        }
         if let Some(observer) = &self.options.observer {
             observer.sent(&transcript(command));
         }
@@ -310,6 +326,7 @@ fn wired(stream: Box<dyn ByteStream>, options: &Options) -> (Wire, ChannelInfo) 
     }
     let mut wire = Wire::new(stream, options.observer.clone());
     wire.session.set_line_max(options.line_max);
+    wire.session.set_lock_step(!options.pipelining);
     (wire, info)
 }
 

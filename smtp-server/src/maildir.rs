@@ -73,9 +73,10 @@ struct Shared {
 }
 
 impl Maildir {
-    /// It stores internationalised mail as it is. Not BINARYMIME: content with bare CR or LF would not survive the
-    /// change of line ends.
-    pub const PROMISES: Promises = Promises::of(&["8BITMIME", "SMTPUTF8"]);
+    /// It stores internationalised mail as it is, and a message's way ends here, so that there is no further hop without
+    /// TLS. Not BINARYMIME: content with bare CR or LF would not survive the change of line ends. Not DSN: it writes no
+    /// notices.
+    pub const PROMISES: Promises = Promises::of(&["8BITMIME", "SMTPUTF8", "REQUIRETLS"]);
 
     /// The store at `root`, which is made if it is not there, with the defaults of [`Builder`].
     ///

@@ -103,6 +103,26 @@ async fn every_scenario_on_every_channel() {
     assert!(skipped.is_empty(), "played nowhere: {skipped:?}");
 }
 
+/// Domains are counted as they are accepted, also when the policy is asked about many recipients at once.
+#[tokio::test(start_paused = true)]
+async fn no_more_domains_than_were_announced() {
+    let scenario = Scenario::parse(
+        "domains",
+        "S: 220 *\nC: EHLO x\nS: 250-*\nS: ...\nS: 250-LIMITS MAILMAX=20 RCPTMAX=5 RCPTDOMAINMAX=2\nS: ...\n\
+         C: AUTH PLAIN AHVzZXIAcGFzcw==\nS: 235 *\nC: MAIL FROM:<>\nC: RCPT TO:<a@one.example>\n\
+         C: RCPT TO:<a@two.example>\nC: RCPT TO:<b@ONE.example>\nC: RCPT TO:<a@three.example>\n\
+         C: RCPT TO:<nobody@here.example>\nC: RCPT TO:<b@two.example>\n\
+         S: 250 *\nS: 250 *\nS: 250 *\nS: 250 *\nS: 452 4.5.3 *\nS: 452 4.5.3 *\nS: 250 *\nC: QUIT\nS: 221 *\nS!\n",
+    );
+    let scenario = scenario.unwrap();
+    for pause in [0, 7] {
+        let reference = reference_stack().slow(Duration::from_millis(pause));
+        let reference = reference.with(|config| config.limits.recipient_domains = Some(2));
+        let report = play(&scenario, &reference, &Knobs::default()).await.unwrap_or_else(|e| panic!("{e}"));
+        assert!(report.has_passed());
+    }
+}
+
 /// What is written is not sent before it is flushed, and flushing takes more than one poll: TLS over a full socket.
 #[tokio::test(start_paused = true)]
 async fn replies_are_flushed_to_the_end() {
@@ -215,7 +235,7 @@ async fn what_does_not_apply_is_skipped_with_a_reason() {
     for (text, reason) in [
         ("ONLY plain\n", "only on a channel that is plain"),
         ("ONLY !secure\n", "only on a channel that is !secure"),
-        ("NEEDS DSN\nS: 220 *\nC: EHLO x\nS: 999\n", "only with DSN, which the server does not offer"),
+        ("NEEDS CONNEG\nS: 220 *\nC: EHLO x\nS: 999\n", "only with CONNEG, which the server does not offer"),
         ("WITHOUT SIZE\nS: 220 *\nC: EHLO x\nS: 999\n", "only without SIZE, which the server offers"),
     ] {
         let scenario = Scenario::parse("file", text).unwrap();

@@ -5,6 +5,7 @@
 mod auth;
 mod deadlines;
 mod early;
+mod extensions;
 mod lmtp;
 mod peer;
 mod pool;

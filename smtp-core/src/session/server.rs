@@ -76,6 +76,8 @@ pub struct Session {
     content: Content,
     errors: u32,
     junk: u32,
+    /// MAIL commands that were accepted.
+    messages: u32,
     pause: Option<Duration>,
     upgrade: bool,
     draining: bool,
@@ -88,9 +90,15 @@ pub struct Session {
 struct OpenTransaction {
     mail: Mail,
     recipients: Vec<Rcpt>,
+    /// Different domains among them; counted only where there is a limit.
+    domains: u32,
     /// A RCPT was tried, so that "no valid recipients" is the better word.
     tried: bool,
+    /// RCPT beyond the limit.
+    overshoot: u32,
     utf8: bool,
+    /// The client understands a reply per recipient.
+    prdr: bool,
 }
 
 impl Session {
@@ -111,6 +119,7 @@ impl Session {
             content: Content::None,
             errors: 0,
             junk: 0,
+            messages: 0,
             pause: None,
             upgrade: false,
             draining: false,
@@ -251,6 +260,8 @@ impl Session {
         let in_flight = self.pending.len();
         let parallel = matches!(self.held, Some(Ok(Command::Rcpt(_))))
             && self.has_room_for_rcpt()
+            // Which domains there are is known when the recipients before have been answered.
+            && self.config.limits.recipient_domains.is_none()
             && self.transaction.as_ref().is_none_or(|t| t.recipients.len() + in_flight < self.config.limits.recipients);
         if in_flight > 0 && !parallel {
             return Some(Step::Wait);
@@ -287,6 +298,18 @@ impl Session {
         if matches!(error, CommandError::ChunkSize | CommandError::Line(LineError::Endless)) {
             self.close();
         }
+    }
+
+    /// What the registry has against an extension's verb: a refusal if the extension is known, `None` if nobody knows it.
+    fn check_verb(&self, verb: &str) -> Result<(), Option<Refusal>> {
+        self.with_context(|registry, context| match registry.verb(verb) {
+            Some(extension) if extension.is_offered(context) => Ok(()),
+            Some(extension) => {
+                let text = alloc::format!("{verb} needs {}, not offered here", extension.keyword);
+                Err(Some(Refusal::new(502, (5, 5, 1), text)))
+            }
+            None => Err(None),
+        })
     }
 
     /// A verb that nobody knows. One of HTTP's is what a browser was made to send here, with more of it to come.
@@ -334,9 +357,12 @@ impl Session {
             return None;
         }
         if let Command::Other { verb, .. } = &command
-            && !self.with_context(|registry, context| registry.knows_verb(verb, context))
+            && let Err(stranger) = self.check_verb(verb)
         {
-            self.refuse_stranger(verb);
+            match stranger {
+                Some(refusal) => self.say(refusal.into_reply()),
+                None => self.refuse_stranger(verb),
+            }
             return None;
         }
         if let Law::BadSequence(text) = law(self.state, verb) {
@@ -350,9 +376,13 @@ impl Session {
         }
         if let Err(refusal) = self.check(&command) {
             self.say(refusal.into_reply());
+            let overshoot = self.transaction.as_ref().map_or(0, |t| t.overshoot);
+            if verb == Verb::Rcpt && overshoot > self.config.limits.overshoot {
+                self.count_error();
+            }
             return None;
         }
-        if matches!(verb, Verb::Noop | Verb::Rset | Verb::Vrfy | Verb::Expn | Verb::Help) {
+        if does_nothing(&command) {
             self.junk += 1;
             if self.junk > self.config.limits.junk_commands {
                 self.count_error();
@@ -437,5 +467,28 @@ impl Session {
         let mut text = alloc::format!("{} greets {name}", self.config.hostname);
         self.with_context(|registry, context| registry.write_ehlo(context, &mut text));
         text
+    }
+}
+
+/// True for commands that bring no message further. A client that sends nothing else costs, and says nothing.
+const fn does_nothing(command: &Command) -> bool {
+    match command {
+        Command::Hello(_)
+        | Command::Rset
+        | Command::Noop
+        | Command::Vrfy(_)
+        | Command::Expn(_)
+        | Command::Help(_)
+        | Command::Other { .. }
+        | Command::Bdat { size: 0, last: false } => true,
+        Command::Connect
+        | Command::StartTls
+        | Command::Auth { .. }
+        | Command::Response(_)
+        | Command::Mail(_)
+        | Command::Rcpt(_)
+        | Command::Data
+        | Command::Bdat { .. }
+        | Command::Quit => false,
     }
 }

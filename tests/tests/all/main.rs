@@ -5,7 +5,9 @@
 
 mod discovery;
 mod docs;
+mod extensions;
 mod interop;
+mod interop_extensions;
 mod quic_client;
 mod quic_server;
 mod replay;

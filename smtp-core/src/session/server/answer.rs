@@ -9,9 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use super::{OpenTransaction, Protocol, Session, Step, Ticket};
-use crate::acceptance::Outcome;
+use crate::acceptance::{Outcome, Receipt};
 use crate::channel::Identity;
-use crate::extension::SmtpUtf8;
+use crate::extension::{Prdr, SmtpUtf8};
 use crate::session::table::State;
 use crate::types::{Code, Command, Hello, HelloKind, Mail, Rcpt, Refusal, Reply, Severity};
 
@@ -153,13 +153,20 @@ impl Session {
             Kept::Bdat { size, last } => return self.begin_first_chunk(size, last),
             Kept::Mail(mail) => {
                 let utf8 = mail.parameters.get::<SmtpUtf8>().is_some();
-                self.transaction = Some(OpenTransaction { mail, recipients: Vec::new(), tried: false, utf8 });
+                let prdr = mail.parameters.get::<Prdr>().is_some();
+                let recipients = Vec::new();
+                self.transaction =
+                    Some(OpenTransaction { mail, recipients, domains: 0, tried: false, overshoot: 0, utf8, prdr });
+                self.messages = self.messages.saturating_add(1);
                 self.state = State::Mail;
                 words(verdict, 250, (2, 1, 0), "sender ok")
             }
             Kept::Rcpt(rcpt) => {
                 self.state = State::Rcpt;
                 if let Some(transaction) = &mut self.transaction {
+                    if self.config.limits.recipient_domains.is_some() && !transaction.knows_domain_of(&rcpt) {
+                        transaction.domains += 1;
+                    }
                     transaction.recipients.push(rcpt);
                 }
                 words(verdict, 250, (2, 1, 5), "recipient ok")
@@ -221,31 +228,62 @@ impl Session {
         self.state = State::Ready;
     }
 
-    /// One reply about the whole message, or one per recipient, as the protocol has it.
-    pub(super) fn say_outcome(&mut self, outcome: &Outcome, recipients: usize) {
-        let fitting = outcome.len() == recipients;
-        let confused = || Refusal::fixed(451, (4, 3, 0), "local error; try again later");
+    /// One reply about the whole message, or one per recipient, as the protocol has it. With `prdr` the client asked
+    /// for both.
+    pub(super) fn say_outcome(&mut self, outcome: &Outcome, recipients: usize, prdr: bool) {
+        if outcome.len() != recipients {
+            let confused = Refusal::fixed(451, (4, 3, 0), "local error; try again later");
+            return self.say_outcome(&Outcome::all(Err(confused), recipients), recipients, prdr);
+        }
         match self.config.protocol {
-            Protocol::Smtp => match if fitting { outcome.single() } else { Err(confused()) } {
-                Ok(receipt) => {
-                    self.errors = 0;
-                    self.junk = 0;
-                    self.say(receipt.reply());
+            Protocol::Smtp if prdr && recipients > 1 && outcome.common_refusal().is_none() => {
+                self.write(&Reply::fixed(353, (0, 0, 0), "one reply per recipient follows, then one for all"));
+                self.write_each(outcome);
+                // Whoever was refused knows; the message as a whole is taken if anybody took it.
+                match outcome.iter().find_map(|result| result.as_ref().ok()) {
+                    Some(receipt) => self.accept(&receipt.reply()),
+                    None => self.say(outcome.single().map_or_else(Refusal::into_reply, Receipt::reply)),
                 }
+            }
+            Protocol::Smtp => match outcome.single() {
+                Ok(receipt) => self.accept(&receipt.reply()),
                 Err(refusal) => self.say(refusal.into_reply()),
             },
             // RFC 2033 §4.2
             Protocol::Lmtp => {
-                let mut results = outcome.iter();
-                for _ in 0..recipients {
-                    match results.next().filter(|_| fitting) {
-                        Some(Ok(receipt)) => self.say(receipt.reply()),
-                        Some(Err(refusal)) => self.say(refusal.reply().clone()),
-                        None => self.say(confused().into_reply()),
-                    }
+                self.write_each(outcome);
+                let refused =
+                    |code: u16| outcome.iter().any(|r| r.as_ref().is_err_and(|r| r.reply().code().get() == code));
+                if refused(421) {
+                    self.close();
+                } else if outcome.iter().any(Result::is_ok) {
+                    self.forgive();
+                } else if outcome.common_refusal().is_some_and(|refusal| !refusal.is_transient()) {
+                    self.count_error();
                 }
             }
         }
+    }
+
+    /// Many replies to one message: whatever they say, they are one success or one error at most.
+    fn write_each(&mut self, outcome: &Outcome) {
+        for result in outcome.iter() {
+            match result {
+                Ok(receipt) => self.write(&receipt.reply()),
+                Err(refusal) => self.write(refusal.reply()),
+            }
+        }
+    }
+
+    fn accept(&mut self, reply: &Reply) {
+        self.forgive();
+        self.write(reply);
+    }
+
+    /// A client that delivers may make mistakes again.
+    const fn forgive(&mut self) {
+        self.errors = 0;
+        self.junk = 0;
     }
 }
 

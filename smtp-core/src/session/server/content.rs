@@ -37,6 +37,7 @@ pub(super) enum How {
 #[derive(Debug)]
 pub(super) struct Message {
     recipients: usize,
+    prdr: bool,
     octets: u64,
     /// The line law for chunks; `None` for BINARYMIME, where it does not hold, and for DATA, whose decoder watches.
     law: Option<LineLaw>,
@@ -83,8 +84,10 @@ impl Session {
     fn offer(&mut self, how: How, law: Option<LineLaw>) -> Option<Step> {
         let transaction = self.transaction.as_mut()?;
         let recipients = core::mem::take(&mut transaction.recipients);
+        let prdr = transaction.prdr;
         let envelope = Envelope { mail: transaction.mail.clone(), recipients };
-        let message = Message { recipients: envelope.recipients.len(), octets: 0, law, lost: None, answered: false };
+        let recipients = envelope.recipients.len();
+        let message = Message { recipients, prdr, octets: 0, law, lost: None, answered: false };
         self.content = Content::Offered { how, message };
         Some(Step::Begin(envelope))
     }
@@ -131,9 +134,15 @@ impl Session {
             }
         };
         match self.content.take() {
-            Content::Ended { message } => self.conclude(&outcome, message.recipients),
+            Content::Ended { message } => self.conclude(&outcome, message.recipients, message.prdr),
             Content::Offered { how: How::Data(_), message } => {
-                self.conclude(&unread(message.recipients), message.recipients);
+                // There is no content to answer for: one reply to DATA, under LMTP too (RFC 2033 §4.2).
+                if let Err(refusal) = unread(message.recipients).single() {
+                    self.say(refusal.into_reply());
+                }
+                if !self.closing {
+                    self.end_transaction();
+                }
             }
             Content::Offered { how, mut message } => {
                 message.lost = Some(unread(message.recipients));
@@ -154,8 +163,8 @@ impl Session {
         }
     }
 
-    fn conclude(&mut self, outcome: &Outcome, recipients: usize) {
-        self.say_outcome(outcome, recipients);
+    fn conclude(&mut self, outcome: &Outcome, recipients: usize, prdr: bool) {
+        self.say_outcome(outcome, recipients, prdr);
         if !self.closing {
             self.end_transaction();
         }
@@ -273,9 +282,9 @@ impl Session {
                     Some(Step::End)
                 }
                 Some(lost) => {
-                    let recipients = message.recipients;
+                    let (recipients, prdr) = (message.recipients, message.prdr);
                     self.content = Content::None;
-                    self.conclude(&lost, recipients);
+                    self.conclude(&lost, recipients, prdr);
                     spoiled
                 }
             },
@@ -317,7 +326,7 @@ impl Session {
         if let Some(lost) = message.lost.take() {
             self.lose_chunks(last);
             if last {
-                self.say_outcome(&lost, message.recipients);
+                self.say_outcome(&lost, message.recipients, message.prdr);
             } else if let Err(refusal) = lost.single() {
                 self.say(refusal.into_reply());
             }
