@@ -21,6 +21,9 @@ use crate::sasl::Credentials;
 use crate::send::{Delivered, Failure, Outgoing};
 use crate::{Connection, Options, SendOptions};
 
+/// How often a message goes to another session because the one that it went to was not seen by the server.
+const AGAIN: u32 = 2;
+
 /// How a [`Client`] works.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -99,13 +102,14 @@ impl Client {
     #[must_use]
     pub fn new(connector: impl Connector, target: Target, settings: Settings) -> Self {
         let places = Places::new(settings.max_sessions.clamp(1, Semaphore::MAX_PERMITS));
+        let one_message_each = settings.max_idle == 0 || settings.max_messages == 1;
         let shared = Shared {
             connector: Box::new(connector),
             target,
             options: Arc::new(settings.options.clone()),
             carriers: Carriers::default(),
             pool: Pool::new(settings.max_idle, settings.idle, settings.max_messages),
-            settings,
+            settings: Settings { send: SendOptions { quit: one_message_each, ..settings.send.clone() }, ..settings },
         };
         Self { shared: Arc::new(shared), places }
     }
@@ -174,11 +178,31 @@ impl Shared {
             }
             tracing::debug!(target = %self.target.address, "the server closed an idle session; connecting anew");
         }
-        let mut connection = self.connect().await?;
-        let result = connection.deliver(envelope, &mut content, &self.settings.send, true).await;
-        self.pool.put(self, connection);
-        let done = result.map_err(|failure| failure.error)?;
+        let done = self.deliver_anew(envelope, &mut content).await?;
         Ok(self.deliver_rest(envelope, content, done).await)
+    }
+
+    /// Over a new session. As long as nothing that was sent on it was acted on, another one is tried: a connection that
+    /// the server was about to close, then early data that went nowhere.
+    async fn deliver_anew(
+        self: &Arc<Self>,
+        envelope: &smtp_core::types::Envelope,
+        content: &mut Outgoing,
+    ) -> Result<Delivered, Error> {
+        let mut tries = 0;
+        loop {
+            let mut connection = self.connect().await?;
+            let result = connection.deliver(envelope, content, &self.settings.send, true).await;
+            let unseen = connection.wire.is_unseen();
+            self.pool.put(self, connection);
+            match result {
+                Err(Failure { error, .. }) if unseen && tries < AGAIN && content.rewind() => {
+                    tracing::debug!(target = %self.target.address, %error, "what was sent was not seen; connecting anew");
+                    tries += 1;
+                }
+                result => return result.map_err(|failure| failure.error),
+            }
+        }
     }
 
     /// Recipients that are left because the server wants no more messages in one session: another session, as long as
@@ -193,15 +217,12 @@ impl Shared {
             let places = core::mem::take(&mut done.left);
             let recipients = places.iter().filter_map(|n| envelope.recipients.get(*n)).cloned().collect();
             let rest = smtp_core::types::Envelope { mail: envelope.mail.clone(), recipients };
-            // What some have been told stands; the others keep the 452 that they have.
-            let Ok(mut connection) = self.connect().await else { break };
-            let result = connection.deliver(&rest, &mut content, &self.settings.send, true).await;
-            self.pool.put(self, connection);
-            match result {
+            match self.deliver_anew(&rest, &mut content).await {
                 Ok(part) if part.left.len() < places.len() => done.take(&places, part),
+                // What some have been told stands; the others keep the 452 that they have.
                 Ok(_) => break,
-                Err(failure) => {
-                    done.take(&places, Delivered::nobody(places.len(), &failure.error.refusal()));
+                Err(error) => {
+                    done.take(&places, Delivered::nobody(places.len(), &error.refusal()));
                     break;
                 }
             }
@@ -209,7 +230,7 @@ impl Shared {
         done.outcome
     }
 
-    /// A new session, ready for MAIL.
+    /// A new session, ready for [`Connection::deliver`].
     async fn connect(&self) -> Result<Connection, Error> {
         let policy = &self.settings.tls;
         let result = self.connect_under(policy).await;
@@ -248,9 +269,11 @@ impl Shared {
         let mut connection = connection.map_err(|error| (error, false))?;
         connection.keep(slot);
         let ready = async {
-            connection.hello().await?;
             if let Some(credentials) = &self.settings.credentials {
+                connection.hello().await?;
                 connection.auth(credentials).await?;
+            } else if !connection.hello_may_wait() {
+                connection.hello().await?;
             }
             Ok(())
         };

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use smtp_core::extension::Capabilities;
 use smtp_core::stream::{self, Address, ByteStream, Connector, Target, TlsPolicy};
 
 use crate::connection::{Own, Reopen, open, reach};
@@ -26,6 +27,8 @@ struct Carrier {
     address: Address,
     max: usize,
     used: AtomicUsize,
+    /// What the server has said to EHLO last.
+    known: Mutex<Option<Capabilities>>,
 }
 
 /// A stream's place on its carrier; dropping it makes room for another.
@@ -36,6 +39,14 @@ impl Reopen for Slot {
     async fn reopen(&mut self, options: &Options) -> Result<Box<dyn ByteStream>, Error> {
         let mut connection = self.0.connection.lock().await;
         open(&mut **connection, &self.0.address, options).await
+    }
+
+    fn remember(&self, capabilities: &Capabilities) {
+        *self.0.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(capabilities.clone());
+    }
+
+    fn remembered(&self) -> Option<Capabilities> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -91,6 +102,7 @@ impl Carriers {
             address: target.address.clone(),
             max,
             used: AtomicUsize::new(1),
+            known: Mutex::default(),
         });
         self.lock().push(Arc::clone(&carrier));
         Ok((stream, Box::new(Slot(carrier))))

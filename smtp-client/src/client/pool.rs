@@ -58,10 +58,11 @@ impl Pool {
         }
     }
 
-    /// Takes a session back. One that is not idle is cut off, one that has done its share is closed with QUIT.
+    /// Takes a session back. One that is not idle is cut off, one that has done its share, or for which EHLO was refused,
+    /// is closed with QUIT.
     pub(super) fn put(&self, shared: &Arc<Shared>, mut connection: Connection) {
-        if !connection.is_usable() {
-            return;
+        if !connection.is_usable() || !connection.has_said_hello() {
+            return retire(connection);
         }
         let enough = self.max_messages > 0 && connection.messages >= self.max_messages;
         if self.max_idle == 0 || enough || connection.has_done_its_share() {
@@ -118,7 +119,7 @@ async fn reaper(shared: Weak<Shared>) {
 
 /// Says QUIT in the background, under its own deadline, and closes.
 pub(super) fn retire(mut connection: Connection) {
-    if connection.is_usable() {
+    if connection.is_usable() || connection.is_leaving() {
         tokio::spawn(async move {
             let _ = connection.quit().await;
         });

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use smtp_client::sasl::Credentials;
-use smtp_client::{Client, Connection, Error, Settings};
+use smtp_client::{Client, Connection, Error, Settings, Unanswered};
 use smtp_core::channel::{ChannelInfo, SessionInfo, TlsInfo};
 use smtp_core::service::{Body, Transaction};
 use smtp_core::stream::{self, BoxFuture, ByteStream, ConnectError, ConnectStep, Connector, Plain, Target, TlsPolicy};
@@ -130,12 +130,12 @@ async fn send(client: &mut Client) -> Vec<String> {
     results(client.ready().await.unwrap().call(transaction).await.unwrap())
 }
 
+const FLIGHT: &str = "EHLO client.test\nMAIL FROM:<from@client.test>\nRCPT TO:<a@x.test>\nBDAT 4 LAST\nhi";
+
 /// One mail from its beginning, and nothing else.
 async fn take(peer: &mut Peer) {
-    assert!(peer.line().await.starts_with("EHLO "));
-    peer.say_at_once("220 mx.test\n250-mx.test\n250 CHUNKING").await;
-    peer.expect("MAIL FROM:<from@client.test>\nRCPT TO:<a@x.test>\nBDAT 4 LAST\nhi").await;
-    peer.say_at_once("250 ok\n250 ok\n250 taken").await;
+    peer.expect(FLIGHT).await;
+    peer.say_at_once("220 mx.test\n250-mx.test\n250 CHUNKING\n250 ok\n250 ok\n250 taken").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,11 +144,11 @@ async fn what_is_refused_goes_once_more_on_a_new_stream_of_the_pool() {
     let connector = connections([vec![first, second]]);
     let mut client = Client::new(connector, target(), Settings { options: (*options()).clone(), ..Default::default() });
     let server = async {
-        assert!(a.line().await.starts_with("EHLO "));
+        a.expect(FLIGHT).await;
         refused.send_replace(Some(false));
         taken.send_replace(Some(true));
         take(&mut b).await;
-        assert_eq!(a.rest().await, "", "nothing but EHLO was in it");
+        assert_eq!(a.rest().await, "");
     };
     let (results, ()) = tokio::join!(send(&mut client), server);
     assert_eq!(results, ["250 taken"]);
@@ -160,12 +160,11 @@ async fn a_connection_of_ones_own_does_the_same() {
     let connector = connections([vec![first, second]]);
     let client = async {
         let mut connection = Connection::connect(&connector, &target(), &TlsPolicy::IMPLICIT, options()).await.unwrap();
-        connection.hello().await.unwrap();
         let outcome = connection.send(&envelope(&["a@x.test"]), Body::from_bytes("hi\r\n"), &Default::default()).await;
         results(outcome.unwrap())
     };
     let server = async {
-        assert!(a.line().await.starts_with("EHLO "));
+        a.expect(FLIGHT).await;
         refused.send_replace(Some(false));
         taken.send_replace(Some(true));
         take(&mut b).await;
@@ -188,6 +187,45 @@ async fn a_handshake_that_fails_leads_to_a_new_connection_once() {
     };
     let (results, ()) = tokio::join!(send(&mut client), server);
     assert_eq!(results, ["250 taken"]);
+}
+
+/// EHLO alone, where something else has to be known first, does the same.
+#[tokio::test(start_paused = true)]
+async fn an_ehlo_of_its_own_goes_once_more_too() {
+    let ((first, mut a, refused), (second, mut b, taken)) = (early(), early());
+    let connector = connections([vec![first, second]]);
+    let client = async {
+        let mut connection = Connection::connect(&connector, &target(), &TlsPolicy::IMPLICIT, options()).await.unwrap();
+        connection.hello().await.unwrap();
+    };
+    let server = async {
+        assert_eq!(a.line().await, "EHLO client.test");
+        refused.send_replace(Some(false));
+        taken.send_replace(Some(true));
+        b.expect("EHLO client.test").await;
+        b.say_at_once("220 mx.test\n250 mx.test").await;
+    };
+    tokio::join!(client, server);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tries_are_counted() {
+    let all = (0..10).map(|_| early());
+    let (streams, ends): (Vec<_>, Vec<_>) = all.map(|(io, peer, done)| (vec![io], (peer, done))).unzip();
+    for (_, done) in &ends {
+        done.send_replace(Some(false));
+    }
+    let connector = connections(streams);
+    let mut client =
+        Client::new(connector.clone(), target(), Settings { options: (*options()).clone(), ..Default::default() });
+    let transaction = Transaction {
+        session: SessionInfo::local("test"),
+        envelope: envelope(&["a@x.test"]),
+        body: Body::from_bytes("hi\r\n"),
+    };
+    let error = client.ready().await.unwrap().call(transaction).await.unwrap_err();
+    assert!(error.downcast_ref::<Unanswered>().is_some_and(|error| !error.error().is_in_doubt()));
+    assert_eq!(connector.0.lock().unwrap().len(), 7);
 }
 
 #[tokio::test(start_paused = true)]
