@@ -16,6 +16,7 @@ use smtp_core::types::{EhloName, Invalid, Mailbox, ReversePath};
 use smtp_tls::Pin;
 
 use crate::settings::layered;
+use crate::transport::EarlyDataChoice;
 use crate::url::Url;
 use crate::values::{self, Many, Wait};
 
@@ -134,6 +135,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     qlog_dir: Option<PathBuf>,
 
+    /// Over QUIC, whether the message may leave before the handshake is complete. With gated a first connection is made
+    /// for a ticket, and the message goes over a second one.
+    #[arg(long, value_name = "CHOICE", value_enum)]
+    early_data: Option<EarlyDataChoice>,
+
     /// The name to greet with. Default: this machine's full name, or its address.
     #[arg(long, value_name = "NAME")]
     #[serde(deserialize_with = "values::parsed")]
@@ -144,7 +150,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<Wait>,
 
-    /// Wait for each reply before the next command.
+    /// Wait for each reply before the next command; over QUIC too, where the whole session is one flight otherwise.
     #[arg(long)]
     no_pipelining: bool,
 
@@ -185,6 +191,7 @@ layered!(Arguments {
     insecure,
     tls_key_log,
     qlog_dir,
+    early_data,
     helo,
     timeout,
     no_pipelining,

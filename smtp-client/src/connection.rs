@@ -205,6 +205,11 @@ impl Connection {
         confirmed.map_err(|broken| self.broken(step, broken))
     }
 
+    /// Greets with `name` from now on: who goes by the address that the channel has here knows it only now.
+    pub fn set_hello(&mut self, name: EhloName) {
+        Arc::make_mut(&mut self.options).hello = name;
+    }
+
     /// The facts of the channel as they are now.
     #[must_use]
     pub const fn info(&self) -> &ChannelInfo {

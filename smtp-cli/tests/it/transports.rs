@@ -182,6 +182,43 @@ fn the_transcript_shows_what_happens_below() {
 }
 
 #[test]
+fn a_mail_is_one_flight_unless_told_to_wait() {
+    let server = quic(&[]);
+    let base = ["--to", "u@localhost", "--to", "v@localhost", "--insecure", "--transcript"];
+    let sent = send(server.url(), &base);
+    assert_eq!(sent.code, Some(0), "{sent:?}");
+    let at = |part: &str| sent.stdout.find(part).unwrap_or_else(|| panic!("{part}: {}", sent.stdout));
+    assert!(at("~> EHLO ") < at("~> MAIL ") && at("~> RCPT TO:<v@") < at("~> BDAT ") && at("~> BDAT ") < at("~> QUIT"));
+    assert!(at("~> QUIT") < at("<~ 220 "), "nothing was waited for: {}", sent.stdout);
+    assert!(sent.stdout.contains("<~ 221 "), "{}", sent.stdout);
+
+    let sent = send(server.url(), &[&base[..], &["--no-pipelining"]].concat());
+    assert_eq!(sent.code, Some(0), "{sent:?}");
+    let at = |part: &str| sent.stdout.find(part).unwrap_or_else(|| panic!("{part}: {}", sent.stdout));
+    assert!(at("<~ 220 ") < at("~> MAIL ") && at("<~ 250 2.1.0") < at("~> RCPT "), "{}", sent.stdout);
+
+    // Who is refused is told as ever.
+    let sent = send(server.url(), &[&base[..4], &["--to", "x@elsewhere.example", "--insecure"]].concat());
+    assert_eq!(sent.code, Some(70), "{sent:?}");
+}
+
+#[test]
+fn a_mail_can_be_early_data() {
+    let server = quic(&["--early-data", "gated"]);
+    let sent = send(server.url(), &["--to", "u@localhost", "--insecure", "--transcript", "--early-data", "gated"]);
+    assert_eq!(sent.code, Some(0), "{sent:?}");
+    let at = |part: &str| sent.stdout.find(part).unwrap_or_else(|| panic!("{part}: {}", sent.stdout));
+    assert!(at("handshake complete, round trip") < at("QUICv1, resumed: what follows is sent as early data"));
+    assert!(at("what follows is sent as early data") < at("~> MAIL ") && at("~> BDAT ") < at("early data accepted"));
+    // A server that does not want it gives no ticket for it.
+    let server = quic(&[]);
+    let sent = send(server.url(), &["--to", "u@localhost", "--insecure", "--transcript", "--early-data", "gated"]);
+    assert_eq!(sent.code, Some(0), "{sent:?}");
+    assert!(!sent.stdout.contains("early data accepted"), "{}", sent.stdout);
+    assert_eq!(sent.stdout.matches("handshake complete, round trip").count(), 2, "{}", sent.stdout);
+}
+
+#[test]
 fn a_shell_speaks_first_where_the_client_has_to() {
     let server = quic(&[]);
     let talked = run_with(smtp(["shell", server.url(), "--insecure"]), b"EHLO me\nNOOP\nquit\n");

@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use crate::support::*;
 
 /// Octets of the mail: two initial windows.
-const SIZE: usize = 20_000;
+pub(crate) const SIZE: usize = 20_000;
 
-fn tuned() -> (QuicOptions, ConnectOptions) {
+pub(crate) fn tuned() -> (QuicOptions, ConnectOptions) {
     let transport =
         TransportOptions { initial_window: Some(48_000), initial_rtt: Some(HALF_RTT * 4), ..Default::default() };
     let server = QuicOptions { transport: transport.clone(), ..Default::default() };
