@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smtp_client::{Connection, Error, Options, Step};
+use smtp_core::session::server::Protocol;
 use smtp_core::stream::{self, ByteStream, ConnectError, ConnectStep, Connector, TlsMode, TlsPolicy, Verification};
 use smtp_core::types::{AddressLiteral, EhloName, Host};
 use smtp_tls::{ClientTls, Pin};
@@ -109,6 +110,7 @@ pub(crate) async fn connect(
     options: Options,
     hello: Option<EhloName>,
 ) -> Result<Connection, Error> {
+    let options = Options { lmtp: url.protocol() == Protocol::Lmtp, ..options };
     let mut connection = Connection::connect(connector, &url.target(), policy, Arc::new(options)).await?;
     let local = connection.info().local.map(|local| local.ip());
     connection.set_hello(hello.unwrap_or_else(|| own_name(local)));

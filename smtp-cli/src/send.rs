@@ -224,7 +224,6 @@ JSON (--json) is one object:
   steps       [{step, ms}], in order
   peer        whom the connection went to, or null
   tls         {version, cipher, group, alpn, verified, resumed, pin}, or null
-              over QUIC cipher is empty and group null: the library does not tell them
   octets      the size of the message
   error       {step, class, text, help}, or null
               class: as result; step: setup, if there was no session";

@@ -32,7 +32,8 @@ pub(crate) struct Arguments {
     /// smtp://address:port offers STARTTLS; with ?tls=required it takes no mail before it (530), with ?tls=none it
     /// offers none. smtps://address:port is TLS from the first octet. The ports are 25 and 465 if none is named; 0 is
     /// a free one. smtp+quic://address:port is QUIC, with ?service=submission for mail from its authors.
-    /// smtp+unix:///path, smtp+ws://address:port and smtp+wss://… are a Unix socket and WebSockets. pipe: serves one
+    /// smtp+unix:///path, smtp+ws://address:port and smtp+wss://… are a Unix socket and WebSockets. lmtp://address:port
+    /// and lmtp+unix:///path speak LMTP, with an answer for each recipient, never on port 25. pipe: serves one
     /// session on standard input and output, as inetd wants it; fd:name takes sockets that a service manager opened.
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "values::list")]
@@ -175,7 +176,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let sockets: Vec<screen::Shown> = listeners.sockets.iter().map(screen::Shown::of).collect();
     let stack = stack::Stack::new(&plan, &store, listeners.strict)?;
     let server = Server::new(stack.settings(&plan), move |session| stack.of(session));
-    let server = listeners.sockets.into_iter().fold(server, |server, socket| server.listen(socket.listener));
+    let server =
+        listeners.sockets.into_iter().fold(server, |server, socket| server.listen_as(socket.listener, socket.protocol));
 
     let (signals, shutdown) = (Signals::new()?, CancellationToken::new());
     let once = listen::is_pipe(&plan.urls);
@@ -225,7 +227,7 @@ impl Plan {
             domains.push(name("localhost")?);
         }
         let hostname = match arguments.hostname {
-            Some(hostname) => hostname,
+            Some(hostname) => name(&crate::url::ascii(hostname.as_str()))?,
             // A name that is none under the rules of mail is no reason not to start.
             None => match crate::connect::host_name().and_then(|host| host.parse().ok()) {
                 Some(host) => host,

@@ -8,8 +8,10 @@ use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::sync::Arc;
 
+use smtp_core::extension::Forwarded;
 use smtp_core::service::{BoxError, Outcome, Promises, Transaction};
 use smtp_core::stream::{Connector, Target, TlsMode, TlsPolicy, Verification};
+use smtp_core::types::Refusal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 use tower_service::Service;
@@ -38,6 +40,8 @@ pub struct Settings {
     pub clear_after_failed_tls: bool,
     /// Authenticate with these before the first message. Nobody.
     pub credentials: Option<Credentials>,
+    /// What the next hop is told of the client that each message came from. Nothing.
+    pub pass_on: PassOn,
     /// How many transactions run at the same time, each on a session of its own: 20. `poll_ready` waits for a place.
     pub max_sessions: usize,
     /// How many sessions are kept for reuse that have been idle for more than a second: 4. 0 closes each after its
@@ -59,12 +63,26 @@ impl Default for Settings {
             tls: TlsPolicy::OPPORTUNISTIC,
             clear_after_failed_tls: true,
             credentials: None,
+            pass_on: PassOn::Nothing,
             max_sessions: 20,
             max_idle: 4,
             idle: Duration::from_secs(30),
             max_messages: 100,
         }
     }
+}
+
+/// What a next hop is told of the client that a message came from, where it offers the extension to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum PassOn {
+    /// Nothing: to the next hop the message comes from us.
+    #[default]
+    Nothing,
+    /// XFORWARD, for its log. One more exchange before each message; where LIMITS (RFC 9422) split it, it is about the
+    /// first transaction.
+    XForward,
+    /// XCLIENT: it treats the session as that client's, in policy too. Two more exchanges before each message.
+    XClient,
 }
 
 /// A delivery that hands messages to one next hop: a `tower::Service<Transaction, Response = Outcome>`.
@@ -149,8 +167,15 @@ impl Service<Transaction> for Client {
         let place = self.places.take();
         Box::pin(async move {
             let _place = place.get().await;
-            let Transaction { session: _, envelope, body } = transaction;
-            shared.deliver(&envelope, Outgoing::new(body)).await.map_err(|error| Unanswered::from(error).into())
+            let Transaction { session, envelope, body } = transaction;
+            let client = match shared.settings.pass_on {
+                PassOn::Nothing => Forwarded::default(),
+                PassOn::XForward | PassOn::XClient => Forwarded::of(&session),
+            };
+            shared
+                .deliver(&client, &envelope, Outgoing::new(body))
+                .await
+                .map_err(|error| Unanswered::from(error).into())
         })
     }
 }
@@ -158,16 +183,19 @@ impl Service<Transaction> for Client {
 impl Shared {
     async fn deliver(
         self: &Arc<Self>,
+        client: &Forwarded,
         envelope: &smtp_core::types::Envelope,
         mut content: Outgoing,
     ) -> Result<Outcome, Error> {
-        if let Some((mut connection, hot)) = self.pool.take().await {
+        if let Some((mut connection, hot)) = self.pool.take().await
+            && connection.pass_on(self.settings.pass_on, client).await.is_ok()
+        {
             // A session that was idle for a while may be closed by the server at this very moment. The content must
             // not be part of that race: if it were lost with the channel, nobody could say whether it was taken.
             match connection.deliver(envelope, &mut content, &self.settings.send, hot).await {
                 Ok(done) if !(done.turned_away && content.rewind()) => {
                     self.pool.put(self, connection);
-                    return Ok(self.deliver_rest(envelope, content, done).await);
+                    return Ok(self.deliver_rest(client, envelope, content, done).await);
                 }
                 Ok(_) => {}
                 Err(failure) if failure.is_stale() && content.rewind() => {}
@@ -178,20 +206,28 @@ impl Shared {
             }
             tracing::debug!(target = %self.target.address, "the server closed an idle session; connecting anew");
         }
-        let done = self.deliver_anew(envelope, &mut content).await?;
-        Ok(self.deliver_rest(envelope, content, done).await)
+        let done = self.deliver_anew(client, envelope, &mut content).await?;
+        Ok(self.deliver_rest(client, envelope, content, done).await)
     }
 
     /// Over a new session. As long as nothing that was sent on it was acted on, another one is tried: a connection that
     /// the server was about to close, then early data that went nowhere.
     async fn deliver_anew(
         self: &Arc<Self>,
+        client: &Forwarded,
         envelope: &smtp_core::types::Envelope,
         content: &mut Outgoing,
     ) -> Result<Delivered, Error> {
         let mut tries = 0;
         loop {
             let mut connection = self.connect().await?;
+            if let Err(error) = connection.pass_on(self.settings.pass_on, client).await {
+                // It is the client that was refused, and whoever comes next is another.
+                pool::retire(connection);
+                let refused = error.reply().filter(|reply| reply.code().get() != 421).cloned();
+                let refusal = refused.and_then(|reply| Refusal::try_from(reply).ok()).ok_or(error)?;
+                return Ok(Delivered::nobody(envelope.recipients.len(), &refusal));
+            }
             let result = connection.deliver(envelope, content, &self.settings.send, true).await;
             let unseen = connection.wire.is_unseen();
             self.pool.put(self, connection);
@@ -209,6 +245,7 @@ impl Shared {
     /// that brings some of them further.
     async fn deliver_rest(
         self: &Arc<Self>,
+        client: &Forwarded,
         envelope: &smtp_core::types::Envelope,
         mut content: Outgoing,
         mut done: Delivered,
@@ -217,7 +254,7 @@ impl Shared {
             let places = core::mem::take(&mut done.left);
             let recipients = places.iter().filter_map(|n| envelope.recipients.get(*n)).cloned().collect();
             let rest = smtp_core::types::Envelope { mail: envelope.mail.clone(), recipients };
-            match self.deliver_anew(&rest, &mut content).await {
+            match self.deliver_anew(client, &rest, &mut content).await {
                 Ok(part) if part.left.len() < places.len() => done.take(&places, part),
                 // What some have been told stands; the others keep the 452 that they have.
                 Ok(_) => break,
@@ -272,7 +309,7 @@ impl Shared {
             if let Some(credentials) = &self.settings.credentials {
                 connection.hello().await?;
                 connection.auth(credentials).await?;
-            } else if !connection.hello_may_wait() {
+            } else if self.settings.pass_on != PassOn::Nothing || !connection.hello_may_wait() {
                 connection.hello().await?;
             }
             Ok(())

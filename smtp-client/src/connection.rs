@@ -2,6 +2,7 @@
 
 mod auth;
 mod commands;
+mod forward;
 mod hello;
 
 pub(crate) use commands::needs_secrecy;
@@ -30,7 +31,7 @@ pub struct Options {
     /// What the client greets with: its own name or address literal (RFC 5321 §4.1.1.1). `[127.0.0.1]` by default,
     /// which is fine on one machine and refused by many strangers.
     pub hello: EhloName,
-    /// Speak LMTP: LHLO, and a reply for each recipient after the content (RFC 2033). Off.
+    /// Speak LMTP: LHLO, and a reply for each recipient after the content (RFC 2033). Never to port 25. Off.
     pub lmtp: bool,
     /// How long each step may take.
     pub timeouts: Timeouts,
@@ -384,6 +385,11 @@ pub(crate) async fn reach(
     policy: &TlsPolicy,
     options: &Options,
 ) -> Result<Box<dyn stream::Connection>, Error> {
+    if let (true, Address::Host { port: 25, .. }) = (options.lmtp, &target.address) {
+        let text = "LMTP must not be spoken on port 25 (RFC 2033 §5): name the port that the LMTP server listens on";
+        let error = std::io::Error::new(std::io::ErrorKind::InvalidInput, text);
+        return Err(ConnectError::permanent(&target.address, ConnectStep::Connect, error).into());
+    }
     let after = options.timeouts.connect;
     match tokio::time::timeout(after, connector.connect(target, policy)).await {
         Ok(carrier) => Ok(carrier?),

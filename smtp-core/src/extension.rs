@@ -13,6 +13,7 @@ mod deliver_by;
 mod dsn;
 mod eight_bit_mime;
 mod etrn;
+mod forward;
 mod future_release;
 mod limits;
 mod mt_priority;
@@ -35,6 +36,7 @@ pub use deliver_by::{ByMode, DELIVERBY, DeliverBy};
 pub use dsn::{DSN, EnvelopeId, Notify, OriginalRecipient, Ret};
 pub use eight_bit_mime::{BodyType, EIGHT_BIT_MIME};
 pub use etrn::{ETRN, EtrnNode};
+pub use forward::{Attribute, Forwarded, Forwarders, Forwarding, XCLIENT, XFORWARD};
 pub use future_release::{FUTURERELEASE, HoldFor, HoldUntil};
 pub use limits::{LIMITS, TransactionLimits};
 pub use mt_priority::{MT_PRIORITY, Priority};
@@ -74,6 +76,8 @@ pub struct Context<'a> {
     pub promises: &'a [&'static str],
     /// On what terms some extensions are offered.
     pub terms: &'a Terms,
+    /// What the peer may say of others.
+    pub forwarding: Forwarding,
 }
 
 /// A parameter that an extension adds to MAIL or RCPT.
@@ -244,6 +248,8 @@ impl Default for Registry {
             &MTRK,
             &CONPERM,
             &CONNEG,
+            &XCLIENT,
+            &XFORWARD,
         ]))
     }
 }

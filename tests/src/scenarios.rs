@@ -13,7 +13,11 @@
 //! | lists | `staff`, for users |
 //! | owners | every mailbox has had its own since 2014-01-01; whose `postmaster` is, nobody knows |
 //! | ETRN | `here.example` and below, with 3 messages waiting; as often as you like |
+//! | proxies | clients from `127.0.0.1` may use XCLIENT, with LOGIN, and XFORWARD |
 //! | content | a message with `X-Refuse: name` in it is refused for the mailboxes of that name, 550 5.7.1 |
+//!
+//! Files that need more of this than a mailbox say so in a line `SERVER`; `SERVER reference` is for what only this server
+//! has.
 //!
 //! Deliveries are kept in memory. [`Reference::slow`] lets every answer take some time, which must not change a single
 //! reply.
@@ -28,9 +32,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use smtp_core::channel::SessionInfo;
 use smtp_core::driver::{Settings, serve};
-use smtp_core::extension::{EtrnNode, Extension, ParameterRule, Promises, Terms};
+use smtp_core::extension::{EtrnNode, Extension, Forwarders, ParameterRule, Promises, Terms};
 use smtp_core::service::{Delivery, Outcome, Policy, Request, Transaction, Verdict};
-use smtp_core::session::server::{Config, Limits, MechanismOffer};
+use smtp_core::session::server::{Config, Limits, MechanismOffer, Protocol};
 use smtp_core::stream::{BoxFuture, ByteStream};
 use smtp_core::types::{Command, Invalid, Mailbox, Rcpt, Refusal, Reply, Secret};
 use smtp_server::auth::{Check, Throttle, Users};
@@ -44,6 +48,12 @@ use tower_service::Service;
 pub fn folder() -> PathBuf {
     // Whichever crate of the workspace this is compiled into.
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/scenarios")
+}
+
+/// The folders of scenario files, each with the protocol that its server speaks.
+#[must_use]
+pub fn folders() -> [(PathBuf, Protocol); 2] {
+    [(folder(), Protocol::Smtp), (folder().join("lmtp"), Protocol::Lmtp)]
 }
 
 /// The stack that the scenarios are about.
@@ -93,6 +103,9 @@ const NOW: i64 = 1_396_566_060;
 /// 2014-01-01T00:00:00Z
 const OWNED_SINCE: i64 = 1_388_534_400;
 
+/// Who may speak for others.
+const PROXIES: &str = "127.0.0.1";
+
 /// A server stack with a recorder at its end. Clones share the recorder.
 #[derive(Debug, Clone)]
 pub struct Reference {
@@ -126,6 +139,11 @@ impl Reference {
             .promising(PROMISES)
             .with_mechanisms(mechanisms.collect())
             .with_terms(terms)
+            .with_forwarders(Forwarders {
+                login: PROXIES.parse()?,
+                xforward: PROXIES.parse()?,
+                ..Forwarders::default()
+            })
             .with_limits(limits);
         config.registry = config.registry.with(&XCOLOUR);
         let (alice, bob): (Mailbox, Mailbox) = ("alice@here.example".parse()?, "bob@here.example".parse()?);
@@ -155,6 +173,12 @@ impl Reference {
     pub fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(&mut self.config);
         self
+    }
+
+    /// The same, speaking this protocol.
+    #[must_use]
+    pub fn speaking(self, protocol: Protocol) -> Self {
+        self.with(|config| config.protocol = protocol)
     }
 
     /// What was delivered so far.

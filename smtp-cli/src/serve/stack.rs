@@ -18,7 +18,7 @@ use tower_layer::Layer;
 use super::Plan;
 use super::store::Store;
 use crate::exit::Failure;
-use crate::listen::Strict;
+use crate::listen::{self, Strict};
 
 /// What all sessions share, to be put together for each.
 #[derive(Debug)]
@@ -58,6 +58,7 @@ impl Stack {
             .with_mechanisms(self.auth.as_ref().map(mechanisms).unwrap_or_default())
             .with_limits(limits);
         let mut settings = Settings::new(driver::Settings::new(config));
+        settings.connections = listen::connections();
         settings.drain = plan.drain.map_or(Duration::from_secs(30), |wait| wait.0);
         settings
     }

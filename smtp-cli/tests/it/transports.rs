@@ -52,7 +52,10 @@ fn one_mail_over_each_transport() {
     }
     let messages = server.messages("localhost", "u");
     assert_eq!(messages.len(), listeners.len());
-    let under_tls = messages.iter().filter(|message| message.contains(" with ESMTPS (TLSv1.3")).count();
+    let under_tls = messages.iter().filter(|message| {
+        [" with ESMTPS (TLSv1.3", " with ESMTPS (quic TLSv1.3"].iter().any(|tls| message.contains(tls))
+    });
+    let under_tls = under_tls.count();
     assert_eq!(under_tls, 5, "TCP with STARTTLS, smtps, twice QUIC, wss");
     assert!(messages.iter().all(|message| !message.contains("[0.0.0.0]") && !message.contains(" )")), "{messages:?}");
     server.signal("TERM");
@@ -60,6 +63,33 @@ fn one_mail_over_each_transport() {
     for url in ["smtp+unix://", "smtp+quic://127.0.0.1:", "'smtp+quic://127.0.0.1:", "smtp+wss://127.0.0.1:"] {
         assert!(ended.stderr.contains(&format!("send --server {url}")), "a line to paste: {}", ended.stderr);
     }
+}
+
+#[test]
+fn lmtp_beside_smtp_with_an_answer_for_each() {
+    let folder = TempDir::new().unwrap();
+    let unix = socket_in(folder.path()).replacen("smtp", "lmtp", 1);
+    let mut arguments = vec!["serve", "--mailbox", "u@localhost", "--mailbox", "v@localhost"];
+    let listeners = ["smtp://127.0.0.1:0", "lmtp://127.0.0.1:0", &unix];
+    arguments.extend(listeners.into_iter().flat_map(|url| ["--listen", url]));
+    let server = Server::start(&arguments, listeners.len());
+    assert!(server.urls[1].starts_with("lmtp://127.0.0.1:") && server.urls[2] == unix, "{:?}", server.urls);
+    let to = ["--to", "u@localhost", "--to", "nobody@localhost", "--to", "v@localhost", "--transcript"];
+    for url in &server.urls {
+        let sent = send(url, &to);
+        assert_eq!(sent.code, Some(67), "{url}: some were refused: {sent:?}");
+        let said = format!("{}{}", sent.stdout, sent.stderr);
+        let lmtp = url.starts_with("lmtp");
+        assert_eq!(said.contains("LHLO "), lmtp, "{said}");
+        assert_eq!(said.matches("250 2.0.0 message stored").count() >= 2, lmtp || said.contains("accepted"), "{said}");
+    }
+    for user in ["u", "v"] {
+        let messages = server.messages("localhost", user);
+        assert_eq!(messages.len(), 3, "{user}");
+        assert_eq!(messages.iter().filter(|message| message.contains(" with LMTP")).count(), 2, "{messages:?}");
+    }
+    let refused = send(&server.urls[1].replacen("lmtp", "smtp", 1), &["--to", "u@localhost"]);
+    assert_ne!(refused.code, Some(0), "SMTP is not spoken there: {refused:?}");
 }
 
 /// Starts a server without options, sends over both of its listeners, and ends it; in a network of its own, where its
@@ -169,7 +199,9 @@ fn the_transcript_shows_what_happens_below() {
     let sent = send(server.url(), &more);
     let at = |part: &str| sent.stdout.find(part).unwrap_or_else(|| panic!("{part}: {}", sent.stdout));
     assert!(at("* QUICv1, handshake complete, round trip ") < at("* stream 0 opened"));
-    assert!(at("* TLSv1.3 smtp-quic-00, certificate not verified") < at("~> EHLO "));
+    assert!(
+        at("* TLSv1.3 TLS_AES_256_GCM_SHA384 X25519MLKEM768 smtp-quic-00, certificate not verified") < at("~> EHLO ")
+    );
     assert!(at("~> EHLO ") < at("<~ 220 "), "the client speaks first");
     assert!(at("<~ 221 ") < at("* stream 0 ended: "));
     assert!(at(" octets sent, ") < at("* QUIC closed: "));
@@ -199,7 +231,7 @@ fn a_mail_is_one_flight_unless_told_to_wait() {
 
     // Who is refused is told as ever.
     let sent = send(server.url(), &[&base[..4], &["--to", "x@elsewhere.example", "--insecure"]].concat());
-    assert_eq!(sent.code, Some(70), "{sent:?}");
+    assert_eq!(sent.code, Some(67), "{sent:?}");
 }
 
 #[test]

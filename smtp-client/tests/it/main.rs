@@ -7,6 +7,7 @@ mod deadlines;
 mod early;
 mod extensions;
 mod flight;
+mod forward;
 mod lmtp;
 mod peer;
 mod pool;

@@ -10,7 +10,7 @@ use smtp_core::driver::{self, serve};
 use smtp_core::service::{Body, BoxError, Delivery, Outcome, Promises, Receipt, Request, Transaction, Verdict};
 use smtp_core::session::server::{Config, Protocol};
 use smtp_core::stream::{Listener, TlsMode, TlsPolicy, Verification};
-use smtp_core::types::{Command, Domain, Parameters, Refusal};
+use smtp_core::types::{Command, Domain, Mail, Mailbox, Parameters, Refusal};
 use smtp_test::memory::{Cut, Knobs, MemoryConnector, MemoryListener, Pace, Tls};
 use tower::{Service, ServiceExt, service_fn};
 
@@ -244,6 +244,58 @@ async fn lmtp_tells_for_each() {
             let results = results(send(&mut client, &to, Body::from_bytes("x\r\n")).await.unwrap());
             assert!(results[0].starts_with("250 ") && results[3].starts_with("250 "), "{results:?}");
             assert_eq!(results[1..3], ["452 4.2.2 full", "550 5.1.1 no such mailbox"]);
+        }
+    }
+}
+
+/// Whatever a server says no to, and when, both sides agree on how many replies there are: the next message works.
+#[tokio::test(start_paused = true)]
+async fn lmtp_sides_agree_on_the_number_of_replies() {
+    // Refuses before it reads, after a part, or not at all, as the sender's name has it.
+    let delivery = service_fn(async |mut mail: Transaction| {
+        let recipients = mail.envelope.recipients.len();
+        let how = mail.envelope.mail.from.to_string();
+        let no = || Ok(Outcome::all(Err(Refusal::fixed(451, (4, 3, 0), "not now")), recipients));
+        if how.starts_with("<early@") {
+            return no();
+        }
+        if how.starts_with("<midway@") {
+            mail.body.next().await?;
+            return no();
+        }
+        let (_, complete) = mail.body.collect(1 << 20).await?;
+        Ok::<_, BoxError>(Outcome::all(Ok(Receipt::discarded(complete)), recipients))
+    });
+    let mut config = config();
+    config.protocol = Protocol::Lmtp;
+    config.limits.message_size = 5_000;
+    let (connector, connections) = server(Knobs::default(), config, delivery);
+    for (transfer, chunk_size) in [(Transfer::Auto, 1 << 20), (Transfer::Chunks, 100), (Transfer::Data, 1)] {
+        for pipelined in [true, false] {
+            let mut client = client(connector.clone(), |settings| {
+                settings.options.lmtp = true;
+                settings.send = SendOptions { transfer, chunk_size, ..SendOptions::default() };
+            });
+            let before = *connections.lock().unwrap();
+            for (from, size, expected) in [
+                ("early@x.test", 400, "451 4.3.0 not now"),
+                ("midway@x.test", 400, "451 4.3.0 not now"),
+                ("fine@x.test", 6_000, "552 5.3.4"),
+                ("fine@x.test", 400, "250 2.0.0"),
+            ] {
+                let mut envelope = envelope(&["a@x.test", "nobody@x.test", "b@x.test", "a@x.test"]);
+                envelope.mail = Mail::new(from.parse::<Mailbox>().unwrap());
+                let content = Bytes::from("12345678\r\n".repeat(size / 10));
+                let body = if pipelined { Body::from_bytes(content) } else { streamed(content, 50) };
+                let transaction = Transaction { session: SessionInfo::local("test"), envelope, body };
+                let outcome = client.ready().await.unwrap().call(transaction).await.unwrap();
+                let results = results(outcome);
+                let place = format!("{transfer:?}, {pipelined}, {from}, {size}: {results:?}");
+                assert!([0, 2, 3].iter().all(|n| results[*n].starts_with(expected)), "{place}");
+                let unasked = size == 6_000 && pipelined;
+                assert_eq!(results[1].starts_with("550 5.1.1"), !unasked, "{place}");
+            }
+            assert_eq!(*connections.lock().unwrap(), before + 1, "all over one session");
         }
     }
 }

@@ -30,6 +30,7 @@ fn with_context<T>(f: impl FnOnce(&Context<'_>) -> T) -> T {
         lmtp: false,
         promises: &promises,
         terms: &terms,
+        forwarding: Forwarding::default(),
     })
 }
 
@@ -272,6 +273,7 @@ fn ehlo_shows_the_terms_and_nothing_that_cannot_be_kept() {
         lmtp: true,
         promises: &["REQUIRETLS", "FUTURERELEASE"],
         terms: &terms,
+        forwarding: Forwarding::default(),
     };
     let mut text = String::new();
     registry.write_ehlo(&bare, &mut text);

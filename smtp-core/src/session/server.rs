@@ -7,10 +7,13 @@ mod answer;
 mod check;
 mod config;
 mod content;
+mod forward;
 
 pub use answer::Verdict;
 pub use config::{Config, Limits, MechanismOffer, Protocol};
 
+use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -22,6 +25,7 @@ use bytes::{Bytes, BytesMut};
 use self::content::Content;
 use super::table::{Law, State, law};
 use crate::channel::{ChannelInfo, SessionInfo};
+use crate::extension::{Forwarded, Forwarding};
 use crate::types::{Command, Envelope, Mail, Rcpt, Refusal, Reply, Severity, Verb};
 use crate::wire::{CommandError, LineDecoder, LineError, LineStep, decode_command, decode_response, encode_reply};
 
@@ -83,6 +87,10 @@ pub struct Session {
     draining: bool,
     closing: bool,
     quit: bool,
+    /// What the peer may say of others.
+    forwarding: Forwarding,
+    /// What it has said, with XCLIENT.
+    claimed: Option<Box<Forwarded>>,
 }
 
 /// MAIL was accepted.
@@ -105,7 +113,10 @@ impl Session {
     /// A session on the channel that `info` tells of. Nothing has been said yet.
     #[must_use]
     pub fn new(config: Arc<Config>, info: Arc<SessionInfo>) -> Self {
+        let forwarding = config.forwarders.grant(&info.channel);
         Self {
+            forwarding,
+            claimed: None,
             config,
             info,
             state: State::Opened,
@@ -232,6 +243,11 @@ impl Session {
         }
         if self.info.channel.client_speaks_first && input.is_empty() {
             return Some(Step::Read);
+        }
+        // RFC 2033 §5: a relay that came by would not know that each recipient has a reply.
+        if self.config.protocol == Protocol::Lmtp && self.info.channel.local.is_some_and(|local| local.port() == 25) {
+            self.say_421((4, 3, 5), "LMTP must not be spoken on port 25 (RFC 2033): listen on another port");
+            return None;
         }
         Some(self.ask(Command::Connect))
     }
@@ -367,11 +383,11 @@ impl Session {
         }
         if let Law::BadSequence(text) = law(self.state, verb) {
             let tried = self.state == State::Mail && self.transaction.as_ref().is_some_and(|t| t.tried);
-            self.say(match verb {
-                // RFC 5321 §3.3: 554 says it better when every RCPT was refused.
-                Verb::Data if tried => Refusal::fixed(554, (5, 5, 1), text).into_reply(),
-                _ => Refusal::fixed(503, (5, 5, 1), text).into_reply(),
-            });
+            let lmtp = self.config.protocol == Protocol::Lmtp;
+            let text = if lmtp { Cow::Owned(text.replace("EHLO", "LHLO")) } else { Cow::Borrowed(text) };
+            // RFC 5321 §3.3: 554 says it better when every RCPT was refused. LMTP has 503 only (RFC 2033 §4.2).
+            let code = if verb == Verb::Data && tried && !lmtp { 554 } else { 503 };
+            self.say(Refusal::new(code, (5, 5, 1), text).into_reply());
             return None;
         }
         if let Err(refusal) = self.check(&command) {
@@ -450,16 +466,19 @@ impl Session {
         info.channel = channel;
         info.hello = None;
         info.identity = None;
+        info.client = None;
         self.upgrade = false;
         self.extended = false;
         self.transaction = None;
         self.state = State::Greeted;
         self.lines = LineDecoder::default();
+        self.claim_again();
     }
 
     /// What came as early data is known not to be a replay; these are the channel's facts now.
     pub fn confirmed(&mut self, channel: ChannelInfo) {
         Arc::make_mut(&mut self.info).channel = channel;
+        self.claim_again();
     }
 
     /// The text of the reply to EHLO.

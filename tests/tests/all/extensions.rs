@@ -8,7 +8,7 @@ use smtp_tests::scenarios::folder;
 
 /// For each keyword of the registry: the scenarios, which are played over every transport, and the client's tests, as
 /// `module::name` in `smtp-client/tests/it`.
-const SHOWN_BY: [(&str, &[&str], &[&str]); 28] = [
+const SHOWN_BY: [(&str, &[&str], &[&str]); 30] = [
     (
         "PIPELINING",
         &["pipelining", "pipelining-mixed"],
@@ -76,6 +76,15 @@ const SHOWN_BY: [(&str, &[&str], &[&str]); 28] = [
     ("MTRK", &["claimable"], &["extensions::future_release_solicit_and_rrvs_are_passed_on"]),
     ("CONPERM", &["claimable"], &["extensions::future_release_solicit_and_rrvs_are_passed_on"]),
     ("CONNEG", &["claimable"], &["extensions::future_release_solicit_and_rrvs_are_passed_on"]),
+    (
+        "XCLIENT",
+        &["xclient", "xclient-bad", "xclient-not-offered"],
+        &[
+            "forward::xclient_starts_the_session_over_for_the_client",
+            "forward::a_relay_passes_its_clients_on_over_one_session",
+        ],
+    ),
+    ("XFORWARD", &["xforward"], &["forward::xforward_is_for_the_log_of_one_transaction"]),
     ("(one's own)", &["extension-of-ones-own"], &["extensions::an_extension_of_ones_own_has_its_own_downgrade"]),
 ];
 

@@ -8,9 +8,13 @@ mod docs;
 mod extensions;
 mod interop;
 mod interop_extensions;
+mod lmtp;
+mod proxies;
 mod quic_client;
 mod quic_server;
 mod replay;
+mod rust_clients;
+mod served;
 mod transports;
 
 /// The one that TLS uses where nobody names another.

@@ -72,6 +72,8 @@ impl Session {
                 self.state = State::Ready;
                 self.authenticated |= success;
             }
+            // A greeting, as XCLIENT is answered with: the session starts over, for another client.
+            (What::Command(Verb::Other), Severity::Success) if reply.code().get() == 220 => self.start_over(),
             // What an extension's verb answers is the extension's own.
             (What::Command(Verb::Other), _) => {}
             (_, Severity::Continue) => return Err(Fault::Unexpected { to, reply }),
@@ -131,6 +133,15 @@ impl Session {
             HelloKind::Ehlo | HelloKind::Lhlo => Capabilities::from_ehlo(reply.text()),
             HelloKind::Helo => Capabilities::default(),
         };
+        self.pipelining = self.offers("PIPELINING");
+    }
+
+    fn start_over(&mut self) {
+        self.state = State::Greeted;
+        self.ahead = None;
+        self.accepted = 0;
+        self.authenticated = false;
+        self.capabilities = Capabilities::default();
         self.pipelining = self.offers("PIPELINING");
     }
 

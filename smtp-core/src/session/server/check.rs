@@ -1,7 +1,7 @@
 //! What the registry and the extensions' own rules have against a command that the table allows.
 
 use super::{OpenTransaction, Protocol, Session};
-use crate::extension::{Context, Registry, SmtpUtf8};
+use crate::extension::{Attribute, Context, Forwarded, Registry, SmtpUtf8, bad_value};
 use crate::types::{Command, HelloKind, Mail, Parameter, Rcpt, Refusal};
 
 impl Session {
@@ -34,9 +34,30 @@ impl Session {
             Command::Bdat { .. } if !self.offers("CHUNKING") => {
                 Err(Refusal::fixed(502, (5, 5, 1), "CHUNKING is not offered here"))
             }
+            Command::Other { verb, arguments } if &**verb == "XCLIENT" => self.check_xclient(arguments),
+            Command::Other { verb, arguments } if &**verb == "XFORWARD" => {
+                self.check_between_transactions()?;
+                Forwarded::xforward(arguments).map(drop).map_err(bad_value)
+            }
             // RFC 5321 §3.5.2: the keyword is shown where the command is there.
             Command::Expn(_) if !self.offers("EXPN") => Err(Refusal::fixed(502, (5, 5, 1), "EXPN is not offered here")),
             _ => Ok(()),
+        }
+    }
+
+    fn check_xclient(&self, arguments: &str) -> Result<(), Refusal> {
+        self.check_between_transactions()?;
+        let said = Forwarded::xclient(arguments).map_err(bad_value)?;
+        if said.get(Attribute::Login).is_some() && !self.forwarding.login {
+            return Err(Refusal::fixed(550, (5, 7, 0), "you may not say who has authenticated (XCLIENT LOGIN)"));
+        }
+        Ok(())
+    }
+
+    fn check_between_transactions(&self) -> Result<(), Refusal> {
+        match self.transaction {
+            Some(_) => Err(Refusal::fixed(503, (5, 5, 1), "not within a mail transaction; send RSET first")),
+            None => Ok(()),
         }
     }
 
@@ -124,6 +145,7 @@ impl Session {
             lmtp: config.protocol == Protocol::Lmtp,
             promises: config.promises.keywords(),
             terms: &config.terms,
+            forwarding: self.forwarding,
         };
         f(&config.registry, &context)
     }

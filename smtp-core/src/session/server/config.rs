@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::channel::ChannelInfo;
-use crate::extension::{Promises, Registry, Terms, TransactionLimits};
+use crate::extension::{Forwarders, Promises, Registry, Terms, TransactionLimits};
 use crate::types::Domain;
 
 /// Which protocol is spoken.
@@ -103,6 +103,8 @@ pub struct Config {
     pub promises: Promises,
     /// On what terms some extensions are offered.
     pub terms: Terms,
+    /// Who may speak for others with XCLIENT and XFORWARD. Nobody by default.
+    pub forwarders: Forwarders,
     /// Bounds.
     pub limits: Limits,
     mechanisms: Vec<MechanismOffer>,
@@ -121,6 +123,7 @@ impl Config {
             registry: Registry::default(),
             promises: Promises::MINIMUM,
             terms: Terms::default(),
+            forwarders: Forwarders::default(),
             limits: Limits::default(),
             mechanisms: Vec::new(),
             plain_mechanisms: String::new(),
@@ -151,6 +154,13 @@ impl Config {
     #[must_use]
     pub fn with_terms(mut self, terms: Terms) -> Self {
         self.terms = terms;
+        self
+    }
+
+    /// The same, and believes `forwarders` what they say of others.
+    #[must_use]
+    pub fn with_forwarders(mut self, forwarders: Forwarders) -> Self {
+        self.forwarders = forwarders;
         self
     }
 

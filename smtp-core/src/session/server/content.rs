@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BytesMut};
 
-use super::{Session, Step};
+use super::{Protocol, Session, Step};
 use crate::acceptance::Outcome;
 use crate::extension::BodyType;
 use crate::session::table::{Law, State, law};
@@ -22,8 +22,8 @@ pub(super) enum Content {
     Between { message: Message },
     /// All has been read; the delivery is to answer.
     Ended { message: Message },
-    /// The chunk of a BDAT that was refused is read and thrown away; then this is said.
-    Swallowed { left: u64, budget: u64, reply: Reply },
+    /// The chunk of a BDAT that was refused is read and thrown away; then this is said, so many times.
+    Swallowed { left: u64, budget: u64, reply: Reply, times: usize },
 }
 
 /// How content comes.
@@ -185,18 +185,22 @@ impl Session {
         if matches!(self.state, State::Mail | State::Rcpt) {
             self.lose_chunks(false);
         }
-        self.swallow(size, Refusal::fixed(503, (5, 5, 1), text).into_reply());
+        self.swallow(size, Refusal::fixed(503, (5, 5, 1), text).into_reply(), 1);
     }
 
-    /// The message is refused at its first chunk.
+    /// The message is refused at its first chunk. Under LMTP the last chunk has a reply for each recipient, whatever it
+    /// says (RFC 2033 §4.2; RFC 3030 §2 leaves BDAT LAST in the place of the end of data).
     pub(super) fn refuse_first_chunk(&mut self, size: u64, last: bool, reply: Reply) {
+        let each = last && self.config.protocol == Protocol::Lmtp;
+        let times = if each { self.transaction.as_ref().map_or(1, |t| t.recipients.len()) } else { 1 };
         self.lose_chunks(last);
-        self.swallow(size, reply);
+        self.swallow(size, reply, times);
     }
 
     /// Twice the largest message is read to be polite; beyond that the reply comes, and the end.
-    fn swallow(&mut self, left: u64, reply: Reply) {
-        self.content = Content::Swallowed { left, budget: self.config.limits.message_size.saturating_mul(2), reply };
+    fn swallow(&mut self, left: u64, reply: Reply, times: usize) {
+        let budget = self.config.limits.message_size.saturating_mul(2);
+        self.content = Content::Swallowed { left, budget, reply, times };
     }
 
     /// The message is lost. Behind its last chunk the session is ready for another; before it only RSET or EHLO leads
@@ -231,7 +235,7 @@ impl Session {
     }
 
     fn swallow_step(&mut self, input: &mut BytesMut) -> Option<Step> {
-        let Content::Swallowed { left, budget, reply } = &mut self.content else { return None };
+        let Content::Swallowed { left, budget, reply, times } = &mut self.content else { return None };
         let room = usize::try_from((*left).min(*budget)).unwrap_or(usize::MAX);
         let taken = room.min(input.len());
         input.advance(taken);
@@ -240,9 +244,12 @@ impl Session {
         if *left > 0 && *budget > 0 {
             return Some(Step::Read);
         }
-        let (reply, whole) = (reply.clone(), *left == 0);
+        let (reply, times, whole) = (reply.clone(), *times, *left == 0);
         self.content = Content::None;
-        self.say(reply);
+        match times {
+            1 => self.say(reply),
+            _ => self.say_each(core::iter::repeat_n(reply, times)),
+        }
         if !whole {
             self.close();
         }
