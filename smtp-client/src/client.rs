@@ -48,7 +48,7 @@ pub struct Settings {
     /// message.
     pub max_idle: usize,
     /// How long a session may be idle before it is closed: 30 s, well below the 5 min after which servers may close
-    /// it (RFC 5321 §4.5.3.2.7).
+    /// it (RFC 5321 §4.5.3.2.7). A connection that carries many is closed when it has carried none for so long.
     pub idle: Duration,
     /// How many messages a session may carry: 100. 0 is without limit. A server's LIMITS MAILMAX (RFC 9422) counts
     /// if it is lower.

@@ -182,8 +182,8 @@ impl Connection {
         match result {
             Ok(()) => {}
             Err(error) => {
-                // What was not seen by the server cannot have been delivered, all of it though it was.
-                let ended = attempt.ended && !self.wire.is_unseen();
+                // What the server has not seen, or what has not left, cannot have been delivered.
+                let ended = attempt.ended && !self.wire.is_unseen() && !self.wire.session.holds_content();
                 let error = if ended { error.after_the_end() } else { error };
                 if attempt.some_refused() && !matches!(error, Error::Local { .. }) {
                     attempt.broke(&error);

@@ -219,6 +219,23 @@ async fn a_channel_that_breaks_leaves_doubt_exactly_if_the_message_may_have_been
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_has_not_left_whole_is_in_no_doubt() {
+    for read in [0, 30_000, 59_000, 60_085] {
+        let (io, mut peer) = pair_of(1024, channel());
+        let mut connection = over(io, options()).await;
+        let server = async move {
+            if read > 0 {
+                peer.octets(read).await;
+            }
+        };
+        let (envelope, body) = (envelope(&["a@x.test"]), Body::from_bytes(vec![b'x'; 60_000]));
+        let sending = SendOptions::default();
+        let (outcome, ()) = tokio::join!(connection.send(&envelope, body, &sending), server);
+        assert_eq!(outcome.unwrap_err().is_in_doubt(), read > 60_000, "{read}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_refuses_midway_is_believed() {
     let (io, mut peer) = pair_of(1024, channel());
     let mut connection = over(io, options()).await;
@@ -316,6 +333,65 @@ async fn a_client_without_a_pool_says_quit_in_the_same_flight() {
             assert_eq!(results(deliver(&mut client, envelope(&["a@x.test"])).await.unwrap()), ["250 taken"]);
         }
         client
+    };
+    tokio::join!(work, server);
+}
+
+/// Says when it is gone.
+struct Watched(Made, Arc<Mutex<Option<tokio::time::Instant>>>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        *self.1.lock().unwrap() = Some(tokio::time::Instant::now());
+    }
+}
+
+#[async_trait]
+impl stream::Connection for Watched {
+    async fn accept(&mut self) -> io::Result<Option<Box<dyn ByteStream>>> {
+        Ok(None)
+    }
+
+    async fn open(&mut self) -> io::Result<Box<dyn ByteStream>> {
+        self.0.open().await
+    }
+
+    fn max_parallel(&self) -> usize {
+        4
+    }
+}
+
+struct Once(Mutex<Option<Watched>>);
+
+#[async_trait]
+impl Connector for Once {
+    async fn connect(&self, _: &Target, _: &TlsPolicy) -> Result<Box<dyn stream::Connection>, ConnectError> {
+        Ok(Box::new(self.0.lock().unwrap().take().expect("one is enough")))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_a_session_is_closed_after_a_while_even_without_a_pool() {
+    let (streams, mut peers): (VecDeque<_>, Vec<_>) = (0..4).map(|_| stream()).unzip();
+    let gone = Arc::new(Mutex::new(None));
+    let connector = Once(Mutex::new(Some(Watched(Made(streams), Arc::clone(&gone)))));
+    let settings = Settings { options: (*options()).clone(), max_idle: 0, ..Settings::default() };
+    let mut client = Client::new(connector, target(), settings);
+    let server = async {
+        for peer in &mut peers {
+            peer.expect(&format!("{FLIGHT}\nQUIT")).await;
+            peer.say_at_once(&format!("{HELLO}250 ok\n250 ok\n250 taken\n221 bye")).await;
+        }
+    };
+    let work = async {
+        for _ in 0..4 {
+            deliver(&mut client, envelope(&["a@x.test"])).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(20)).await;
+        }
+        // It has not been idle for longer than 20 s, and is 80 s old.
+        assert_eq!(*gone.lock().unwrap(), None);
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        assert!(gone.lock().unwrap().is_some());
     };
     tokio::join!(work, server);
 }

@@ -371,6 +371,13 @@ impl Session {
         self.authenticated
     }
 
+    /// True if a message is queued to its end and not written so far: no server can have taken it.
+    #[must_use]
+    pub fn holds_content(&self) -> bool {
+        let held = |asked: &Asked| asked.what.awaited() == Awaited::Content && self.output.written() < asked.end;
+        self.waiting.iter().any(held)
+    }
+
     /// True between the 220 to STARTTLS and [`Session::upgraded`].
     #[must_use]
     pub const fn is_upgrading(&self) -> bool {

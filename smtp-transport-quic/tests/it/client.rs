@@ -123,7 +123,10 @@ async fn a_mail_that_crosses_the_close_of_an_idle_connection_goes_over_another_o
     let (mut crossed, mut reused) = (0, 0);
     for early in (0..200).step_by(5) {
         let sim = Sim::new(1, path());
-        let mut client = client(&sim, SendOptions::default());
+        // It would close the connection itself otherwise.
+        let idle = Duration::from_secs(60);
+        let settings = Settings { tls: UNVERIFIED, max_idle: 0, idle, ..Settings::default() };
+        let mut client = Client::new(sim.connector.clone(), target(), settings);
         timed(&mut client, mail(0)).await;
         tokio::time::sleep(Duration::from_millis(30_100 - early)).await;
         match timed(&mut client, mail(1)).await {

@@ -546,6 +546,22 @@ fn a_flight_that_is_refused_leaves_the_session_where_it_was() {
 }
 
 #[test]
+fn a_message_is_held_until_its_last_octet_is_written() {
+    let mut rig = Rig::ready(&["PIPELINING", "CHUNKING"]);
+    for command in [mail(), rcpt(1), bdat(3, true)] {
+        rig.say(&command).unwrap();
+    }
+    rig.session.content(Bytes::from("x\r\n")).unwrap();
+    rig.say(&Command::Quit).unwrap();
+    let quit = "QUIT\r\n".len();
+    while rig.session.output().remaining() > quit {
+        assert!(rig.session.holds_content());
+        rig.session.output().advance(1);
+    }
+    assert!(!rig.session.holds_content());
+}
+
+#[test]
 fn what_was_assumed_of_a_server_holds_until_it_has_spoken_for_itself() {
     let mut rig = flown();
     assert_eq!(rig.session.capabilities().max_size(), Some(100));
