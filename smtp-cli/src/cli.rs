@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::settings::with_environment;
-use crate::{manual, replay, send, serve, shell, sink};
+use crate::{manual, replay, send, serve, shell, sink, user};
 
 /// SMTP: a mail server in one command, a sink, a sender, a shell.
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ enum Subcommands {
     Send(send::Arguments),
     #[command(after_help = shell::MORE_HELP)]
     Shell(shell::Arguments),
+    #[command(after_help = user::MORE_HELP)]
+    User(user::Arguments),
     #[command(after_help = replay::MORE_HELP)]
     Replay(replay::Arguments),
     Completions(manual::Completions),

@@ -1,7 +1,7 @@
 //! The binary `smtp`.
 //!
-//! Each subcommand is a module: [`serve`], [`sink`], [`send`], [`shell`], [`replay`], [`manual`]. What they share:
-//! [`url`] is the vocabulary for listening and connecting, [`transport`] what stands behind each of its words,
+//! Each subcommand is a module: [`serve`], [`sink`], [`send`], [`shell`], [`user`], [`replay`], [`manual`]. What they
+//! share: [`url`] is the vocabulary for listening and connecting, [`transport`] what stands behind each of its words,
 //! [`settings`] where options come from, [`connect`] the way to a server, [`listen`] the way to be one, [`transcript`]
 //! what a session looks like on a screen, and [`exit`] what the shell is told.
 
@@ -20,6 +20,7 @@ mod sink;
 mod transcript;
 mod transport;
 mod url;
+mod user;
 mod values;
 
 use std::ffi::OsString;
@@ -68,6 +69,7 @@ fn run(matches: &ArgMatches) -> Result<Exit, Failure> {
         }
         "replay" => block_on(&mut Builder::new_current_thread(), replay::run(load(matches)?)),
         "shell" => block_on(&mut Builder::new_current_thread(), shell::run(load(matches)?)),
+        "user" => user::run(&load(matches)?),
         "completions" => manual::completions(&arguments(matches)?, cli::command()),
         "man" => manual::man(&arguments(matches)?, cli::command()),
         other => Err(Failure::usage(format!("no subcommand {other:?}"))),

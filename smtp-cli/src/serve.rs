@@ -62,7 +62,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
-    /// Users that may authenticate: a line `name:$argon2id$…` each.
+    /// Users that may authenticate, in a file that `smtp user` writes. SIGHUP reads it again.
     #[arg(long, value_name = "FILE")]
     user_file: Option<PathBuf>,
 
@@ -84,6 +84,12 @@ pub(crate) struct Arguments {
     /// The key of the certificate, in PEM.
     #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
+
+    /// Ask clients for a certificate by a CA in this PEM file, so that users can be known by it (AUTH EXTERNAL).
+    ///
+    /// Whose certificate it is the user file says. Take a CA that issues for this purpose only.
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
 
     /// Write the sessions' TLS keys to the file that SSLKEYLOGFILE names. Whoever reads it reads the mail.
     #[arg(long)]
@@ -132,6 +138,7 @@ layered!(Arguments {
     max_size,
     tls_cert,
     tls_key,
+    tls_client_ca,
     tls_key_log,
     early_data,
     qlog_dir,
@@ -147,12 +154,12 @@ On standard output there is a line `listening URL` for each listener, once it ac
 With --listen pipe: standard output is the session's.
 
 SIGTERM and SIGINT end it: a client hears 421 at its next command, and may finish what it is sending. A second one \
-ends it at once. SIGHUP reads the certificates again.
+ends it at once. SIGHUP reads the certificates and the user file again.
 
 Examples:
   smtp serve
   smtp serve --listen smtp://0.0.0.0:25 --domain example.org --hostname mx.example.org
-  smtp serve --mailbox me@localhost --user me:secret --listen smtps://127.0.0.1:4465
+  smtp user add me && smtp serve --mailbox me@localhost --user-file smtp-data/users --listen smtps://127.0.0.1:4465
   smtp serve --listen smtp+unix:///run/smtp.sock --listen smtp+quic://127.0.0.1:4443
   systemd-socket-activate -l 2525 smtp serve --listen fd:";
 
@@ -191,7 +198,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     sweep(store.maildir.clone());
 
     let tls = store.tls.map(|tls| tls.server);
-    match listen::until_stopped(serving, shutdown, signals, once, || reload(tls.as_ref())).await? {
+    let reload = || {
+        reload(tls.as_ref());
+        if let Some(users) = &store.users {
+            reload_users(&plan, users);
+        }
+    };
+    match listen::until_stopped(serving, shutdown, signals, once, reload).await? {
         Stopped::Drained(summary) => {
             tracing::info!(sessions = summary.sessions, aborted = summary.aborted, "ended");
             Ok(Exit::Success)
@@ -214,6 +227,7 @@ struct Plan {
     users: Vec<Hidden>,
     max_size: Option<Size>,
     identity: Option<smtp_tls::Identity>,
+    client_ca: Option<PathBuf>,
     key_log: bool,
     quic: Quic,
     drain: Option<Wait>,
@@ -244,6 +258,7 @@ impl Plan {
             users: arguments.user,
             max_size: arguments.max_size,
             identity: listen::named_identity(arguments.tls_cert, arguments.tls_key)?,
+            client_ca: arguments.tls_client_ca,
             key_log: arguments.tls_key_log,
             quic: Quic::new(arguments.early_data, arguments.qlog_dir)?,
             drain: arguments.drain_deadline,
@@ -256,6 +271,16 @@ fn reload(tls: Option<&ServerTls>) {
         None => tracing::info!("nothing to reload: no TLS"),
         Some(Ok(())) => tracing::info!("the certificates were read again"),
         Some(Err(error)) => tracing::error!(%error, "the certificates cannot be read again; the old ones stay"),
+    }
+}
+
+fn reload_users(plan: &Plan, users: &smtp_server::auth::SharedUsers) {
+    match store::users(plan) {
+        Ok(list) => {
+            tracing::info!(users = list.len(), "the users were read again");
+            users.replace(list);
+        }
+        Err(failure) => tracing::error!(error = failure.what(), "the users cannot be read again; the old ones stay"),
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use smtp_core::channel::SessionInfo;
 use smtp_core::driver;
 use smtp_core::service::{Delivery, Policy};
-use smtp_core::session::server::{Config, Limits, MechanismOffer};
-use smtp_server::auth::Users;
+use smtp_core::session::server::{Config, Limits};
+use smtp_server::auth::{SenderLayer, SharedUsers};
 use smtp_server::{
     AuthLayer, LoopLayer, Mailboxes, Maildir, ReceivedLayer, RequireTlsLayer, SessionLimitLayer, Settings,
     TraceDeliveryLayer, TraceLayer,
@@ -25,7 +25,7 @@ use crate::listen::{self, Strict};
 pub(super) struct Stack {
     sessions: SessionLimitLayer,
     strict: Strict,
-    auth: Option<AuthLayer>,
+    auth: Option<(AuthLayer, SenderLayer)>,
     mailboxes: Mailboxes,
     received: ReceivedLayer,
     maildir: Maildir,
@@ -40,7 +40,7 @@ impl Stack {
         Ok(Self {
             sessions: SessionLimitLayer::new(),
             strict,
-            auth: store.users.clone().map(|users| AuthLayer::passwords(users as Arc<dyn Users>)),
+            auth: store.users.as_ref().map(|users| auth(plan, users)).transpose()?,
             mailboxes: mailboxes(plan)?,
             received: ReceivedLayer::new(&plan.hostname),
             maildir: store.maildir.clone(),
@@ -55,7 +55,7 @@ impl Stack {
         }
         let config = Config::new(plan.hostname.clone())
             .promising(Maildir::PROMISES)
-            .with_mechanisms(self.auth.as_ref().map(mechanisms).unwrap_or_default())
+            .with_mechanisms(self.auth.as_ref().map(|(auth, _)| auth.offers()).unwrap_or_default())
             .with_limits(limits);
         let mut settings = Settings::new(driver::Settings::new(config));
         settings.connections = listen::connections();
@@ -67,8 +67,10 @@ impl Stack {
     pub(super) fn of(&self, session: &SessionInfo) -> (impl Policy + use<>, impl Delivery + use<>) {
         // Who gets mail here; nobody is relayed for, so that no open relay comes of a setting left out.
         let policy = self.mailboxes.clone();
-        // AUTH, if somebody can authenticate.
-        let policy = option_layer(self.auth.clone()).layer(policy);
+        // AUTH, if somebody can authenticate; whoever has sends as itself.
+        let (auth, sender) = self.auth.clone().unzip();
+        let policy = option_layer(sender).layer(policy);
+        let policy = option_layer(auth).layer(policy);
         // `?tls=required`: nothing that matters is said in clear.
         let policy = option_layer(self.strict.holds(session).then_some(RequireTlsLayer)).layer(policy);
         // One peer cannot take all the places.
@@ -112,7 +114,9 @@ fn mailboxes(plan: &Plan) -> Result<Mailboxes, Failure> {
     Ok(mailboxes)
 }
 
-fn mechanisms(auth: &AuthLayer) -> Vec<MechanismOffer> {
-    let open: Vec<&str> = auth.names(false).collect();
-    auth.names(true).map(|name| MechanismOffer { name, needs_secure: !open.contains(&name) }).collect()
+fn auth(plan: &Plan, users: &Arc<SharedUsers>) -> Result<(AuthLayer, SenderLayer), Failure> {
+    let domain = |error| Failure::config(format!("--domain: {error}"));
+    let sender = SenderLayer::new(Arc::clone(users) as _);
+    let sender = plan.domains.iter().try_fold(sender, SenderLayer::local).map_err(domain)?;
+    Ok((AuthLayer::users(users, &plan.hostname), sender))
 }

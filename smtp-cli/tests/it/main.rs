@@ -17,3 +17,4 @@ mod settings;
 mod shell;
 mod sink;
 mod transports;
+mod user;

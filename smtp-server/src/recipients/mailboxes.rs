@@ -118,7 +118,7 @@ impl Service<Request> for Mailboxes {
 
     fn call(&mut self, request: Request) -> Self::Future {
         ready(Ok(match &request.command {
-            Command::Rcpt(rcpt) => self.recipient(&rcpt.to, request.session.identity.is_some()),
+            Command::Rcpt(rcpt) => self.recipient(&rcpt.to, request.session.user().is_some()),
             _ => Verdict::Proceed,
         }))
     }

@@ -14,6 +14,7 @@ mod quic_client;
 mod quic_server;
 mod replay;
 mod rust_clients;
+mod sasl;
 mod served;
 mod transports;
 
