@@ -1,23 +1,20 @@
 //! Early data: what may be in it, and what becomes of it if it is refused.
 
-use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use smtp_client::sasl::Credentials;
 use smtp_client::{Client, Connection, Error, Settings, Unanswered};
 use smtp_core::channel::{ChannelInfo, SessionInfo, TlsInfo};
 use smtp_core::service::{Body, Transaction};
-use smtp_core::stream::{self, BoxFuture, ByteStream, ConnectError, ConnectStep, Connector, Plain, Target, TlsPolicy};
+use smtp_core::stream::{BoxFuture, ByteStream, Plain, TlsPolicy};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio::sync::watch;
 use tower::{Service, ServiceExt};
 
-use crate::peer::{Peer, clear, envelope, envelope_with, options, results, target};
+use crate::peer::{Peer, clear, envelope, envelope_with, options, results, several, target};
 
 /// How the handshake stands: not complete, well, failed.
 type Handshake = Option<bool>;
@@ -85,42 +82,6 @@ fn early() -> (Box<dyn ByteStream>, Peer, watch::Sender<Handshake>) {
     (Box::new(Early { plain, handshake, waiting: None }), Peer::new(server), done)
 }
 
-/// A connection with its streams.
-struct Made(VecDeque<Box<dyn ByteStream>>);
-
-/// Connections to hand out.
-#[derive(Clone)]
-struct Streams(Arc<Mutex<VecDeque<Made>>>);
-
-#[async_trait]
-impl stream::Connection for Made {
-    async fn accept(&mut self) -> io::Result<Option<Box<dyn ByteStream>>> {
-        Ok(None)
-    }
-
-    async fn open(&mut self) -> io::Result<Box<dyn ByteStream>> {
-        self.0.pop_front().ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-
-    fn max_parallel(&self) -> usize {
-        4
-    }
-}
-
-#[async_trait]
-impl Connector for Streams {
-    async fn connect(&self, target: &Target, _: &TlsPolicy) -> Result<Box<dyn stream::Connection>, ConnectError> {
-        let next = self.0.lock().unwrap().pop_front();
-        let none = || io::Error::from(io::ErrorKind::ConnectionRefused);
-        let next = next.ok_or_else(|| ConnectError::transient(&target.address, ConnectStep::Connect, none()))?;
-        Ok(Box::new(next))
-    }
-}
-
-fn connections(all: impl IntoIterator<Item = Vec<Box<dyn ByteStream>>>) -> Streams {
-    Streams(Arc::new(Mutex::new(all.into_iter().map(|streams| Made(streams.into())).collect())))
-}
-
 async fn send(client: &mut Client) -> Vec<String> {
     let transaction = Transaction {
         session: SessionInfo::local("test"),
@@ -141,7 +102,7 @@ async fn take(peer: &mut Peer) {
 #[tokio::test(start_paused = true)]
 async fn what_is_refused_goes_once_more_on_a_new_stream_of_the_pool() {
     let ((first, mut a, refused), (second, mut b, taken)) = (early(), early());
-    let connector = connections([vec![first, second]]);
+    let connector = several([vec![first, second]]);
     let mut client = Client::new(connector, target(), Settings { options: (*options()).clone(), ..Default::default() });
     let server = async {
         a.expect(FLIGHT).await;
@@ -157,7 +118,7 @@ async fn what_is_refused_goes_once_more_on_a_new_stream_of_the_pool() {
 #[tokio::test(start_paused = true)]
 async fn a_connection_of_ones_own_does_the_same() {
     let ((first, mut a, refused), (second, mut b, taken)) = (early(), early());
-    let connector = connections([vec![first, second]]);
+    let connector = several([vec![first, second]]);
     let client = async {
         let mut connection = Connection::connect(&connector, &target(), &TlsPolicy::IMPLICIT, options()).await.unwrap();
         let outcome = connection.send(&envelope(&["a@x.test"]), Body::from_bytes("hi\r\n"), &Default::default()).await;
@@ -176,7 +137,7 @@ async fn a_connection_of_ones_own_does_the_same() {
 #[tokio::test(start_paused = true)]
 async fn a_handshake_that_fails_leads_to_a_new_connection_once() {
     let ((first, a, failed), (second, mut b, taken)) = (early(), early());
-    let connector = connections([vec![first], vec![second]]);
+    let connector = several([vec![first], vec![second]]);
     let mut client = Client::new(connector, target(), Settings { options: (*options()).clone(), ..Default::default() });
     let server = async {
         tokio::time::sleep(Duration::from_secs(30)).await;
@@ -193,7 +154,7 @@ async fn a_handshake_that_fails_leads_to_a_new_connection_once() {
 #[tokio::test(start_paused = true)]
 async fn an_ehlo_of_its_own_goes_once_more_too() {
     let ((first, mut a, refused), (second, mut b, taken)) = (early(), early());
-    let connector = connections([vec![first, second]]);
+    let connector = several([vec![first, second]]);
     let client = async {
         let mut connection = Connection::connect(&connector, &target(), &TlsPolicy::IMPLICIT, options()).await.unwrap();
         connection.hello().await.unwrap();
@@ -215,7 +176,7 @@ async fn tries_are_counted() {
     for (_, done) in &ends {
         done.send_replace(Some(false));
     }
-    let connector = connections(streams);
+    let connector = several(streams);
     let mut client =
         Client::new(connector.clone(), target(), Settings { options: (*options()).clone(), ..Default::default() });
     let transaction = Transaction {
@@ -225,13 +186,13 @@ async fn tries_are_counted() {
     };
     let error = client.ready().await.unwrap().call(transaction).await.unwrap_err();
     assert!(error.downcast_ref::<Unanswered>().is_some_and(|error| !error.error().is_in_doubt()));
-    assert_eq!(connector.0.lock().unwrap().len(), 7);
+    assert_eq!(connector.left(), 7);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_breaks_after_its_handshake_is_not_tried_again() {
     let ((first, a, done), (second, mut b, _other)) = (early(), early());
-    let connector = connections([vec![first, second]]);
+    let connector = several([vec![first, second]]);
     let mut connection = Connection::connect(&connector, &target(), &TlsPolicy::IMPLICIT, options()).await.unwrap();
     let server = async {
         done.send_replace(Some(true));
@@ -245,7 +206,7 @@ async fn a_stream_that_breaks_after_its_handshake_is_not_tried_again() {
 /// EHLO is answered, the handshake is not complete: `act` must say nothing until it is.
 async fn held_back(line: &str, act: impl AsyncFnOnce(&mut Connection)) {
     let (stream, mut peer, done) = early();
-    let connector = connections([vec![stream]]);
+    let connector = several([vec![stream]]);
     let mut connection = Connection::connect(&connector, &target(), &TlsPolicy::IMPLICIT, options()).await.unwrap();
     let server = async {
         assert!(peer.line().await.starts_with("EHLO "));

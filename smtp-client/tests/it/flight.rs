@@ -13,11 +13,11 @@ use smtp_client::sasl::Credentials;
 use smtp_client::{Client, Connection, Error, Options, SendOptions, Settings, Step, Transfer, Unanswered};
 use smtp_core::channel::{ChannelInfo, SessionInfo, TlsInfo};
 use smtp_core::service::{Body, BoxError, Outcome, Source, Transaction};
-use smtp_core::stream::{self, ByteStream, ConnectError, ConnectStep, Connector, Target, TlsPolicy};
+use smtp_core::stream::{self, ByteStream, ConnectError, Connector, Target, TlsPolicy};
 use smtp_core::types::{Envelope, Mail, Parameters, ReversePath};
 use tower::{Service, ServiceExt};
 
-use crate::peer::{Peer, clear, envelope, envelope_with, mailbox, options, pair_of, results, target};
+use crate::peer::{Peer, Streams, clear, envelope, envelope_with, mailbox, options, pair_of, results, several, target};
 
 /// A channel like a QUIC stream.
 fn channel() -> ChannelInfo {
@@ -271,45 +271,13 @@ async fn recipients_that_were_too_many_get_a_transaction_of_their_own() {
     assert_eq!(results(outcome.unwrap()), ["250 one", "250 two", "550 5.1.1 who"]);
 }
 
-/// One connection with its streams.
-#[derive(Clone)]
-struct Streams(Arc<Mutex<VecDeque<VecDeque<Box<dyn ByteStream>>>>>);
-
-struct Made(VecDeque<Box<dyn ByteStream>>);
-
-#[async_trait]
-impl stream::Connection for Made {
-    async fn accept(&mut self) -> io::Result<Option<Box<dyn ByteStream>>> {
-        Ok(None)
-    }
-
-    async fn open(&mut self) -> io::Result<Box<dyn ByteStream>> {
-        self.0.pop_front().ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-
-    fn max_parallel(&self) -> usize {
-        4
-    }
-}
-
-#[async_trait]
-impl Connector for Streams {
-    async fn connect(&self, target: &Target, _: &TlsPolicy) -> Result<Box<dyn stream::Connection>, ConnectError> {
-        let next = self.0.lock().unwrap().pop_front();
-        let none = || io::Error::from(io::ErrorKind::ConnectionRefused);
-        let next = next.ok_or_else(|| ConnectError::transient(&target.address, ConnectStep::Connect, none()))?;
-        Ok(Box::new(Made(next)))
-    }
-}
-
 fn client(
     connections: impl IntoIterator<Item = Vec<Box<dyn ByteStream>>>,
     change: impl FnOnce(&mut Settings),
 ) -> Client {
-    let streams = Streams(Arc::new(Mutex::new(connections.into_iter().map(VecDeque::from).collect())));
     let mut settings = Settings { options: (*options()).clone(), ..Settings::default() };
     change(&mut settings);
-    Client::new(streams, target(), settings)
+    Client::new(several(connections), target(), settings)
 }
 
 async fn deliver(client: &mut Client, envelope: Envelope) -> Result<Outcome, BoxError> {
@@ -338,7 +306,7 @@ async fn a_client_without_a_pool_says_quit_in_the_same_flight() {
 }
 
 /// Says when it is gone.
-struct Watched(Made, Arc<Mutex<Option<tokio::time::Instant>>>);
+struct Watched(Streams, Arc<Mutex<Option<tokio::time::Instant>>>);
 
 impl Drop for Watched {
     fn drop(&mut self) {
@@ -374,7 +342,7 @@ impl Connector for Once {
 async fn a_connection_without_a_session_is_closed_after_a_while_even_without_a_pool() {
     let (streams, mut peers): (VecDeque<_>, Vec<_>) = (0..4).map(|_| stream()).unzip();
     let gone = Arc::new(Mutex::new(None));
-    let connector = Once(Mutex::new(Some(Watched(Made(streams), Arc::clone(&gone)))));
+    let connector = Once(Mutex::new(Some(Watched(Streams(streams), Arc::clone(&gone)))));
     let settings = Settings { options: (*options()).clone(), max_idle: 0, ..Settings::default() };
     let mut client = Client::new(connector, target(), settings);
     let server = async {
@@ -404,7 +372,7 @@ async fn what_one_session_has_heard_holds_for_the_next_on_the_same_connection() 
     let server = async {
         a.expect("EHLO client.test").await;
         a.silent().await;
-        a.say_at_once(&format!("{HELLO}").replace("PIPELINING", "DSN\n250-PIPELINING\n250-SIZE 100")).await;
+        a.say_at_once(&HELLO.replace("PIPELINING", "DSN\n250-PIPELINING\n250-SIZE 100")).await;
         a.expect("MAIL FROM:<from@client.test> RET=HDRS SIZE=4\nRCPT TO:<a@x.test>\nBDAT 4 LAST\nhi").await;
         a.say_at_once("250 ok\n250 ok\n250 taken").await;
         a.on("QUIT", "221 bye").await;

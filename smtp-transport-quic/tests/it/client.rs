@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use smtp_client::{Client, SendOptions, Settings, Transfer, Unanswered};
 use smtp_core::service::{Body, BoxError, Outcome};
-use smtp_transport_quic::sim::Path;
 use smtp_transport_quic::{ConnectOptions, EarlyData, QuicListener, QuicOptions};
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
