@@ -111,10 +111,11 @@ pub(crate) struct Shared {
 
 impl Client {
     /// What can be promised before the next hop is known, because a message that needs it is refused if the next hop
-    /// turns out not to offer it (SMTPUTF8 5.6.7, REQUIRETLS 5.7.30, RRVS 5.7.19), or nothing is lost without
-    /// (MT-PRIORITY). Whoever knows the next hop may promise more; DSN and DELIVERBY only who can write the notices that
-    /// [`Receipt::omitted`](smtp_core::service::Receipt::omitted) asks for.
-    pub const PROMISES: Promises = Promises::of(&["SMTPUTF8", "REQUIRETLS", "RRVS", "MT-PRIORITY"]);
+    /// turns out not to offer it (SMTPUTF8 5.6.7, REQUIRETLS 5.7.30), or nothing is lost without (MT-PRIORITY). Whoever
+    /// knows the next hop may promise more; DSN and DELIVERBY only who can write the notices that
+    /// [`Receipt::omitted`](smtp_core::service::Receipt::omitted) asks for. Not RRVS: it would be refused for one recipient
+    /// among others, and plain SMTP has no word for that (451, until the sender gives up, and copies for the others).
+    pub const PROMISES: Promises = Promises::of(&["SMTPUTF8", "REQUIRETLS", "MT-PRIORITY"]);
 
     /// A client for the server at `target`.
     #[must_use]

@@ -5,6 +5,7 @@ mod connection;
 mod tests;
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -170,6 +171,11 @@ where
         loop {
             let connection = match listener.accept().await {
                 Ok(connection) => connection,
+                // One that has had its connections, as standard input has one.
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                    tracing::info!(url = url.as_str(), %error, "no more connections");
+                    return;
+                }
                 Err(error) => {
                     tracing::error!(url = url.as_str(), %error, "the listener is of no more use");
                     return;

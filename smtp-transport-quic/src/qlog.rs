@@ -15,9 +15,15 @@ use crate::options::{QuicOptions, Side};
 #[derive(Debug)]
 pub(crate) struct Qlog {
     dir: Option<PathBuf>,
-    #[cfg(feature = "qlog")]
-    next: AtomicU64,
 }
+
+/// The number of the next file of this process: listeners and connectors may share a directory.
+#[cfg(feature = "qlog")]
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// How many names are tried: an earlier process may have had the same number, as in a container.
+#[cfg(feature = "qlog")]
+const TRIES: usize = 10_000;
 
 impl Qlog {
     /// # Errors
@@ -27,11 +33,7 @@ impl Qlog {
             let text = "no qlog here: smtp-transport-quic was built without its feature qlog";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
-        Ok(Self {
-            dir: dir.map(Path::to_owned),
-            #[cfg(feature = "qlog")]
-            next: AtomicU64::new(0),
-        })
+        Ok(Self { dir: dir.map(Path::to_owned) })
     }
 
     /// A configuration for one connection alone, if its events are wanted. A file that cannot be written costs the
@@ -54,9 +56,16 @@ impl Qlog {
     #[cfg(feature = "qlog")]
     pub(crate) fn attach(&self, transport: &mut TransportConfig, side: &str, peer: SocketAddr) {
         let Some(dir) = &self.dir else { return };
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{side}-{number}.sqlog", std::process::id());
-        match std::fs::OpenOptions::new().write(true).create_new(true).open(dir.join(name)) {
+        let mut made = Err(io::ErrorKind::AlreadyExists.into());
+        for _ in 0..TRIES {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{}-{side}-{number}.sqlog", std::process::id());
+            made = std::fs::OpenOptions::new().write(true).create_new(true).open(dir.join(name));
+            if !made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+                break;
+            }
+        }
+        match made {
             Ok(file) => {
                 let mut config = quinn::QlogConfig::default();
                 config.writer(Box::new(io::BufWriter::new(file))).title(Some(format!("SMTP over QUIC with {peer}")));

@@ -186,7 +186,7 @@ fn values_that_do_not_read() {
     bad::<Mtrk>(&["", ":1", "abc:", "abc:x", "abc:1234567890", "a,b"]);
     bad::<Conperm>(&["x"]);
     bad::<Conneg>(&["x"]);
-    bad::<AuthParameter>(&[""]);
+    bad::<AuthParameter>(&["", "+ZZ", "%ff", "jo", "a+3", "a=b@c.example"]);
 }
 
 #[test]
@@ -383,7 +383,8 @@ proptest! {
         back(&Prdr)?;
         back(&Conperm)?;
         back(&Conneg)?;
-        back(&AuthParameter("<>".into()))?;
+        back(&AuthParameter(None))?;
+        back(&AuthParameter(Some("\"e=mc2 +\"@client.example".parse().unwrap())))?;
         let mtrk = if delay { alloc::format!("{certifier}:{hold}") } else { certifier.clone() };
         back(&read::<Mtrk>(&mtrk).unwrap())?;
         back(&read::<TransactionId>(&alloc::format!("<{}>", &certifier)).unwrap())?;
