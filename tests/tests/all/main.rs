@@ -9,6 +9,7 @@ mod interop;
 mod quic_client;
 mod quic_server;
 mod replay;
+mod routing;
 mod transports;
 
 /// The one that TLS uses where nobody names another.
