@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use smtp_client::{Connection, Error, Options, Step};
-use smtp_core::stream::{ConnectError, ConnectStep, Connector, TlsMode, TlsPolicy, Verification};
+use smtp_core::stream::{self, ByteStream, ConnectError, ConnectStep, Connector, TlsMode, TlsPolicy, Verification};
 use smtp_core::types::{AddressLiteral, EhloName, Host};
 use smtp_tls::{ClientTls, Pin};
 
@@ -108,19 +109,33 @@ pub(crate) async fn connect(
     mut options: Options,
     hello: Option<EhloName>,
 ) -> Result<Connection, Error> {
-    let target = url.target();
-    let after = options.timeouts.connect;
-    let reach = async {
-        let mut carrier = connector.connect(&target, policy).await?;
-        let broke = |error| ConnectError::transient(&target.address, ConnectStep::Connect, error);
-        carrier.open().await.map_err(broke)
-    };
-    let stream = match tokio::time::timeout(after, reach).await {
-        Ok(stream) => stream?,
-        Err(_) => return Err(Error::Timeout { step: Step::Connect, after }),
-    };
+    // The connection lives as long as its stream.
+    let (_, stream) = reach(connector, url, policy, options.timeouts.connect).await?;
     options.hello = hello.unwrap_or_else(|| own_name(stream.info().local.map(|local| local.ip())));
     Connection::over(stream, policy, Arc::new(options)).await
+}
+
+/// A connection, and a stream on it, within `after`.
+///
+/// # Errors
+/// As [`Connection::connect`].
+pub(crate) async fn reach(
+    connector: &dyn Connector,
+    url: &Url,
+    policy: &TlsPolicy,
+    after: Duration,
+) -> Result<(Box<dyn stream::Connection>, Box<dyn ByteStream>), Error> {
+    let target = url.target();
+    let reaching = async {
+        let mut carrier = connector.connect(&target, policy).await?;
+        let broke = |error| ConnectError::transient(&target.address, ConnectStep::Connect, error);
+        let stream = carrier.open().await.map_err(broke)?;
+        Ok((carrier, stream))
+    };
+    match tokio::time::timeout(after, reaching).await {
+        Ok(reached) => reached.map_err(Error::Connect),
+        Err(_) => Err(Error::Timeout { step: Step::Connect, after }),
+    }
 }
 
 /// What to greet with if nobody says: the host's full name, or else the address it connects from (RFC 5321 §4.1.4).

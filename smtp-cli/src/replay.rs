@@ -9,17 +9,15 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use serde::Deserialize;
-use smtp_client::Error;
-use smtp_core::stream::{ByteStream, ConnectError, ConnectStep, Connection, TlsPolicy};
 use smtp_test::scenario::{Matching, Mismatch, Report, Runner, Scenario};
 use smtp_tls::Pin;
 use smtp_transport_quic::Observer;
 
-use crate::connect::TlsOptions;
+use crate::connect::{TlsOptions, reach};
 use crate::exit::{Exit, Failure};
 use crate::send::failure_of;
 use crate::settings::layered;
-use crate::transport::{Calling, EarlyDataChoice, Quic, Way};
+use crate::transport::{Calling, EarlyDataChoice, Quic};
 use crate::url::Url;
 use crate::values::{self, Many, Wait, flatten};
 
@@ -244,7 +242,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let mut tally = Tally::default();
     for scenario in &scenarios {
         // The connection lasts as long as its stream is in use.
-        let (_connection, stream) = reach(&way, &url, &policy, wait).await.map_err(|error| failure_of(&error))?;
+        let (_connection, stream) =
+            reach(&*way.connector, &url, &policy, wait).await.map_err(|error| failure_of(&error))?;
         let result = runner.run(scenario, stream).await;
         tally.count(&result);
         page.show(scenario, &result);
@@ -252,26 +251,6 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     way.leave().await;
     page.line(format_args!("{tally}"));
     Ok(tally.exit())
-}
-
-/// A connection with a stream on it.
-async fn reach(
-    way: &Way,
-    url: &Url,
-    policy: &TlsPolicy,
-    wait: Duration,
-) -> Result<(Box<dyn Connection>, Box<dyn ByteStream>), Error> {
-    let target = url.target();
-    let reaching = async {
-        let mut connection = way.connector.connect(&target, policy).await?;
-        let broke = |error| ConnectError::transient(&target.address, ConnectStep::Connect, error);
-        let stream = connection.open().await.map_err(broke)?;
-        Ok((connection, stream))
-    };
-    match tokio::time::timeout(wait, reaching).await {
-        Ok(reached) => reached.map_err(Error::Connect),
-        Err(_) => Err(Error::Timeout { step: smtp_client::Step::Connect, after: wait }),
-    }
 }
 
 /// All scenarios of the files and folders, read as the server's own facts want it.

@@ -48,6 +48,11 @@ impl Name {
         Ok(Self(text.into()))
     }
 
+    /// A name that stood in an answer: without the dot at the end, in lower case, within the limits.
+    pub(crate) fn found(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// The text, without the dot at the end.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -13,7 +13,7 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts,
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::dnssec::Proof;
+use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::rdata::SVCB;
 use hickory_resolver::proto::rr::rdata::svcb::{SvcParamKey, SvcParamValue};
@@ -34,7 +34,7 @@ pub struct Settings {
     /// pass DNSSEC records on. Without it nothing is ever [`Security::Secure`]: that a name server says so is worth
     /// only what the way to it is worth. Default: false.
     pub validate: bool,
-    /// Trust anchors, DNSKEY records in a zone file, in place of the root's. Default: none.
+    /// A file of DNSKEY records that are trusted in place of the root's keys, with [`Settings::validate`]. Default: none.
     pub trust_anchor: Option<PathBuf>,
     /// The time for one question to one name server; it is asked twice. Default: 5 s.
     pub timeout: Duration,
@@ -90,21 +90,60 @@ impl Resolver {
         options.timeout = settings.timeout;
         options.attempts = 1;
         options.validate = settings.validate;
-        options.trust_anchor.clone_from(&settings.trust_anchor);
         options.cache_size = settings.cache;
         options.use_hosts_file = ResolveHosts::Never;
         options.preserve_intermediates = true;
         options.edns0 = true;
         options.try_tcp_on_error = true;
+        if let Some(file) = settings.trust_anchor.as_ref().filter(|_| settings.validate) {
+            let anchors = TrustAnchors::from_file(file)
+                .map_err(|error| io::Error::other(format!("trust anchors in {}: {error}", file.display())))?;
+            // The option of the same name would not have them read.
+            builder = builder.with_trust_anchor(Arc::new(anchors));
+        }
         let inner = Arc::new(builder.build().map_err(unusable)?);
         Ok(Self { inner, settings: Arc::new(settings) })
     }
 
+    /// hickory takes an alias for bogus that leads to where there is nothing of the kind: it looks for the proof of that
+    /// at the alias. So what is bogus is asked for once more where the alias leads, if that is proved itself.
     async fn find<T>(
         &self,
         name: &Name,
-        (kind, wire): (Kind, RecordType),
+        what: (Kind, RecordType),
         pick: impl Fn(&RData) -> Option<T>,
+    ) -> Result<Answer<T>, LookupError> {
+        let (mut at, mut weakest, mut aliases) = (name.clone(), Security::Secure, 0);
+        loop {
+            let found = self.find_at(&at, what, &pick).await;
+            if matches!(found, Err(LookupError::Bogus { .. })) && aliases < self.settings.max_aliases {
+                let read =
+                    |data: &RData| if let RData::CNAME(to) = data { Some(Name::found(&plain(to))) } else { None };
+                if let Ok(alias) = self.find_at(&at, (what.0, RecordType::CNAME), &read).await
+                    && let Some(to) = alias.records.into_iter().next_back()
+                {
+                    (at, weakest, aliases) = (to, weakest.min(alias.security), aliases + 1);
+                    continue;
+                }
+            }
+            let own = || name.as_str().into();
+            return match found {
+                Ok(answer) => Ok(Answer { security: answer.security.min(weakest), ..answer }),
+                Err(LookupError::NotFound { kind, name_exists, security, .. }) => {
+                    let security = security.min(weakest);
+                    Err(LookupError::NotFound { name: own(), kind, name_exists, security })
+                }
+                Err(LookupError::Temporary { kind, why, .. }) => Err(LookupError::Temporary { name: own(), kind, why }),
+                Err(LookupError::Bogus { kind, .. }) => Err(LookupError::Bogus { name: own(), kind }),
+            };
+        }
+    }
+
+    async fn find_at<T>(
+        &self,
+        name: &Name,
+        (kind, wire): (Kind, RecordType),
+        pick: &impl Fn(&RData) -> Option<T>,
     ) -> Result<Answer<T>, LookupError> {
         let temporary = |why: String| LookupError::Temporary { name: name.as_str().into(), kind, why: why.into() };
         let mut absolute = WireName::from_ascii(name.as_str()).map_err(|error| temporary(error.to_string()))?;
@@ -179,7 +218,14 @@ fn failure(name: &Name, kind: Kind, error: NetError) -> LookupError {
         code => LookupError::Temporary { name, kind, why: code.to_string().into() },
     };
     match error {
-        NetError::Dns(DnsError::NoRecordsFound(none)) => not_found(name, none.response_code, Security::Insecure),
+        NetError::Dns(DnsError::NoRecordsFound(none)) => {
+            // What proves it is in there, if it was validated.
+            let proofs = none.authorities.iter().flat_map(|records| records.iter()).map(|record| record.proof);
+            match proofs.map(proved).min().unwrap_or(Some(Security::Insecure)) {
+                Some(security) => not_found(name, none.response_code, security),
+                None => LookupError::Bogus { name, kind },
+            }
+        }
         NetError::Dns(DnsError::Nsec { response, proof, .. }) => match proved(proof) {
             Some(security) => not_found(name, response.response_code, security),
             None => LookupError::Bogus { name, kind },

@@ -157,3 +157,26 @@ fn what_a_killed_program_left_behind_goes() {
     let _network = Network::new(Settings::default()).unwrap();
     assert!(!Path::new("/run/netns").join(name).exists());
 }
+
+#[test]
+fn the_measurement_measures() {
+    if let Err(why) = unavailable() {
+        println!("skipped: {why}");
+        return;
+    }
+    // Cargo builds the examples beside the tests.
+    let here = std::env::current_exe().unwrap();
+    let program = here.ancestors().nth(2).unwrap().join("examples/measure");
+    if !program.exists() {
+        println!("skipped: {} is not built: run all of `cargo test -p smtp-netem`", program.display());
+        return;
+    }
+    let arguments = ["--rounds", "1", "--rtt", "10", "--only", "STARTTLS,streams,early"];
+    let output = std::process::Command::new(program).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    for row in ["| STARTTLS, DATA |", "| QUIC, early data, tuned |", "| QUIC, 20 streams |"] {
+        assert!(said.contains(row), "{said}");
+    }
+    assert!(said.contains("cubic at the client, cubic at the server") && !said.contains("| – |"), "{said}");
+}

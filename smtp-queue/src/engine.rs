@@ -10,7 +10,7 @@ use crate::clock::{from_millis, millis};
 use crate::error::Error;
 use crate::id::{Ids, JobId, MessageId};
 use crate::job::{Acted, Action, Job, Lane, Message, NewMessage, NewNotice, Settlement, Status, turn_of};
-use crate::lanes::{LaneIndex, Lanes, Leases, first_free, take};
+use crate::lanes::{Held, LaneIndex, Lanes, Leases, first_free, take};
 use crate::spool::{Claim, Entry, Filter, Lease, Leased, Limits, Page, Stats, Why};
 use crate::sqlite::Sealed;
 
@@ -96,6 +96,11 @@ pub(crate) enum Answer {
 const OTHER: Error = Error::Invalid("an answer to something else");
 
 impl Op {
+    /// It changes nothing.
+    pub(crate) const fn only_looks(&self) -> bool {
+        matches!(self, Self::Scan { .. } | Self::NextDue(_))
+    }
+
     /// Something may be due earlier after it.
     pub(crate) const fn is_news(&self) -> bool {
         match self {
@@ -151,7 +156,7 @@ pub(crate) struct Engine<R> {
 struct Batch {
     dirty: HashSet<Lane>,
     granted: Vec<JobId>,
-    ended: Vec<(JobId, crate::lanes::Held)>,
+    ended: Vec<(JobId, Held)>,
     files: Vec<MessageId>,
     stats: Stats,
 }
@@ -195,6 +200,11 @@ impl<R: Rows> Engine<R> {
         Stats { leased: self.leases.len() as u64, ..self.stats }
     }
 
+    /// Lanes with jobs that wait.
+    pub(crate) fn lanes_in_use(&self) -> usize {
+        self.lanes.len()
+    }
+
     /// Where the ids of this store come from.
     pub(crate) fn ids(&self) -> Ids {
         self.ids.clone()
@@ -226,7 +236,8 @@ impl<R: Rows> Engine<R> {
                 for job in batch.granted {
                     self.leases.end(job);
                 }
-                for (job, held) in batch.ended {
+                for (job, held) in batch.ended.into_iter().rev() {
+                    self.leases.end(job);
                     self.leases.restore(job, held);
                 }
                 // If even this fails the store is out of order, and reloads when it works again.
@@ -237,7 +248,11 @@ impl<R: Rows> Engine<R> {
     }
 
     fn run(&mut self, ops: Vec<Op>) -> Result<Vec<Result<Answer, Error>>, Error> {
-        self.rows.begin()?;
+        // What only looks needs no transaction, and works on a disk that cannot be written.
+        let writes = !ops.iter().all(Op::only_looks);
+        if writes {
+            self.rows.begin()?;
+        }
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
             match self.op(op) {
@@ -245,7 +260,9 @@ impl<R: Rows> Engine<R> {
                 answer => answers.push(answer),
             }
         }
-        self.rows.commit()?;
+        if writes {
+            self.rows.commit()?;
+        }
         Ok(answers)
     }
 
@@ -441,13 +458,23 @@ impl<R: Rows> Engine<R> {
         Ok(())
     }
 
+    /// A lease goes with its job to another lane.
+    fn move_lease(&mut self, id: JobId, lane: Lane) {
+        if self.leases.get(id).is_some_and(|held| held.lane != lane)
+            && let Some(held) = self.leases.end(id)
+        {
+            self.leases.restore(id, Held { lane, ..held.clone() });
+            self.batch.ended.push((id, held));
+        }
+    }
+
     /// Ends a lease. A job that was told to end meanwhile, and was not settled, ends with it.
     fn end(&mut self, id: JobId) -> Result<(), Error> {
         let Some(held) = self.leases.end(id) else { return Ok(()) };
         self.ended(id, held)
     }
 
-    fn ended(&mut self, id: JobId, held: crate::lanes::Held) -> Result<(), Error> {
+    fn ended(&mut self, id: JobId, held: Held) -> Result<(), Error> {
         self.batch.dirty.insert(held.lane.clone());
         self.batch.ended.push((id, held));
         match self.rows.job(id)? {
@@ -548,7 +575,10 @@ impl<R: Rows> Engine<R> {
                     self.batch.stats.quarantined = self.batch.stats.quarantined.saturating_sub(1);
                     self.batch.dirty.insert(job.lane());
                 }
-                Acted::Changed => self.replace(&before, &job)?,
+                Acted::Changed => {
+                    self.replace(&before, &job)?;
+                    self.move_lease(id, job.lane());
+                }
             }
             changed += 1;
         }

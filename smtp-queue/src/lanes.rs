@@ -42,6 +42,10 @@ impl Lanes {
         }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.due.len()
+    }
+
     /// When the first lane is due that `claim` has room for.
     pub(crate) fn next(&self, claim: &Claim) -> Option<SystemTime> {
         if claim.max == 0 {

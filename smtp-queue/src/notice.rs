@@ -231,3 +231,80 @@ fn date(time: SystemTime) -> String {
     let date = OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|date| date.format(&Rfc2822).ok());
     date.unwrap_or_else(|| "Thu, 01 Jan 1970 00:00:00 +0000".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kit::at;
+    use crate::queue::ByDomain;
+    use crate::{JobId, RecipientState};
+    use proptest::prelude::*;
+    use smtp_core::types::Mailbox;
+
+    fn text(kind: Kind, parameters: [&str; 2], to: &str, last: Option<String>, header: &[u8]) -> (String, NewNotice) {
+        let from = Mailbox::new("jo@a.example").unwrap();
+        let id = crate::id::Ids::after(0).next(at(0));
+        let mail = Mail { from: from.into(), parameters: Parameters::new(parameters[0]).unwrap() };
+        let message = Message { id, accepted: at(0), mail, sender: "jo".into(), size: 9 };
+        let rcpt = Rcpt { to: Mailbox::new(to).unwrap().into(), parameters: Parameters::new(parameters[1]).unwrap() };
+        let envelope = Envelope { mail: message.mail.clone(), recipients: vec![rcpt] };
+        let new = new_message(envelope, "jo".into(), &ByDomain, &Schedule::default(), at(0));
+        let mut job = new.jobs.into_iter().next().unwrap().into_job(JobId { message: id, n: 0 }, 1);
+        (job.recipients[0].last, job.recipients[0].state) = (last, RecipientState::Failed);
+        let recipients: Vec<_> = job.recipients.iter().collect();
+        let about = About { kind, message: &message, job: &job, recipients: &recipients, header, now: at(60) };
+        let dsn = Dsn::new("mx.example".parse().unwrap(), Arc::new(ByDomain), Schedule::default());
+        let notice = dsn.notice(&about).unwrap();
+        (String::from_utf8(notice.body.to_vec()).unwrap(), notice)
+    }
+
+    /// The parts between the boundaries.
+    fn parts(text: &str) -> Vec<&str> {
+        let (_, rest) = text.split_once("boundary=\"").unwrap();
+        let (boundary, body) = rest.split_once("\"\r\n\r\n").unwrap();
+        let body = body.strip_suffix(&format!("\r\n--{boundary}--\r\n")).unwrap();
+        let first = format!("--{boundary}\r\n");
+        body.strip_prefix(&first).unwrap().split(&format!("\r\n{first}")).collect()
+    }
+
+    #[test]
+    fn what_the_sender_asked_for_comes_back() {
+        let last = Some("550 5.1.1 no such mailbox".to_owned());
+        let parameters = ["ENVID=QQ+2B314", "ORCPT=rfc822;list+2Bx@c.example"];
+        let (text, notice) = text(Kind::Failed, parameters, "x@b.example", last, b"Subject: hi\r\n");
+        let [human, status, header] = parts(&text)[..] else { panic!("{text}") };
+        assert!(human.contains("x@b.example") && human.contains("550 5.1.1 no such mailbox"));
+        assert!(status.starts_with("Content-Type: message/delivery-status\r\n\r\nReporting-MTA: dns; mx.example\r\n"));
+        assert!(
+            status.contains("\r\nOriginal-Envelope-Id: QQ+314\r\nArrival-Date: Fri, 15 Jan 2027 08:00:00 +0000\r\n")
+        );
+        assert!(status.contains(
+            "\r\n\r\nOriginal-Recipient: rfc822; list+x@c.example\r\nFinal-Recipient: rfc822; x@b.example\r\nAction: failed\r\nStatus: 5.1.1\r\n"
+        ));
+        assert!(header.ends_with("Subject: hi\r\n"));
+        assert_eq!(notice.message.mail.from, ReversePath::Null);
+        assert_eq!(notice.message.jobs[0].next_hop.as_str(), "a.example");
+        assert!(notice.message.mail.parameters.is_empty());
+    }
+
+    #[test]
+    fn an_international_address_makes_an_international_notice() {
+        let (text, notice) = text(Kind::Delayed, ["", ""], "j\u{f6}@b.example", None, b"");
+        assert!(text.contains("Content-Type: message/global-delivery-status\r\n"));
+        assert!(text.contains("Final-Recipient: utf-8; j\u{f6}@b.example\r\nAction: delayed\r\nStatus: 4.0.0\r\n"));
+        assert!(notice.message.mail.parameters.value("SMTPUTF8").is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_hostile_breaks_its_form(last in ".{0,1200}", header in proptest::collection::vec(any::<u8>(), 0..3_000)) {
+            let last = Some(crate::job::answer(smtp_core::types::printable(last.as_bytes())));
+            let (text, _) = text(Kind::Failed, ["", ""], "x@b.example", last, &header);
+            prop_assert_eq!(parts(&text).len(), 3);
+            prop_assert!(text.is_ascii());
+            prop_assert!(!text.replace("\r\n", "").contains(['\r', '\n', '\0']));
+            prop_assert!(text.split("\r\n").all(|line| line.len() <= 998), "a line is too long");
+            prop_assert_eq!(text.matches("Final-Recipient: ").count() - parts(&text)[2].matches("Final-Recipient: ").count(), 1);
+        }
+    }
+}

@@ -4,8 +4,8 @@ mod attempt;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::task::{AbortHandle, JoinSet};
@@ -17,7 +17,7 @@ use crate::id::JobId;
 use crate::job::NextHop;
 use crate::notice::Notices;
 use crate::router::Router;
-use crate::scheduler::{Feedback, Schedule, Scheduler, Verdict};
+use crate::scheduler::{Feedback, HopState, Schedule, Scheduler, Verdict};
 use crate::spool::{Claim, Health, Lease, Leased, Spool};
 use attempt::Attempt;
 
@@ -31,7 +31,7 @@ pub struct Settings {
     pub lease: Duration,
     /// How long one attempt may take: 1 h. The job is deferred then.
     pub attempt: Duration,
-    /// How often the store is maintained: 1 min; every second while it is out of order.
+    /// How often the store is maintained: 1 min; every second while it takes no mail.
     pub maintain: Duration,
     /// How long those under way may go on when it is told to stop: 30 s. What is left then goes back into the queue.
     pub drain: Duration,
@@ -62,7 +62,29 @@ const POLL: Duration = Duration::from_secs(30);
 /// what cannot be written down is not delivered.
 pub struct Runner {
     worker: Arc<Worker>,
-    counters: Arc<Counters>,
+    hops: Hops,
+}
+
+/// What a [`Runner`] knows of next hops, to be looked at while it runs. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Hops(Arc<Mutex<Scheduler>>);
+
+impl Hops {
+    /// What is known of `next_hop`; `None` if nothing is.
+    #[must_use]
+    pub fn get(&self, next_hop: &NextHop) -> Option<HopState> {
+        self.lock().hop(next_hop)
+    }
+
+    /// Forgets that next hops are dead, one or all, so that what is due for them is tried when the runner looks next:
+    /// after [`Spool::control`], at the latest after half a minute.
+    pub fn revive(&self, next_hop: Option<&NextHop>) {
+        self.lock().revive(next_hop);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Scheduler> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What attempts share.
@@ -116,23 +138,28 @@ impl Runner {
         settings: Settings,
         clock: Arc<Clock>,
     ) -> Self {
-        let counters = Arc::<Counters>::default();
-        let shared = Arc::clone(&counters);
-        let stuck = AtomicBool::new(false);
-        let worker = Worker { spool, router, notices, settings, clock, counters: shared, stuck };
-        Self { worker: Arc::new(worker), counters }
+        let hops = Hops(Arc::new(Mutex::new(Scheduler::new(settings.schedule.clone()))));
+        let (counters, stuck) = (Arc::default(), AtomicBool::new(false));
+        let worker = Worker { spool, router, notices, settings, clock, counters, stuck };
+        Self { worker: Arc::new(worker), hops }
     }
 
     /// What it has done so far.
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
-        Arc::clone(&self.counters)
+        Arc::clone(&self.worker.counters)
+    }
+
+    /// What it knows of next hops.
+    #[must_use]
+    pub fn hops(&self) -> Hops {
+        self.hops.clone()
     }
 
     /// Works until `stop` is cancelled, and then until what is under way is settled or [`Settings::drain`] has passed.
     pub async fn run(self, stop: CancellationToken) {
-        let scheduler = Scheduler::new(self.worker.settings.schedule.clone());
-        let mut running = Running { worker: self.worker, scheduler, tasks: JoinSet::new(), under_way: HashMap::new() };
+        let Self { worker, hops } = self;
+        let mut running = Running { worker, hops, tasks: JoinSet::new(), under_way: HashMap::new() };
         running.work(&stop).await;
         running.drain().await;
     }
@@ -140,7 +167,7 @@ impl Runner {
 
 struct Running {
     worker: Arc<Worker>,
-    scheduler: Scheduler,
+    hops: Hops,
     tasks: JoinSet<Done>,
     under_way: HashMap<JobId, UnderWay>,
 }
@@ -197,8 +224,8 @@ impl Running {
 
     fn maintain_every(&self) -> Duration {
         match self.worker.spool.health() {
-            Health::Unhealthy(_) => STORE_RETRY,
-            Health::Ready | Health::Full(_) => self.worker.settings.maintain,
+            Health::Unhealthy(_) | Health::Full(_) => STORE_RETRY,
+            Health::Ready => self.worker.settings.maintain,
         }
     }
 
@@ -231,7 +258,7 @@ impl Running {
 
     /// What there is room for. Jobs that are only judged take no room at their next hops, but places like all others.
     fn claim(&self, now: SystemTime) -> Claim {
-        let claim = self.scheduler.claim(now, self.worker.settings.lease);
+        let claim = self.hops.lock().claim(now, self.worker.settings.lease);
         let places = self.worker.settings.schedule.under_way.saturating_sub(self.under_way.len());
         // Alarms come on top of what is due.
         let max = claim.max.min(places);
@@ -240,18 +267,18 @@ impl Running {
 
     async fn idle(&self, now: SystemTime) -> Duration {
         let Ok(due) = self.worker.spool.next_due(&self.claim(now)).await else { return STORE_RETRY };
-        let wake = self.scheduler.wake_at(now).into_iter().chain(due).min();
+        let wake = self.hops.lock().wake_at(now).into_iter().chain(due).min();
         let wait = wake.map_or(POLL, |wake| wake.duration_since(now).unwrap_or_default());
         // Something that is due and yet was not given must not be asked for in a circle.
         wait.clamp(Duration::from_millis(50), POLL)
     }
 
     fn start(&mut self, leased: Leased, now: SystemTime) {
-        let verdict = self.scheduler.verdict(&leased, now);
+        let verdict = self.hops.lock().verdict(&leased, now);
         let next_hop = (verdict == Verdict::Deliver).then(|| leased.job.next_hop.clone());
         let (job, lease) = (leased.job.id, leased.lease);
         if let Some(next_hop) = &next_hop {
-            self.scheduler.started(next_hop, now);
+            self.hops.lock().started(next_hop, now);
         }
         let attempt = Attempt { worker: Arc::clone(&self.worker), leased };
         let task = self.tasks.spawn(attempt.run(verdict));
@@ -272,7 +299,7 @@ impl Running {
             }
         };
         if let Some(next_hop) = job.and_then(|job| self.under_way.remove(&job)).and_then(|gone| gone.next_hop) {
-            self.scheduler.finished(&next_hop, self.worker.clock.now(), feedback);
+            self.hops.lock().finished(&next_hop, self.worker.clock.now(), feedback);
         }
     }
 

@@ -190,6 +190,13 @@ impl Scheduler {
         })
     }
 
+    /// Takes a next hop, or all, for alive.
+    pub fn revive(&mut self, next_hop: Option<&NextHop>) {
+        for (_, hop) in self.hops.iter_mut().filter(|(name, _)| next_hop.is_none_or(|wanted| wanted == *name)) {
+            (hop.failures, hop.retry_at) = (0, None);
+        }
+    }
+
     /// How many next hops something is known of.
     #[must_use]
     pub fn hops(&self) -> usize {

@@ -9,6 +9,8 @@ mod reader;
 mod rows;
 mod schema;
 mod staged;
+#[cfg(test)]
+mod tests;
 mod text;
 mod writer;
 
@@ -27,7 +29,7 @@ use crate::error::{Error, OpenError};
 use crate::id::{Ids, JobId, MessageId};
 use crate::job::{Action, Settlement};
 use crate::spool::{Claim, Entry, Filter, Health, Lease, Leased, Limits, Page, Spool, Staged, Stats};
-use disk::Disk;
+use disk::{Disk, Folder};
 use reader::Readers;
 use staged::SqliteStaged;
 use writer::Request;
@@ -56,8 +58,6 @@ pub(crate) struct Shared {
     limits: Limits,
     ids: Ids,
     state: Arc<State>,
-    /// Held as long as the spool is open.
-    _lock: std::fs::File,
 }
 
 /// What the writer tells the others.
@@ -91,7 +91,9 @@ impl SqliteSpool {
     /// # Errors
     /// [`OpenError`].
     pub fn open(path: impl Into<PathBuf>, limits: Limits) -> Result<Self, OpenError> {
-        open::open(&path.into(), limits)
+        let path = path.into();
+        let disk = Arc::new(Folder(path.join(open::BODIES)));
+        open::open(&path, limits, disk)
     }
 
     /// The folder's database, for those who want to look into it.

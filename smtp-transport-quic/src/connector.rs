@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -186,7 +186,7 @@ impl Inner {
         };
         let facts = Facts {
             role: Role::Client,
-            local: endpoint.local_addr().ok(),
+            local: endpoint.local_addr().ok().and_then(|own| local_towards(own, peer)),
             sni,
             verifies: prepared.verifies,
             draining: CancellationToken::new(),
@@ -270,6 +270,17 @@ impl Failure {
 
 fn timed_out(limit: std::time::Duration) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))
+}
+
+/// The address on this side of a connection to `peer`, from a socket at `own`. One on all addresses does not say which
+/// it is; a socket of its own that is connected, which sends nothing, does.
+fn local_towards(own: SocketAddr, peer: SocketAddr) -> Option<SocketAddr> {
+    if !own.ip().is_unspecified() {
+        return Some(own);
+    }
+    let probe = UdpSocket::bind(SocketAddr::new(own.ip(), 0)).ok()?;
+    probe.connect(peer).ok()?;
+    Some(SocketAddr::new(probe.local_addr().ok()?.ip(), own.port()))
 }
 
 /// Tells the observer what becomes of early data, once the server has said so.

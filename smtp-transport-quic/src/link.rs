@@ -177,7 +177,7 @@ impl Link {
     pub(crate) fn info(&self) -> ChannelInfo {
         let tls = self.tls();
         ChannelInfo {
-            local: self.local(),
+            local: self.local,
             tls: Some(tls),
             secure: true,
             // QUIC has TLS inside: STARTTLS is not offered, and not possible.
@@ -187,15 +187,6 @@ impl Link {
             implied: IMPLIED,
             ..ChannelInfo::new("quic", Peer::Ip(self.peer))
         }
-    }
-
-    /// The address on this side. A socket on all addresses has the one that QUIC knows, where the system tells.
-    fn local(&self) -> Option<SocketAddr> {
-        let local = self.local?;
-        if !local.ip().is_unspecified() {
-            return Some(local);
-        }
-        self.quic.local_ip().map(|ip| canonical(SocketAddr::new(ip, local.port())))
     }
 
     fn tls(&self) -> TlsInfo {

@@ -5,13 +5,15 @@ use std::io;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::Arguments;
+use crate::run::Arguments;
 use crate::ways::{TWENTY, Way};
 
 /// Everything that was measured.
 pub(crate) struct Report {
     arguments: Arguments,
     congestion: [String; 2],
+    /// What the sources are when the run begins.
+    commit: String,
     cells: Vec<Cell>,
 }
 
@@ -30,7 +32,8 @@ pub(crate) struct Cell {
 
 impl Report {
     pub(crate) fn new(arguments: &Arguments, congestion: [String; 2]) -> Self {
-        Self { arguments: arguments.clone(), congestion, cells: Vec::new() }
+        let commit = said("git", &["rev-parse", "--short", "HEAD"]);
+        Self { arguments: arguments.clone(), congestion, commit, cells: Vec::new() }
     }
 
     pub(crate) fn cell(&mut self, way: &'static Way, loss: f64) -> &mut Cell {
@@ -100,12 +103,7 @@ impl fmt::Display for Report {
             "- TCP: {a} at the client, {b} at the server, as ss(8) shows it; nothing kept between connections."
         )?;
         writeln!(f, "- QUIC: quinn {}, CUBIC; rustls {}, aws-lc-rs.", locked("quinn"), locked("rustls"))?;
-        writeln!(
-            f,
-            "- Commit {}; Linux {}.\n",
-            said("git", &["rev-parse", "--short", "HEAD"]),
-            said("uname", &["-r"])
-        )?;
+        writeln!(f, "- Commit {}; Linux {}.\n", self.commit, said("uname", &["-r"]))?;
         let losses = || self.arguments.loss.iter();
         let ways: Vec<&Way> = self.arguments.ways();
 

@@ -53,6 +53,7 @@ cases![
     retry_and_reroute,
     cancel_and_give_up,
     control_wins_over_a_lease,
+    a_job_that_is_rerouted_under_way_stands_in_nobodys_way,
     quarantine_is_shown_and_released,
     lists_page_and_filter,
     ids_grow,
@@ -402,6 +403,21 @@ async fn control_wins_over_a_lease(spool: &dyn Spool) -> Result<(), Failure> {
     spool.settle(leased.lease, at(9_002), settle_all(&leased, &deferred(), at(99_999))).await?;
     let again = claim(spool, at(9_002), 10).await?;
     ensure!(again.len() == 1 && again[0].job.give_up, "{again:?}");
+    Ok(())
+}
+
+async fn a_job_that_is_rerouted_under_way_stands_in_nobodys_way(spool: &dyn Spool) -> Result<(), Failure> {
+    let moved = store(spool, at(0), message(at(0), "", &[("b.example", &["x@b.example"])])?, b"x").await?;
+    claim(spool, at(0), 10).await?;
+    let to = Action::Reroute(NextHop::new("c.example")?);
+    spool.control(&Filter::message(moved), to, at(1)).await?;
+    store(spool, at(2), message(at(2), "", &[("c.example", &["y@c.example"])])?, b"x").await?;
+    let others = claim(spool, at(2), 10).await?;
+    ensure!(others.len() == 1 && others[0].message.id != moved, "{others:?}");
+    // The lease ends without a word.
+    let again = claim(spool, at(61), 10).await?;
+    ensure!(again.len() == 1 && again[0].message.id == moved, "lost: {again:?}");
+    ensure!(again[0].job.next_hop.as_str() == "c.example", "{again:?}");
     Ok(())
 }
 

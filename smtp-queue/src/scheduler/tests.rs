@@ -21,7 +21,7 @@ fn within(pause: Duration, base: Duration) -> bool {
 #[test]
 fn the_schedule_is_what_it_says_with_jitter() {
     let schedule = Schedule::default();
-    let mut ids = crate::id::Ids::after(0);
+    let ids = crate::id::Ids::after(0);
     let mut seen = std::collections::HashSet::new();
     for _ in 0..200 {
         let job = JobId { message: ids.next(at(0)), n: 0 };

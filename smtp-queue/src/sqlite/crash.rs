@@ -58,7 +58,7 @@ fn open(disk: &Arc<dyn Disk>, connection: Connection) -> Result<Life, Error> {
     let engine = Engine::open(rows, Limits::default(), 0)?;
     let ids = engine.ids();
     let home = Database { path: PathBuf::new(), disk: Arc::clone(disk) };
-    let writer = Writer::new(engine, home, Arc::new(State::default()));
+    let writer = Writer::new(engine, home, Arc::new(State::default()), None);
     Ok(Life { writer, disk: Arc::clone(disk), ids, leased: Vec::new() })
 }
 

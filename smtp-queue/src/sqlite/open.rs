@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
-use super::disk::{Disk, Folder};
+use super::disk::Disk;
 use super::reader::Readers;
 use super::rows::SqlRows;
 use super::writer::{self, Database, Writer};
@@ -21,10 +21,10 @@ use crate::error::{Error, OpenError};
 use crate::spool::Limits;
 
 pub(super) const DATABASE: &str = "spool.db";
-const BODIES: &str = "bodies";
+pub(super) const BODIES: &str = "bodies";
 const LOCK: &str = "lock";
 
-pub(super) fn open(path: &Path, limits: Limits) -> Result<SqliteSpool, OpenError> {
+pub(super) fn open(path: &Path, limits: Limits, disk: Arc<dyn Disk>) -> Result<SqliteSpool, OpenError> {
     let folder = |source| OpenError::Folder { path: path.to_owned(), source };
     private_folder(path).map_err(folder)?;
     private_folder(&path.join(BODIES)).map_err(folder)?;
@@ -35,7 +35,6 @@ pub(super) fn open(path: &Path, limits: Limits) -> Result<SqliteSpool, OpenError
         Err(TryLockError::Error(source)) => return Err(folder(source)),
     }
     let database = path.join(DATABASE);
-    let disk: Arc<dyn Disk> = Arc::new(Folder(path.join(BODIES)));
     let unreadable = |reason: String| OpenError::Unreadable { path: database.clone(), reason };
     // SQLite gives the log the mode of the database.
     drop(private_file(&database).map_err(folder)?);
@@ -60,9 +59,9 @@ pub(super) fn open(path: &Path, limits: Limits) -> Result<SqliteSpool, OpenError
     let (requests, queue) = mpsc::channel(writer::WAITING_MAX);
     let readers = Readers::new(database.clone());
     let home = Database { path: database, disk: Arc::clone(&disk) };
-    let writer = Writer::new(engine, home, Arc::clone(&state));
+    let writer = Writer::new(engine, home, Arc::clone(&state), Some(lock));
     std::thread::Builder::new().name("spool".into()).spawn(move || writer.run(queue)).map_err(folder)?;
-    Ok(SqliteSpool(Arc::new(Shared { requests, disk, readers, limits, ids, state, _lock: lock })))
+    Ok(SqliteSpool(Arc::new(Shared { requests, disk, readers, limits, ids, state })))
 }
 
 /// A folder that only its owner may use, made if it is not there.

@@ -17,6 +17,9 @@ use crate::job::{Job, Lane, Message, NextHop, Status};
 use crate::lanes::LaneIndex;
 use crate::spool::Stats;
 
+/// Lanes that are remembered whether they are in use or not.
+const LANES_MIN: usize = 10_000;
+
 /// The tables, and the one transaction that may be open on them.
 #[derive(Debug)]
 pub(crate) struct SqlRows {
@@ -93,8 +96,34 @@ impl SqlRows {
     pub(crate) fn tidy(&mut self) -> Result<(), Error> {
         self.connection.execute("DELETE FROM job WHERE cancelled <> 0", [])?;
         self.connection.execute("DELETE FROM message WHERE id NOT IN (SELECT message FROM job)", [])?;
+        self.forget_lanes()
+    }
+
+    /// Forgets lanes that no job uses.
+    fn forget_lanes(&mut self) -> Result<(), Error> {
         self.connection.execute("DELETE FROM lane WHERE id NOT IN (SELECT lane FROM job)", [])?;
         self.read_lanes()
+    }
+
+    /// Keeps the number of lanes that are remembered in bounds; `used` of them are in use.
+    pub(crate) fn bound_lanes(&mut self, used: usize) -> Result<(), Error> {
+        if self.lanes.len() > LANES_MIN.max(2 * used) { self.forget_lanes() } else { Ok(()) }
+    }
+
+    /// Gives up to so many pages back to the disk, if more than a quarter of the file is empty.
+    pub(crate) fn give_back(&self, pages: i64) -> Result<(), Error> {
+        let number = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        if number("freelist_count")? * 4 < number("page_count")?.max(1_024) {
+            return Ok(());
+        }
+        let mut statement = self.connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+        drop(rows);
+        drop(statement);
+        // The file becomes shorter when the log is folded into it.
+        self.connection.pragma_query(None, "wal_checkpoint", |_| Ok(()))?;
+        Ok(())
     }
 
     /// Writes something for good, to see whether that works.

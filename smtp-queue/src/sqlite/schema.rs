@@ -64,9 +64,11 @@ pub(crate) const NEWEST: i64 = 1;
 
 /// Sets a connection up for durable commits.
 ///
-/// WAL with `synchronous = FULL` syncs the log at every commit. The writer alone checkpoints; a log that grew under a
+/// Freed pages are kept for new mail and given back to the disk a few at a time (see `SqlRows::give_back`); that has to be
+/// said before the file has its first page. WAL with `synchronous = FULL` syncs the log at every commit. The writer alone checkpoints; a log that grew under a
 /// long reader is cut back.
 pub(crate) fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "fullfsync", true)?;

@@ -1,5 +1,6 @@
 //! The one thread that writes: takes what waits, does it in one transaction, and answers after the commit.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,6 +19,8 @@ use crate::id::MessageId;
 pub(super) const WAITING_MAX: usize = 4_096;
 /// Octets of content after which a group is full.
 const GROUP_OCTETS: usize = 1 << 20;
+/// Pages of 4 KiB that go back to the disk in one go: 16 MiB, so that nobody waits long.
+const GIVE_BACK: i64 = 4_096;
 /// Operations in a group.
 const GROUP_OPS: usize = 1_024;
 
@@ -41,13 +44,15 @@ pub(super) struct Writer {
     engine: Engine<SqlRows>,
     home: Database,
     state: Arc<State>,
+    /// Keeps other processes out. Let go last.
+    lock: Option<File>,
 }
 
 type Waiting = (Op, oneshot::Sender<Result<Answer, Error>>);
 
 impl Writer {
-    pub(super) fn new(engine: Engine<SqlRows>, home: Database, state: Arc<State>) -> Self {
-        let writer = Self { engine, home, state };
+    pub(super) fn new(engine: Engine<SqlRows>, home: Database, state: Arc<State>, lock: Option<File>) -> Self {
+        let writer = Self { engine, home, state, lock };
         writer.publish();
         writer
     }
@@ -82,7 +87,7 @@ impl Writer {
         for (op, reply) in group {
             match &broken {
                 // What is known can still be looked at.
-                Some(reason) if !matches!(op, Op::Scan { .. } | Op::NextDue(_)) => {
+                Some(reason) if !op.only_looks() => {
                     let _ = reply.send(Err(Error::Unhealthy(reason.clone())));
                 }
                 _ => {
@@ -138,7 +143,9 @@ impl Writer {
         let (_, files) = self.engine.apply(vec![Op::Expire(now)])?;
         free(&*self.home.disk, files);
         self.publish();
-        Ok(())
+        let used = self.engine.lanes_in_use();
+        self.engine.rows.bound_lanes(used)?;
+        self.engine.rows.give_back(GIVE_BACK)
     }
 
     /// Writes with fresh handles, since what failed on the old ones is never known for sure: after a failed sync the
@@ -166,7 +173,9 @@ impl Writer {
         let connection = self.engine.rows.into_connection();
         // The log is folded into the database; if that fails, the next opening does it.
         let _ = connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
-        connection.close().map_err(|(_, error)| error.into())
+        let closed = connection.close().map_err(|(_, error)| error.into());
+        drop(self.lock);
+        closed
     }
 }
 

@@ -1,13 +1,14 @@
 //! From the way in to the way out, in virtual time.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use smtp_core::types::Refusal;
-use smtp_queue::kit::at;
-use smtp_queue::{Action, Filter, Settings, Stats};
+use smtp_queue::kit::{at, message, store};
+use smtp_queue::{Action, Filter, MemSpool, Settings, Stats};
 
-use crate::rig::{Does, Rig};
+use crate::rig::{Does, Rig, World};
 
 const MAIL: &str = "Subject: hello\r\nX-Mark: 42\r\n\r\nthe content\r\n";
 
@@ -146,6 +147,48 @@ async fn a_deadline_of_the_sender_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sender_is_told_once_of_a_delay_and_once_of_the_end() {
+    const HOUR: u64 = 3_600;
+    for does in [Does::Dead, Does::Says(greylisted())] {
+        let rig = Rig::start(Settings::default());
+        rig.world.set("b.example", does);
+        rig.send("jo@a.example", &["x@b.example", "y@b.example NOTIFY=FAILURE"], MAIL).await.unwrap();
+        rig.send("jo@a.example", &["z@b.example NOTIFY=FAILURE"], MAIL).await.unwrap();
+        tokio::time::sleep(seconds(4 * HOUR - 1)).await;
+        assert!(rig.world.taken("a.example").is_empty(), "too early");
+        tokio::time::sleep(seconds(2)).await;
+        let [delay] = &rig.world.taken("a.example")[..] else { panic!("one delay notice") };
+        let text = String::from_utf8_lossy(&delay.content);
+        assert!(text.contains("Action: delayed\r\nStatus: 4.") && text.contains("Will-Retry-Until: "), "{text}");
+        assert!(text.contains("x@b.example") && !text.contains("y@b.example"), "{text}");
+        tokio::time::sleep(seconds(116 * HOUR - 10)).await;
+        assert_eq!(rig.world.taken("a.example").len(), 1, "told again, or too early");
+        tokio::time::sleep(seconds(HOUR)).await;
+        let notices = rig.world.taken("a.example");
+        let failed = notices.iter().filter(|n| String::from_utf8_lossy(&n.content).contains("Action: failed"));
+        assert_eq!((notices.len(), failed.count()), (3, 2));
+        assert_eq!(rig.spool.stats(), Stats::default());
+        rig.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_expired_while_nothing_ran_has_a_last_chance() {
+    let (spool, world) = (Arc::new(MemSpool::default()), World::new());
+    for _ in 0..50 {
+        let new = message(at(0), "jo@a.example", &[("b.example", &["x@b.example"])]).unwrap();
+        store(&*spool, at(0), new, MAIL.as_bytes()).await.unwrap();
+    }
+    tokio::time::sleep(seconds(6 * 86_400)).await;
+    world.set("b.example", Does::Takes(seconds(30)));
+    let rig = Rig::over(spool, world, Settings::default());
+    tokio::time::sleep(seconds(86_400)).await;
+    assert_eq!(rig.world.taken("b.example").len(), 50);
+    assert!(rig.world.taken("a.example").is_empty(), "given up without a try");
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_administrator_may_give_up_and_the_sender_hears_of_it() {
     let rig = Rig::start(Settings::default());
     rig.world.set("b.example", Does::Dead);
@@ -155,6 +198,25 @@ async fn an_administrator_may_give_up_and_the_sender_hears_of_it() {
     tokio::time::sleep(seconds(5)).await;
     assert_eq!(rig.world.taken("a.example").len(), 1);
     assert_eq!(rig.spool.stats(), Stats::default());
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_can_see_why_mail_waits_and_have_it_tried_at_once() {
+    let rig = Rig::start(Settings::default());
+    rig.world.set("b.example", Does::Dead);
+    rig.send("jo@a.example", &["x@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(5)).await;
+    let hop = smtp_queue::NextHop::new("b.example").unwrap();
+    let state = rig.hops.get(&hop).unwrap();
+    assert!(state.retry_at.is_some() && state.last.is_some(), "{state:?}");
+    let page = rig.spool.list(&Filter::default(), None, 10).await.unwrap();
+    assert!(page.entries[0].job.recipients[0].last.is_some(), "{page:?}");
+    rig.world.set("b.example", Does::Takes(Duration::ZERO));
+    rig.hops.revive(Some(&hop));
+    rig.spool.control(&Filter::default(), Action::RetryAt(at(5)), at(5)).await.unwrap();
+    tokio::time::sleep(seconds(1)).await;
+    assert_eq!(rig.world.taken("b.example").len(), 1);
     rig.stop().await;
 }
 

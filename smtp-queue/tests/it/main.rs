@@ -1,5 +1,8 @@
 //! What the queue promises, from outside.
 
+#![allow(clippy::unwrap_used, reason = "a test's helper is a test")]
+
+mod client;
 mod conformance;
 mod damage;
 mod faults;
@@ -7,4 +10,5 @@ mod flow;
 mod kill;
 mod model;
 mod rig;
+mod system;
 mod week;

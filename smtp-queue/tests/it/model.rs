@@ -206,7 +206,7 @@ async fn compare(ops: Vec<Op>) {
                 let numbers = std::mem::take(&mut real.numbers);
                 real.spool.close().await.unwrap();
                 drop(real);
-                real = Side::new(reopen(folder.path()).await, numbers);
+                real = Side::new(open(), numbers);
             }
             _ => {}
         }
@@ -228,18 +228,6 @@ async fn compare(ops: Vec<Op>) {
         }
     }
     real.spool.close().await.unwrap();
-}
-
-/// The lock is let go when the last clone is gone, which a blocking reader may delay a little.
-async fn reopen(folder: &std::path::Path) -> SqliteSpool {
-    for _ in 0..500 {
-        match SqliteSpool::open(folder, Limits::default()) {
-            Ok(spool) => return spool,
-            Err(smtp_queue::OpenError::InUse { .. }) => tokio::time::sleep(Duration::from_millis(10)).await,
-            Err(error) => panic!("{error}"),
-        }
-    }
-    panic!("the lock is never let go");
 }
 
 proptest! {

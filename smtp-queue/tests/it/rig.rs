@@ -9,7 +9,7 @@ use smtp_core::service::{Body, BoxError, Outcome, Receipt, Transaction};
 use smtp_core::types::{Envelope, Mail, Mailbox, Parameters, Rcpt, Refusal, ReversePath};
 use smtp_queue::kit::at;
 use smtp_queue::{
-    BoxDelivery, ByDomain, Clock, Counters, Dsn, MemSpool, NextHop, Queue, Router, Runner, Settings, Spool,
+    BoxDelivery, ByDomain, Clock, Counters, Dsn, Hops, MemSpool, NextHop, Queue, Router, Runner, Settings, Spool,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -42,8 +42,11 @@ pub(crate) struct Taken {
 #[derive(Clone)]
 pub(crate) struct World(Arc<Mutex<State>>, Arc<Clock>);
 
+type Delegate = Arc<dyn Fn(&NextHop) -> BoxDelivery + Send + Sync>;
+
 #[derive(Default)]
 struct State {
+    delegates: HashMap<String, Delegate>,
     does: HashMap<String, Does>,
     taken: Vec<Taken>,
     tries: Vec<(SystemTime, String)>,
@@ -62,6 +65,11 @@ impl World {
 
     pub(crate) fn set(&self, hop: &str, does: Does) {
         self.0.lock().unwrap().does.insert(hop.into(), does);
+    }
+
+    /// Mail for `hop` goes through deliveries of its own.
+    pub(crate) fn delegate(&self, hop: &str, to: impl Fn(&NextHop) -> BoxDelivery + Send + Sync + 'static) {
+        self.0.lock().unwrap().delegates.insert(hop.into(), Arc::new(to));
     }
 
     pub(crate) fn taken(&self, hop: &str) -> Vec<Taken> {
@@ -114,6 +122,9 @@ impl World {
 
 impl Router for World {
     fn route(&self, next_hop: &NextHop) -> Result<BoxDelivery, Refusal> {
+        if let Some(delegate) = self.0.lock().unwrap().delegates.get(next_hop.as_str()) {
+            return Ok(delegate(next_hop));
+        }
         let (world, hop) = (self.clone(), next_hop.as_str().to_owned());
         Ok(BoxDelivery::new(tower::service_fn(move |transaction| world.clone().deliver(hop.clone(), transaction))))
     }
@@ -134,6 +145,7 @@ pub(crate) struct Rig {
     pub(crate) spool: Arc<dyn Spool>,
     pub(crate) queue: Queue,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) hops: Hops,
     pub(crate) stop: CancellationToken,
     pub(crate) runner: JoinHandle<()>,
 }
@@ -148,9 +160,9 @@ impl Rig {
         let queue = Queue::new(Arc::clone(&spool), plan.clone(), settings.schedule.clone(), Arc::clone(&clock));
         let dsn = Dsn::new("mx.example".parse().unwrap(), plan, settings.schedule.clone());
         let runner = Runner::new(Arc::clone(&spool), Arc::new(world.clone()), Arc::new(dsn), settings, clock);
-        let (counters, stop) = (runner.counters(), CancellationToken::new());
+        let (counters, hops, stop) = (runner.counters(), runner.hops(), CancellationToken::new());
         let runner = tokio::spawn(runner.run(stop.clone()));
-        Self { world, spool, queue, counters, stop, runner }
+        Self { world, spool, queue, counters, hops, stop, runner }
     }
 
     /// Hands a message in; gives the answer.

@@ -1,21 +1,22 @@
 //! NSD: an authoritative name server for the zone of a test.
 
-use super::process::{self, locate, wait};
+use super::process::{self, locate, run_ok, wait};
 use super::{Skip, with_free_port};
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
 const START_LIMIT: Duration = Duration::from_secs(20);
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// A running NSD; dropping it ends it and removes its folder.
 ///
-/// It answers for the zone `example` only, unsigned, and refuses everything else.
+/// It answers for the zone `example` only, and refuses everything else.
 #[derive(Debug)]
 pub struct Nsd {
     folder: TempDir,
@@ -33,14 +34,42 @@ impl Nsd {
     /// that it does not understand.
     pub fn start(records: &str) -> Result<Self, Skip> {
         let program = locate("nsd")?;
-        with_free_port(|port| Self::start_on(port, &program, records))
+        with_free_port(|port| Self::start_on(port, &program, |folder| write_zone(folder, records)))
     }
 
-    fn start_on(port: u16, program: &Path, records: &str) -> Result<Self, Skip> {
+    /// The same with the zone signed by a key of its own, [`Nsd::trust_anchor`], and changed by `tamper` afterwards.
+    ///
+    /// # Errors
+    ///
+    /// As [`Nsd::start`], and when ldns's tools are missing.
+    pub fn start_signed(records: &str, tamper: impl Fn(String) -> String) -> Result<Self, Skip> {
+        let (program, keygen, sign) = (locate("nsd")?, locate("ldns-keygen")?, locate("ldns-signzone")?);
+        with_free_port(|port| {
+            Self::start_on(port, &program, |folder| {
+                write_zone(folder, records)?;
+                let mut command = Command::new(&keygen);
+                command.current_dir(folder).args(["-k", "-a", "ED25519", "example"]);
+                let key = run_ok(command, b"", COMMAND_LIMIT)?.text().trim().to_owned();
+                let mut command = Command::new(&sign);
+                command.current_dir(folder).args(["-n", "-o", "example", "-f", "signed", "zone", &key]);
+                run_ok(command, b"", COMMAND_LIMIT)?;
+                fs::rename(folder.join(format!("{key}.key")), folder.join("anchor"))?;
+                fs::write(folder.join("zone"), tamper(fs::read_to_string(folder.join("signed"))?))
+            })
+        })
+    }
+
+    /// The key of a signed zone, as a DNSKEY record.
+    #[must_use]
+    pub fn trust_anchor(&self) -> PathBuf {
+        self.folder.path().join("anchor")
+    }
+
+    fn start_on(port: u16, program: &Path, zone: impl Fn(&Path) -> io::Result<()>) -> Result<Self, Skip> {
         let folder =
             process::shared_folder("smtp-nsd-").map_err(|error| Skip(format!("no folder for NSD: {error}")))?;
         let mut nsd = Self { folder, port, daemon: None };
-        nsd.launch(program, records).map_err(|error| {
+        zone(nsd.folder.path()).and_then(|()| nsd.launch(program)).map_err(|error| {
             let log = fs::read_to_string(nsd.folder.path().join("log")).unwrap_or_default();
             Skip(format!("NSD does not start: {error}\nIts log:\n{log}"))
         })?;
@@ -53,13 +82,8 @@ impl Nsd {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
-    fn launch(&mut self, program: &Path, records: &str) -> io::Result<()> {
+    fn launch(&mut self, program: &Path) -> io::Result<()> {
         let folder = self.folder.path();
-        let zone = format!(
-            "$ORIGIN example.\n$TTL 300\n@ SOA ns.example. hostmaster.example. 1 3600 600 86400 60\n@ NS ns.example.\n\
-             ns A 127.0.0.1\n{records}\n"
-        );
-        fs::write(folder.join("zone"), zone)?;
         let at = folder.display();
         let config = format!(
             "server:\n  ip-address: 127.0.0.1@{}\n  username: \"\"\n  chroot: \"\"\n  zonesdir: \"{at}\"\n  \
@@ -100,6 +124,14 @@ impl Drop for Nsd {
         // Its helpers end after it.
         process::clear(self.folder.path());
     }
+}
+
+fn write_zone(folder: &Path, records: &str) -> io::Result<()> {
+    let zone = format!(
+        "$ORIGIN example.\n$TTL 300\n@ SOA ns.example. hostmaster.example. 1 3600 600 86400 60\n@ NS ns.example.\n\
+         ns A 127.0.0.1\n{records}\n"
+    );
+    fs::write(folder.join("zone"), zone)
 }
 
 /// Whether a name server there has records of the zone.

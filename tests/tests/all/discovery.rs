@@ -93,6 +93,40 @@ fn a_real_name_servers_answers_are_understood() {
     });
 }
 
+#[test]
+fn a_signed_zones_answers_are_proved_or_refused() {
+    let zone = "good A 192.0.2.1\n_smtp.good SVCB 1 . alpn=smtp-quic-00 no-default-alpn port=443\nalias CNAME good\n\
+                forged A 192.0.2.66\nastray CNAME forged\n";
+    let tamper = |zone: String| zone.replace("192.0.2.66", "198.51.100.66");
+    let Some(nsd) = require(Nsd::start_signed(zone, tamper)) else { return };
+    with_runtime(async {
+        let settings = DnsSettings { servers: vec![nsd.address()], ..DnsSettings::default() };
+        let validating = DnsSettings { validate: true, trust_anchor: Some(nsd.trust_anchor()), ..settings.clone() };
+        let dns = Resolver::new(validating).unwrap();
+        assert_eq!(dns.addresses(&name("good.example")).await.unwrap().security, Security::Secure);
+        assert_eq!(dns.addresses(&name("alias.example")).await.unwrap().security, Security::Secure);
+        assert_eq!(dns.svcb(&name("_smtp.good.example")).await.unwrap().security, Security::Secure);
+        let error = dns.addresses(&name("forged.example")).await.unwrap_err();
+        assert!(matches!(error, LookupError::Bogus { .. }), "{error}");
+        let error = dns.addresses(&name("astray.example")).await.unwrap_err();
+        assert!(matches!(error, LookupError::Bogus { .. }), "an alias of what is forged: {error}");
+        for (host, exists) in [("_25._tcp.good.example", false), ("good.example", true), ("alias.example", true)] {
+            let error = dns.tlsa(&name(host)).await.unwrap_err();
+            let expected = LookupError::NotFound {
+                name: host.into(),
+                kind: smtp_dns::Kind::Tlsa,
+                name_exists: exists,
+                security: Security::Secure,
+            };
+            assert_eq!(error, expected);
+        }
+        // Whoever does not validate has no proof, and does not see the forgery either.
+        let dns = Resolver::new(settings).unwrap();
+        assert_eq!(dns.addresses(&name("good.example")).await.unwrap().security, Security::Insecure);
+        assert_eq!(dns.addresses(&name("forged.example")).await.unwrap().records.len(), 1);
+    });
+}
+
 /// A mail server on TCP and QUIC, and others that are not as they should be.
 struct Servers {
     reference: Reference,

@@ -139,8 +139,8 @@ impl File {
                     1 => &self.durable,
                     _ => continue,
                 };
-                for n in start..(start + SECTOR).min(longest) {
-                    torn[n] = from.get(n).copied().unwrap_or_default();
+                for (n, octet) in torn.iter_mut().enumerate().skip(start).take(SECTOR) {
+                    *octet = from.get(n).copied().unwrap_or_default();
                 }
             }
             torn.truncate(length);

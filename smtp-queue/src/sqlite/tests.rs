@@ -1,0 +1,148 @@
+//! What the store does when its disk fails, on a real folder.
+
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use rusqlite::Connection;
+
+use super::disk::{Disk, DiskFile, Folder};
+use super::{SqliteSpool, open};
+use crate::error::Error;
+use crate::kit::{at, claim, content, message, settle_all, store};
+use crate::{Health, Limits, MessageId, Settled, Spool};
+
+/// A folder that fails for as long as it is told to.
+#[derive(Debug)]
+struct Failing {
+    folder: Folder,
+    what: Arc<AtomicU8>,
+}
+
+const FINE: u8 = 0;
+const CONTENT: u8 = 1;
+const NAMES: u8 = 2;
+const ROWS: u8 = 3;
+
+impl Failing {
+    fn check(&self, what: u8) -> io::Result<()> {
+        let failing = self.what.load(Ordering::Relaxed) == what;
+        if failing { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
+    }
+}
+
+struct FailingFile(Box<dyn DiskFile>, Arc<AtomicU8>);
+
+impl DiskFile for FailingFile {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.write(data)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let failing = self.1.load(Ordering::Relaxed) == CONTENT;
+        if failing { Err(io::Error::from_raw_os_error(5)) } else { self.0.sync() }
+    }
+}
+
+impl Disk for Failing {
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(FailingFile(self.folder.create(name)?, Arc::clone(&self.what))))
+    }
+
+    fn read(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
+        self.folder.read(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.folder.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.folder.remove(name)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.folder.list()
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        self.check(NAMES)?;
+        self.folder.sync_folder()
+    }
+
+    fn free(&self) -> io::Result<u64> {
+        self.folder.free()
+    }
+
+    fn commit(&self, connection: &Connection) -> rusqlite::Result<()> {
+        if self.check(ROWS).is_err() {
+            return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(10), None));
+        }
+        self.folder.commit(connection)
+    }
+}
+
+async fn put(spool: &SqliteSpool, body: &[u8]) -> Result<MessageId, Error> {
+    let new = message(at(0), "jo@a.example", &[("b.example", &["x@b.example"])]).unwrap();
+    store(spool, at(0), new, body).await
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_nothing_is_taken_until_a_probe_succeeds() {
+    for what in [CONTENT, NAMES, ROWS] {
+        let root = tempfile::tempdir().unwrap();
+        let failing = Arc::new(AtomicU8::new(FINE));
+        let disk = Failing { folder: Folder(root.path().join(open::BODIES)), what: Arc::clone(&failing) };
+        let spool = open::open(root.path(), Limits::default(), Arc::new(disk)).unwrap();
+        let large = vec![b'x'; 400_000];
+        let first = put(&spool, &large).await.unwrap();
+        let leased = claim(&spool, at(1), 1).await.unwrap().remove(0);
+
+        failing.store(what, Ordering::Relaxed);
+        let error = put(&spool, &large).await.unwrap_err();
+        assert!(matches!(error, Error::Storage(_)), "{what}: {error}");
+        assert!(matches!(spool.health(), Health::Unhealthy(_)), "{what}");
+        assert!(matches!(spool.begin(at(0), None).await, Err(Error::Unhealthy(_))), "{what}");
+        let done = settle_all(&leased, &Settled::Delivered("250".into()), at(1));
+        let refused = spool.settle(leased.lease, at(1), done.clone()).await.unwrap_err();
+        assert!(matches!(refused, Error::Unhealthy(_)), "{what}: {refused}");
+        assert!(claim(&spool, at(1), 1).await.is_err(), "{what}: what cannot be settled is claimed");
+        // What is there can be looked at.
+        assert_eq!(spool.get(first).await.unwrap().len(), 1, "{what}");
+        assert!(spool.maintain(at(2)).await.is_err(), "{what}: a probe succeeds on a disk that fails");
+        assert!(matches!(spool.health(), Health::Unhealthy(_)), "{what}");
+
+        failing.store(FINE, Ordering::Relaxed);
+        spool.maintain(at(3)).await.unwrap();
+        assert_eq!(spool.health(), Health::Ready, "{what}");
+        assert_eq!(content(&spool, first).await.unwrap().len(), large.len());
+        // The lease is still that of its owner.
+        spool.settle(leased.lease, at(3), done).await.unwrap();
+        let second = put(&spool, b"again").await.unwrap();
+        let claimed = claim(&spool, at(4), 10).await.unwrap();
+        assert_eq!(claimed.iter().map(|leased| leased.message.id).collect::<Vec<_>>(), [second], "{what}");
+        spool.close().await.unwrap();
+        assert_eq!(files(root.path()), 0, "{what}: a body stays behind");
+    }
+}
+
+fn files(root: &Path) -> usize {
+    // Opening sweeps.
+    let spool = SqliteSpool::open(root, Limits::default());
+    drop(spool);
+    std::fs::read_dir(root.join(open::BODIES)).unwrap().count()
+}
+
+#[tokio::test]
+async fn a_closed_spool_says_so_and_can_be_opened_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
+    let id = put(&spool, b"x").await.unwrap();
+    spool.close().await.unwrap();
+    spool.close().await.unwrap();
+    assert_eq!(put(&spool, b"x").await, Err(Error::Closed));
+    assert_eq!(claim(&spool, at(0), 1).await, Err(Error::Closed));
+    let again = SqliteSpool::open(root.path(), Limits::default()).unwrap();
+    assert_eq!(again.get(id).await.unwrap().len(), 1);
+}
