@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::settings::with_environment;
-use crate::{manual, replay, send, serve, shell, sink};
+use crate::{config, manual, queue, replay, send, sendmail, serve, shell, sink};
 
 /// SMTP: a mail server in one command, a sink, a sender, a shell.
 #[derive(Debug, Parser)]
@@ -18,6 +18,11 @@ struct Cli {
 enum Subcommands {
     #[command(after_help = serve::MORE_HELP)]
     Serve(serve::Arguments),
+    #[command(after_help = queue::MORE_HELP)]
+    Queue(queue::Arguments),
+    Config(config::Arguments),
+    #[command(after_help = sendmail::MORE_HELP)]
+    Sendmail(sendmail::Arguments),
     #[command(after_help = sink::MORE_HELP)]
     Sink(sink::Arguments),
     #[command(after_help = crate::exit::SEND_TABLE, after_long_help = send_help())]

@@ -21,7 +21,7 @@ use smtp_transport_unix::{
 use smtp_transport_websocket::{WebSocketConnector, WebSocketListener};
 
 use crate::exit::{Exit, Failure, warn};
-use crate::url::{Carrier, Place, TlsChoice, Url};
+use crate::url::{Carrier, Place, Role, TlsChoice, Url};
 
 /// Whether mail may come before the handshake has shown that it is no replay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -158,6 +158,8 @@ pub(crate) struct Socket {
     pub(crate) trial: Trial,
     /// The address whose sessions want TLS before mail.
     pub(crate) strict: Option<SocketAddr>,
+    /// What it is for.
+    pub(crate) role: Role,
 }
 
 /// What somebody has to know who tries a socket out.
@@ -177,7 +179,7 @@ impl Trial {
 impl Socket {
     fn new(listener: impl Listener, cover: &'static str, trial: Trial) -> Self {
         let url = listener.url();
-        Self { listener: Box::new(listener), url, cover, trial, strict: None }
+        Self { listener: Box::new(listener), url, cover, trial, strict: None, role: Role::default() }
     }
 }
 
@@ -341,6 +343,9 @@ impl Way {
 /// # Errors
 /// If nothing can.
 pub(crate) fn way(url: &Url, tls: ClientTls, calling: Calling) -> Result<Way, Failure> {
+    if url.names_role() {
+        return Err(Failure::usage(format!("{url}: a role is a listener's")).help("leave ?role= out"));
+    }
     let wait = calling.wait;
     let tcp = |tls| {
         let mut options = ConnectOptions::default();

@@ -90,7 +90,11 @@ fn tls(plan: &Plan) -> Result<StoredTls, Failure> {
     Ok(StoredTls { server, self_signed })
 }
 
-fn users(plan: &Plan) -> Result<Option<Arc<UserList>>, Failure> {
+/// Whom the plan names, read anew.
+///
+/// # Errors
+/// If the file or a user cannot be used.
+pub(super) fn users(plan: &Plan) -> Result<Option<Arc<UserList>>, Failure> {
     let mut users = match &plan.user_file {
         Some(path) => UserList::from_file(path).map_err(|error| {
             Failure::config(error).help("a line of the file named by --user-file is name:$argon2id$…")

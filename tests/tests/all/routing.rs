@@ -44,7 +44,7 @@ fn server() -> (Reference, u16) {
             let reference = serving.clone();
             tokio::task::spawn_local(async move {
                 while let Ok(Some(stream)) = connection.accept().await {
-                    reference.clone().serve(stream).await;
+                    let _ = reference.clone().serve(stream).await;
                 }
             });
         }
