@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smtp_core::channel::SessionInfo;
 use smtp_server::Summary;
 use smtp_tls::{Identity, ServerTls};
@@ -46,7 +47,9 @@ impl Strict {
         let Some(local) = session.channel.local.filter(|_| session.channel.transport == "tcp") else { return false };
         self.0.iter().any(|address| {
             let ip = address.ip();
-            address.port() == local.port() && (ip.is_unspecified() || ip.to_canonical() == local.ip())
+            // A socket on all addresses of a family takes nothing of the other.
+            let all = ip.is_unspecified() && ip.is_ipv6() == local.ip().is_ipv6();
+            address.port() == local.port() && (all || ip.to_canonical() == local.ip())
         })
     }
 }
@@ -64,6 +67,20 @@ pub(crate) fn bind(urls: &[Url], tls: Option<&ServerTls>, quic: &Quic, mut born:
     born.warn_of_rest();
     let strict = Strict(sockets.iter().filter_map(|socket| socket.strict).collect());
     Ok(Listeners { sockets, strict })
+}
+
+/// The most connections at the same time for which there are file descriptors, after asking the system for as many as
+/// it lets this process have. A quarter is kept for deliveries, so that idle clients cannot stop the mail.
+pub(crate) fn connections() -> usize {
+    const DEFAULT: usize = 10_000;
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let open_files = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(_) => limit.current,
+    };
+    // None: there is no limit.
+    open_files.map_or(DEFAULT, |n| usize::try_from(n / 4 * 3).unwrap_or(usize::MAX).clamp(16, DEFAULT))
 }
 
 /// The certificate that `--tls-cert` and `--tls-key` name, if they do.
@@ -195,6 +212,7 @@ mod tests {
             strict.holds(&SessionInfo::new(1, channel))
         };
         assert!(holds("192.0.2.1:25") && holds("127.0.0.1:587"));
+        assert!(!holds("[2001:db8::1]:25"), "that is another socket's");
         assert!(!holds("192.0.2.1:587") && !holds("127.0.0.1:2525"));
         let quic = ChannelInfo {
             local: Some("127.0.0.1:587".parse().unwrap()),

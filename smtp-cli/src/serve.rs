@@ -279,9 +279,11 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
         screen::show(&plan, &store, &sockets);
     }
     let mut running = JoinSet::new();
+    let used = Door::ALL.iter().filter(|door| doors.iter().any(|(other, _)| other == *door)).count();
     for door in Door::ALL {
         let behind = Arc::clone(&stack);
-        let server = Server::new(stack.get().settings(&plan, door), move |session| behind.get().of(session, door));
+        let server =
+            Server::new(stack.get().settings(&plan, door, used), move |session| behind.get().of(session, door));
         let own = doors.extract_if(.., |(other, _)| *other == door).map(|(_, listener)| listener);
         let mut own = own.peekable();
         if own.peek().is_some() {
@@ -437,7 +439,7 @@ impl Plan {
             domains.push(name("localhost")?);
         }
         let hostname = match arguments.hostname {
-            Some(hostname) => hostname,
+            Some(hostname) => name(&crate::url::ascii(hostname.as_str()))?,
             // A name that is none under the rules of mail is no reason not to start.
             None => match crate::connect::host_name().and_then(|host| host.parse().ok()) {
                 Some(host) => host,

@@ -192,7 +192,7 @@ pub(crate) fn usage(error: &clap::Error, arguments: &[OsString]) -> Failure {
     let text = error.render().to_string();
     let mut lines = text.lines().map(str::trim);
     let first = lines.by_ref().take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
-    let what = first.strip_prefix("error: ").unwrap_or(&first).to_owned();
+    let what = without_userinfo(first.strip_prefix("error: ").unwrap_or(&first));
     let tips: Vec<&str> = lines.filter_map(|line| line.strip_prefix("tip: ")).collect();
     let subcommand = arguments.iter().skip(1).filter_map(|word| word.to_str()).find(|word| !word.starts_with('-'));
     let failure = match blamed_variable(error, subcommand, arguments) {
@@ -205,6 +205,17 @@ pub(crate) fn usage(error: &clap::Error, arguments: &[OsString]) -> Failure {
     match tips.first() {
         Some(tip) => failure.help(format!("{tip}; `{page}` tells more")),
         None => failure.help(format!("`{page}` tells what can be given")),
+    }
+}
+
+/// The text without what stands before the `@` of a URL in it: it may be a password, and is not shown again.
+fn without_userinfo(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let end = rest.find(['/', '\'', ' ']).unwrap_or(rest.len());
+    let (authority, tail) = rest.split_at(end);
+    match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://***@{host}{}", without_userinfo(tail)),
+        None => format!("{scheme}://{authority}{}", without_userinfo(tail)),
     }
 }
 

@@ -177,6 +177,7 @@ fn settings(hostname: Domain, max_size: Option<Size>, drain: Option<Wait>) -> Se
     }
     let config = Config::new(hostname).promising(Sink::PROMISES).with_limits(limits);
     let mut settings = Settings::new(driver::Settings::new(config));
+    settings.connections = listen::connections();
     settings.drain = drain.map_or(Duration::from_secs(5), |wait| wait.0);
     settings
 }

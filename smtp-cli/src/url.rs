@@ -321,9 +321,12 @@ fn parse_host(text: &str) -> Result<Host, UrlError> {
     if let Ok(ip) = text.parse::<Ipv4Addr>() {
         return Ok(Host::Literal(AddressLiteral::V4(ip)));
     }
-    // DNS and certificates know A-labels only.
-    let name = idna::domain_to_ascii(text).ok().unwrap_or_else(|| text.into());
-    Domain::new(&name).map(Host::Domain).map_err(|why| fault(format!("{text:?} is not a host: {why}")))
+    Domain::new(&ascii(text)).map(Host::Domain).map_err(|why| fault(format!("{text:?} is not a host: {why}")))
+}
+
+/// A host's name in A-labels (RFC 5890), which is all that DNS, certificates and replies know; as it is if it is none.
+pub(crate) fn ascii(name: &str) -> String {
+    idna::domain_to_ascii(name).ok().unwrap_or_else(|| name.into())
 }
 
 impl Url {

@@ -1,10 +1,14 @@
 //! What a store does, over any rows that commit atomically. One thread owns it.
 
+mod op;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+
+pub(crate) use op::{Answer, Op};
 
 use crate::clock::{from_millis, millis};
 use crate::error::Error;
@@ -65,75 +69,6 @@ pub(crate) enum StoredBody {
     },
     /// A file that is on disk for good already.
     File(Sealed),
-}
-
-/// One thing to do. What is done in one batch is committed together.
-#[derive(Debug)]
-pub(crate) enum Op {
-    Insert { id: MessageId, now: SystemTime, size: u64, body: StoredBody, message: NewMessage },
-    Claim(Claim),
-    Renew { leases: Vec<Lease>, now: SystemTime, until: SystemTime },
-    Settle { lease: Lease, now: SystemTime, settlement: Box<Settlement> },
-    Release(Vec<Lease>),
-    NextDue(Claim),
-    Scan { filter: Box<Filter>, after: Option<JobId>, max: usize },
-    Control { filter: Box<Filter>, after: Option<JobId>, action: Action, now: SystemTime },
-    Expire(SystemTime),
-}
-
-#[derive(Debug)]
-pub(crate) enum Answer {
-    Done,
-    Claimed(Vec<Leased>),
-    Lost(Vec<Lease>),
-    Settled(Vec<MessageId>),
-    Due(Option<SystemTime>),
-    Page(Page),
-    Controlled { changed: u64, next: Option<JobId> },
-}
-
-/// What an operation of another kind would have given cannot come: the two sides disagree.
-const OTHER: Error = Error::Invalid("an answer to something else");
-
-impl Op {
-    /// It changes nothing.
-    pub(crate) const fn only_looks(&self) -> bool {
-        matches!(self, Self::Scan { .. } | Self::NextDue(_))
-    }
-
-    /// Something may be due earlier after it.
-    pub(crate) const fn is_news(&self) -> bool {
-        match self {
-            Self::Insert { .. } | Self::Settle { .. } | Self::Release(_) | Self::Control { .. } => true,
-            Self::Claim(_) | Self::Renew { .. } | Self::NextDue(_) | Self::Scan { .. } | Self::Expire(_) => false,
-        }
-    }
-}
-
-impl Answer {
-    pub(crate) fn claimed(self) -> Result<Vec<Leased>, Error> {
-        if let Self::Claimed(leased) = self { Ok(leased) } else { Err(OTHER) }
-    }
-
-    pub(crate) fn lost(self) -> Result<Vec<Lease>, Error> {
-        if let Self::Lost(leases) = self { Ok(leases) } else { Err(OTHER) }
-    }
-
-    pub(crate) fn settled(self) -> Result<Vec<MessageId>, Error> {
-        if let Self::Settled(ids) = self { Ok(ids) } else { Err(OTHER) }
-    }
-
-    pub(crate) fn due(self) -> Result<Option<SystemTime>, Error> {
-        if let Self::Due(due) = self { Ok(due) } else { Err(OTHER) }
-    }
-
-    pub(crate) fn page(self) -> Result<Page, Error> {
-        if let Self::Page(page) = self { Ok(page) } else { Err(OTHER) }
-    }
-
-    pub(crate) fn controlled(self) -> Result<(u64, Option<JobId>), Error> {
-        if let Self::Controlled { changed, next } = self { Ok((changed, next)) } else { Err(OTHER) }
-    }
 }
 
 /// The answers of a batch, in order, and the messages whose files can be removed now.

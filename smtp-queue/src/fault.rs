@@ -16,20 +16,32 @@ use crate::spool::{Claim, Entry, Filter, Health, Lease, Leased, Page, Spool, Sta
 
 /// What is asked of a spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the methods of `Spool` and `Staged`")]
 pub enum Call {
+    /// [`Spool::begin`].
     Begin,
+    /// [`Staged::write`].
     Write,
+    /// [`Staged::commit`].
     Commit,
+    /// [`Spool::claim`].
     Claim,
+    /// [`Spool::renew`].
     Renew,
+    /// [`Spool::settle`].
     Settle,
+    /// [`Spool::release`].
     Release,
+    /// [`Spool::body`].
     Body,
+    /// [`Spool::next_due`].
     NextDue,
+    /// [`Spool::list`].
     List,
+    /// [`Spool::get`].
     Get,
+    /// [`Spool::control`].
     Control,
+    /// [`Spool::maintain`].
     Maintain,
 }
 

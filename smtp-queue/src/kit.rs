@@ -103,9 +103,8 @@ pub async fn store(spool: &dyn Spool, now: SystemTime, new: NewMessage, content:
     }
     // The proof that a body was whole comes from a body only.
     let mut body = Body::from_bytes(Bytes::new());
-    if let Ok(Chunk::End(complete)) = body.next().await {
-        staged.commit(complete, new).await?;
-    }
+    let Ok(Chunk::End(complete)) = body.next().await else { return Err(Error::Invalid("no end of an empty body")) };
+    staged.commit(complete, new).await?;
     Ok(id)
 }
 

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, later};
 use crate::error::Error;
 use crate::id::JobId;
-use crate::job::NextHop;
+use crate::job::{NextHop, Settlement};
 use crate::notice::Notices;
 use crate::router::Router;
 use crate::scheduler::{Feedback, HopState, Schedule, Scheduler, Verdict};
@@ -168,8 +168,9 @@ impl Runner {
 struct Running {
     worker: Arc<Worker>,
     hops: Hops,
-    tasks: JoinSet<Done>,
-    under_way: HashMap<JobId, UnderWay>,
+    tasks: JoinSet<Feedback>,
+    /// By task, and not by job: one whose lease was lost may be claimed again before its first attempt has ended.
+    under_way: HashMap<Id, UnderWay>,
 }
 
 struct UnderWay {
@@ -177,12 +178,6 @@ struct UnderWay {
     /// If it is being delivered and not only judged.
     next_hop: Option<NextHop>,
     task: AbortHandle,
-}
-
-/// What a task leaves behind.
-pub(crate) struct Done {
-    pub(crate) job: JobId,
-    pub(crate) feedback: Feedback,
 }
 
 impl Running {
@@ -276,29 +271,24 @@ impl Running {
     fn start(&mut self, leased: Leased, now: SystemTime) {
         let verdict = self.hops.lock().verdict(&leased, now);
         let next_hop = (verdict == Verdict::Deliver).then(|| leased.job.next_hop.clone());
-        let (job, lease) = (leased.job.id, leased.lease);
+        let lease = leased.lease;
         if let Some(next_hop) = &next_hop {
             self.hops.lock().started(next_hop, now);
         }
         let attempt = Attempt { worker: Arc::clone(&self.worker), leased };
         let task = self.tasks.spawn(attempt.run(verdict));
-        self.under_way.insert(job, UnderWay { lease, next_hop, task });
+        self.under_way.insert(task.id(), UnderWay { lease, next_hop, task });
     }
 
-    fn done(&mut self, done: Result<(tokio::task::Id, Done), tokio::task::JoinError>) {
-        let (job, feedback) = match done {
-            Ok((_, Done { job, feedback })) => (Some(job), feedback),
-            Err(error) => {
-                // Aborted, since its lease was lost; or it panicked, and its lease ends by itself.
-                let id = error.id();
-                let job = self.under_way.iter().find(|(_, under_way)| under_way.task.id() == id).map(|(job, _)| *job);
-                if error.is_panic() {
-                    tracing::error!(?job, "a delivery panicked; its job is tried again when the lease has ended");
-                }
-                (job, Feedback::Unused)
+    fn done(&mut self, done: Result<(Id, Feedback), JoinError>) {
+        let (task, feedback) = done.unwrap_or_else(|error| {
+            // Aborted, since its lease was lost; or it panicked, and its lease ends by itself.
+            if error.is_panic() {
+                tracing::error!("a delivery panicked; its job is tried again when the lease has ended");
             }
-        };
-        if let Some(next_hop) = job.and_then(|job| self.under_way.remove(&job)).and_then(|gone| gone.next_hop) {
+            (error.id(), Feedback::Unused)
+        });
+        if let Some(next_hop) = self.under_way.remove(&task).and_then(|gone| gone.next_hop) {
             self.hops.lock().finished(&next_hop, self.worker.clock.now(), feedback);
         }
     }
@@ -313,7 +303,8 @@ impl Running {
             Ok(lost) => {
                 for lease in lost {
                     // One that has just been settled has no lease either, and its task has ended.
-                    if let Some(under_way) = self.under_way.get(&lease.job).filter(|u| !u.task.is_finished()) {
+                    let lost = self.under_way.values().find(|under_way| under_way.lease == lease);
+                    if let Some(under_way) = lost.filter(|under_way| !under_way.task.is_finished()) {
                         under_way.task.abort();
                         self.worker.lease_lost(lease.job);
                     }
@@ -346,16 +337,35 @@ impl Running {
 }
 
 impl Worker {
+    /// Whether the job stands as the settlement leaves it.
+    async fn was_settled(&self, leased: &Leased, settlement: &Settlement) -> bool {
+        let mut expected = leased.job.clone();
+        let done = expected.settle(settlement);
+        let Ok(entries) = self.spool.get(leased.message.id).await else { return false };
+        match entries.into_iter().find(|entry| entry.job.id == leased.job.id) {
+            Some(entry) => {
+                !done && entry.job.recipients == expected.recipients && entry.job.attempts == expected.attempts
+            }
+            None => done,
+        }
+    }
+
     fn lease_lost(&self, job: JobId) {
         Counters::add(&self.counters.leases_lost, 1);
         tracing::warn!(%job, "a lease was lost in mid-delivery; the message may be delivered twice");
     }
 
     /// Keeps trying to store a settlement.
-    pub(crate) async fn settle(&self, leased: &Leased, settlement: crate::job::Settlement) -> bool {
+    pub(crate) async fn settle(&self, leased: &Leased, settlement: Settlement) -> bool {
+        let mut in_doubt = false;
         loop {
             match self.spool.settle(leased.lease, self.clock.now(), settlement.clone()).await {
                 Ok(_) => {
+                    self.stuck.store(false, Ordering::Release);
+                    return true;
+                }
+                // It was written at an earlier try, whose answer was an error.
+                Err(Error::LeaseLost) if in_doubt && self.was_settled(leased, &settlement).await => {
                     self.stuck.store(false, Ordering::Release);
                     return true;
                 }
@@ -366,6 +376,7 @@ impl Worker {
                 }
                 Err(Error::Closed) => return false,
                 Err(error) => {
+                    in_doubt = true;
                     self.stuck.store(true, Ordering::Release);
                     tracing::warn!(job = %leased.job.id, %error, "what became of a job cannot be stored; trying again");
                     tokio::time::sleep(STORE_RETRY).await;

@@ -37,8 +37,8 @@ pub trait Spool: Send + Sync + fmt::Debug + 'static {
     /// [`Error::Full`], [`Error::Unhealthy`], [`Error::TooLarge`]: load is shed here, before the content.
     async fn begin(&self, now: SystemTime, size_hint: Option<u64>) -> Result<Box<dyn Staged>, Error>;
 
-    /// Leases jobs that are due, fairly between next hops and between the senders of a next hop, higher priorities of a
-    /// next hop first; and jobs whose alarm has come.
+    /// Leases jobs that are due, higher priorities first, within one fairly between next hops and between the senders of a
+    /// next hop; and jobs whose alarm has come.
     ///
     /// # Errors
     /// If the store cannot be read.

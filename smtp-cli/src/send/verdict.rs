@@ -128,9 +128,10 @@ fn judge(error: &Error) -> (Exit, Option<&'static str>) {
         Error::Closed { .. } => (Exit::Temporary, Some("the server's log may say why; try again later")),
         Error::Timeout { .. } => (Exit::Temporary, Some("--timeout SECONDS waits longer; or try again later")),
         Error::Misbehaved { .. } => (Exit::Protocol, Some("is this an SMTP server? --transcript shows what it said")),
-        Error::Tls(TlsError::NotOffered) => {
-            (Exit::Unavailable, Some("smtps:// may be meant; ?tls=opportunistic does without TLS where there is none"))
-        }
+        Error::Tls(TlsError::NotOffered) => (
+            Exit::Unavailable,
+            Some("smtps:// may be meant; without --pin, --tls-ca and AUTH, ?tls=opportunistic does without TLS"),
+        ),
         Error::Tls(TlsError::Refused(reply)) => match reply.severity() {
             Severity::Transient => (Exit::Temporary, Some("try again later")),
             _ => (Exit::Unavailable, Some("?tls=none does without TLS")),

@@ -54,7 +54,7 @@ fn write(out: &mut impl Write, plan: &Plan, store: &Store, sockets: &[Shown], pr
         writeln!(out, "  {LABEL}{:13}{LABEL:#}self-signed{new}; its pin, for --pin:", "certificate")?;
         writeln!(out, "  {:13}{}", "", made.pin())?;
     }
-    let to = plan.mailboxes.first().map_or_else(|| example(plan), ToString::to_string);
+    let to = quoted(&plan.mailboxes.first().map_or_else(|| example(plan), ToString::to_string));
     writeln!(out, "\n{HEAD}Send it a first mail{HEAD:#}, from another terminal:\n")?;
     for Shown { url, trial, .. } in sockets {
         let url = quoted(&reachable(url));
@@ -95,19 +95,15 @@ fn reachable(url: &str) -> String {
 }
 
 /// As a shell takes it.
-fn quoted(url: &str) -> String {
-    if url.contains(['?', '&', ' ', '\'']) { format!("'{}'", url.replace('\'', "'\\''")) } else { url.to_owned() }
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ':' | '@' | '=' | '%');
+    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 /// How this program was called, so that the line works when it is pasted.
 fn program() -> String {
     let name = std::env::args().next().unwrap_or_default();
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+');
-    match name {
-        name if name.contains('/') && name.chars().all(plain) => name,
-        name if name.contains('/') => format!("'{}'", name.replace('\'', "'\\''")),
-        _ => "smtp".into(),
-    }
+    if name.contains('/') { quoted(&name) } else { "smtp".into() }
 }
 
 #[cfg(test)]
@@ -119,5 +115,13 @@ mod tests {
         assert_eq!(reachable("smtp://0.0.0.0:25"), "smtp://127.0.0.1:25");
         assert_eq!(reachable("smtps://[::]:465"), "smtps://[::1]:465");
         assert_eq!(reachable("smtp://192.0.2.1:25"), "smtp://192.0.2.1:25");
+    }
+
+    #[test]
+    fn what_is_pasted_is_one_word() {
+        assert_eq!(quoted("you@localhost"), "you@localhost");
+        assert_eq!(quoted("o'brien@localhost"), "'o'\\''brien@localhost'");
+        assert_eq!(quoted("\"a b\"@localhost"), "'\"a b\"@localhost'");
+        assert_eq!(quoted("smtp://[::1]:25?tls=required"), "'smtp://[::1]:25?tls=required'");
     }
 }

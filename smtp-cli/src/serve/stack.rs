@@ -20,7 +20,7 @@ use super::Plan;
 use super::relay::{Dispatch, Relay};
 use super::store::Store;
 use crate::exit::Failure;
-use crate::listen::Strict;
+use crate::listen::{self, Strict};
 use crate::url::Role;
 
 /// By which door a session comes in.
@@ -111,8 +111,8 @@ impl Stack {
         Self { auth: self.auth.is_some().then(|| auth(users)), mailboxes, ..self.clone() }
     }
 
-    /// What the sessions are told of the server.
-    pub(super) fn settings(&self, plan: &Plan, door: Door) -> Settings {
+    /// What the sessions of one of several doors are told of the server. Connections are shared out among doors.
+    pub(super) fn settings(&self, plan: &Plan, door: Door, doors: usize) -> Settings {
         let limits = Limits { message_size: plan.message_size(), ..Limits::default() };
         let mechanisms = self.auth.as_ref().filter(|_| door.authenticates()).map(mechanisms);
         let config = Config::new(plan.hostname.clone())
@@ -120,6 +120,7 @@ impl Stack {
             .with_mechanisms(mechanisms.unwrap_or_default())
             .with_limits(limits);
         let mut settings = Settings::new(driver::Settings::new(config));
+        settings.connections = (listen::connections() / doors.max(1)).max(16);
         settings.drain = plan.drain_time();
         settings.last_session = Arc::clone(&self.last_session);
         settings

@@ -50,8 +50,10 @@ pub(super) fn open(plan: &Plan) -> Result<Store, Failure> {
     let tls = want_tls(&plan.urls).then(|| tls(plan)).transpose()?;
     let mail_dir = plan.data_dir.join("mail");
     let [primary, ..] = &*plan.domains else { return Err(Failure::config("there is no domain to take mail for")) };
-    let maildir = Maildir::builder(&mail_dir, primary)
-        .hostname(plan.hostname.as_str())
+    let builder = Maildir::builder(&mail_dir, primary).hostname(plan.hostname.as_str());
+    // Where there is a list, it is the limit.
+    let builder = if plan.mailboxes.is_empty() { builder } else { builder.max_mailboxes(usize::MAX) };
+    let maildir = builder
         .open()
         .map_err(|error| Failure::config(format!("cannot keep mail in {}: {error}", mail_dir.display())))?;
     let mail_dir = mail_dir.canonicalize().unwrap_or(mail_dir);
@@ -80,8 +82,9 @@ fn tls(plan: &Plan) -> Result<StoredTls, Failure> {
     let (identity, self_signed) = match &plan.identity {
         Some(identity) => (identity.clone(), None),
         None => {
-            let names: Vec<&str> =
-                std::iter::once(&plan.hostname).chain(&plan.domains).map(|name| name.as_str()).collect();
+            let names = std::iter::once(&plan.hostname).chain(&plan.domains);
+            let names: Vec<String> = names.map(|name| crate::url::ascii(name.as_str())).collect();
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
             let made = SelfSigned::load_or_create(&plan.data_dir.join("tls"), &names).map_err(Failure::config)?;
             (made.identity(), Some(made))
         }

@@ -3,6 +3,12 @@
 use crate::play::{run, smtp};
 
 #[test]
+fn a_password_in_a_url_is_not_shown_again() {
+    let ended = run(smtp(["send", "--server", "smtp://me:hunter2@x"]));
+    assert!(ended.stderr.contains("smtp://***@x") && !ended.stderr.contains("hunter2"), "{}", ended.stderr);
+}
+
+#[test]
 fn a_wrong_command_line_is_64_and_says_how_it_is_right() {
     for (arguments, part) in [
         (&["serv"][..], "'serve'"),

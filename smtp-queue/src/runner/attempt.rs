@@ -9,7 +9,7 @@ use smtp_core::service::{Body, Chunk, Claim as Ground, Outcome, Transaction, rep
 use smtp_core::stream::ConnectError;
 use smtp_core::types::{Envelope, Refusal, ReversePath};
 
-use super::{Counters, Done, Worker};
+use super::{Counters, Worker};
 use crate::error::Error;
 use crate::job::{NewNotice, RecipientState, Settled, Settlement};
 use crate::notice::{About, Kind};
@@ -29,8 +29,8 @@ pub(super) struct Attempt {
 const SEEN_TO: [&str; 4] = ["HOLDFOR", "HOLDUNTIL", "BY", "MT-PRIORITY"];
 
 impl Attempt {
-    pub(super) async fn run(self, verdict: Verdict) -> Done {
-        let job = self.leased.job.id;
+    /// Gives what it tells about the next hop.
+    pub(super) async fn run(self, verdict: Verdict) -> Feedback {
         let (settlement, feedback) = match verdict {
             Verdict::Deliver => self.deliver().await,
             Verdict::GiveUp(refusal) => (self.all(&Settled::Failed(refusal)), Feedback::Unused),
@@ -45,7 +45,7 @@ impl Attempt {
             Counters::add(&counters.failed, counts[1]);
             Counters::add(&counters.deferred, counts[2]);
         }
-        Done { job, feedback }
+        feedback
     }
 
     fn now(&self) -> SystemTime {

@@ -91,11 +91,18 @@ impl SqlRows {
         Ok(())
     }
 
-    /// Removes jobs that were told to end by a process that ended before them, messages without jobs, and lanes that no
+    /// Removes jobs that were told to end by a process that ended before them, with their messages, and lanes that no
     /// job uses.
     pub(crate) fn tidy(&mut self) -> Result<(), Error> {
-        self.connection.execute("DELETE FROM job WHERE cancelled <> 0", [])?;
-        self.connection.execute("DELETE FROM message WHERE id NOT IN (SELECT message FROM job)", [])?;
+        self.connection.execute_batch(
+            "BEGIN IMMEDIATE;
+             CREATE TEMP TABLE ended AS SELECT message FROM job WHERE cancelled <> 0;
+             DELETE FROM job WHERE cancelled <> 0;
+             DELETE FROM message WHERE id IN (SELECT message FROM ended WHERE message NOT IN
+                 (SELECT job.message FROM job JOIN ended ON job.message = ended.message));
+             DROP TABLE ended;
+             COMMIT",
+        )?;
         self.forget_lanes()
     }
 

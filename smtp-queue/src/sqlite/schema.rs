@@ -56,6 +56,8 @@ CREATE INDEX job_due ON job(lane, due) WHERE status = 0;
 CREATE INDEX job_turn ON job(lane, turn, due) WHERE status = 0;
 CREATE INDEX job_alarm ON job(alarm) WHERE status = 0;
 CREATE INDEX job_status ON job(status) WHERE status <> 0;
+CREATE INDEX job_cancelled ON job(message) WHERE cancelled <> 0;
+CREATE INDEX message_file ON message(id, random) WHERE body IS NULL;
 CREATE TABLE probe(id INTEGER PRIMARY KEY, time INTEGER NOT NULL);
 ";
 

@@ -69,6 +69,8 @@ async fn nothing_is_delivered_while_nothing_can_be_settled_and_nothing_twice() {
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert_eq!(rig.world.taken("b.example").len(), 11, "lost: {lost}");
         assert_eq!(rig.spool.stats(), Stats::default());
+        assert_eq!(rig.counters.delivered.load(Ordering::Relaxed), 11, "lost: {lost}");
+        assert_eq!(rig.counters.leases_lost.load(Ordering::Relaxed), 0, "lost: {lost}");
         rig.stop().await;
     }
 }

@@ -232,6 +232,40 @@ async fn a_slow_next_hop_keeps_its_lease_and_gets_the_mail_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_attempt_that_never_ends_is_ended() {
+    let rig = Rig::start(Settings { attempt: seconds(600), ..Settings::default() });
+    rig.world.set("b.example", Does::Takes(seconds(1_000_000)));
+    rig.send("jo@a.example", &["x@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(605)).await;
+    let page = rig.spool.list(&Filter::default(), None, 10).await.unwrap();
+    assert_eq!((page.entries[0].job.attempts, page.entries[0].leased_until), (1, None), "{page:?}");
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_whose_lease_is_lost_is_ended_and_settles_nothing() {
+    let (spool, world) = (Arc::new(MemSpool::default()), World::new());
+    let faulty = smtp_queue::FaultSpool::new(spool.clone(), |call| {
+        (call == smtp_queue::Call::Renew).then(|| smtp_queue::Fault::Before(smtp_queue::Error::Storage("EIO".into())))
+    });
+    world.set("b.example", Does::Takes(seconds(100)));
+    let rig = Rig::over(Arc::new(faulty), world, Settings { lease: seconds(30), ..Settings::default() });
+    rig.send("jo@a.example", &["x@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(95)).await;
+    // Nobody could renew it, and so it was claimed again: the window of its next hop is what limits that.
+    let tries = rig.world.tries("b.example").len();
+    assert!((2..=4).contains(&tries), "{tries} attempts");
+    rig.world.set("b.example", Does::Takes(Duration::ZERO));
+    tokio::time::sleep(seconds(400)).await;
+    assert_eq!(rig.spool.stats(), Stats::default());
+    assert!(rig.counters.leases_lost.load(Ordering::Relaxed) >= 1);
+    assert_eq!(rig.counters.delivered.load(Ordering::Relaxed), 1, "settled once");
+    let hop = rig.hops.get(&smtp_queue::NextHop::new("b.example").unwrap()).unwrap();
+    assert_eq!(hop.under_way, 0, "a place is lost for good: {hop:?}");
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_waits_for_what_is_under_way_and_gives_the_rest_back() {
     let rig = Rig::start(Settings::default());
     rig.world.set("quick.example", Does::Takes(seconds(10)));

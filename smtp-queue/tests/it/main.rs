@@ -8,6 +8,7 @@ mod damage;
 mod faults;
 mod flow;
 mod kill;
+mod large;
 mod model;
 mod rig;
 mod system;

@@ -64,7 +64,7 @@ impl Failure {
 
     fn advice(&self) -> &'static str {
         match (self, self.errno()) {
-            (Self::Full { .. }, _) => "make the mailbox by hand, or raise the limit on mailboxes",
+            (Self::Full { .. }, _) => "make the mailbox by hand, or list those that there are: a list has no limit",
             (Self::Exposed { .. }, _) => "chmod o-w it, and look at who has been there",
             (_, Some(Errno::NOSPC | Errno::DQUOT)) => "free space or inodes, or raise the quota",
             (_, Some(Errno::ACCESS | Errno::PERM)) => "give the folder to the user that this server runs as",
