@@ -17,7 +17,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Subcommands {
     #[command(after_help = serve::MORE_HELP)]
-    Serve(serve::Arguments),
+    Serve(Box<serve::Arguments>),
     #[command(after_help = queue::MORE_HELP)]
     Queue(queue::Arguments),
     Config(config::Arguments),

@@ -1,0 +1,334 @@
+//! What was answered with 250 is never lost, whatever happens to the server: senders write down every 250, a next hop
+//! writes down every arrival, and the server is ended by force in between, again and again.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::play::{PATIENCE, Server, run, smtp};
+
+/// How often the server is ended by force; SMTP_TEST_KILLS says another number.
+const KILLS: u32 = 20;
+
+/// What a next hop says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Mood {
+    /// Takes mail; refuses recipients called `nobody`.
+    Well,
+    /// 451 to every recipient.
+    Later,
+    /// Closes each connection at once.
+    Gone,
+}
+
+/// A next hop that writes down what arrives.
+#[derive(Debug, Clone)]
+pub(crate) struct Hop {
+    pub(crate) url: String,
+    mood: Arc<AtomicU8>,
+    arrived: Arc<Mutex<Vec<(Instant, Vec<u8>)>>>,
+}
+
+impl Hop {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("smtp://{}?tls=none", listener.local_addr().unwrap());
+        let hop = Self { url, mood: Arc::default(), arrived: Arc::default() };
+        let serving = hop.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let hop = serving.clone();
+                // A connection that breaks is one.
+                std::thread::spawn(move || hop.serve(stream));
+            }
+        });
+        hop
+    }
+
+    pub(crate) fn set(&self, mood: Mood) {
+        self.mood.store(mood as u8, Ordering::SeqCst);
+    }
+
+    fn is(&self, mood: Mood) -> bool {
+        self.mood.load(Ordering::SeqCst) == mood as u8
+    }
+
+    /// When what arrived.
+    pub(crate) fn arrived(&self) -> Vec<(Instant, Vec<u8>)> {
+        self.arrived.lock().unwrap().clone()
+    }
+
+    fn serve(&self, stream: TcpStream) -> std::io::Result<()> {
+        if self.is(Mood::Gone) {
+            return Ok(());
+        }
+        let mut stream = BufReader::new(stream);
+        let mut say = |stream: &mut BufReader<TcpStream>, text: &str| stream.get_mut().write_all(text.as_bytes());
+        say(&mut stream, "220 hop.example\r\n")?;
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if stream.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let answer = match line.get(..4).unwrap_or_default().to_ascii_uppercase().as_str() {
+                "EHLO" => "250-hop.example\r\n250-PIPELINING\r\n250 8BITMIME\r\n",
+                "RCPT" if self.is(Mood::Later) => "451 4.7.1 not now\r\n",
+                "RCPT" if line.contains("<nobody@") => "550 5.1.1 no such mailbox\r\n",
+                "DATA" => {
+                    say(&mut stream, "354 go on\r\n")?;
+                    let mut content = Vec::new();
+                    while !content.ends_with(b"\r\n.\r\n") {
+                        if stream.read_until(b'\n', &mut content)? == 0 {
+                            return Ok(());
+                        }
+                    }
+                    content.truncate(content.len() - 3);
+                    self.arrived.lock().unwrap().push((Instant::now(), content));
+                    "250 2.0.0 taken\r\n"
+                }
+                "QUIT" => {
+                    say(&mut stream, "221 bye\r\n")?;
+                    return Ok(());
+                }
+                _ => "250 2.0.0 fine\r\n",
+            };
+            say(&mut stream, answer)?;
+        }
+    }
+}
+
+/// The message with this number: its content follows from it. No line begins with a dot.
+fn content(n: u64) -> Vec<u8> {
+    let size = if n.is_multiple_of(16) { 300_000 } else { 500 + usize::try_from(n % 4_000).unwrap() };
+    let mut text = format!("X-Id: {n}\r\nSubject: ledger\r\n\r\n").into_bytes();
+    let mut random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    while text.len() < size {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        text.extend_from_slice(format!("{random:016x}{:016x}\r\n", random.rotate_left(32)).as_bytes());
+    }
+    text
+}
+
+/// The number of the message in `text`, wherever its header is.
+fn number(text: &[u8]) -> Option<u64> {
+    let text = String::from_utf8_lossy(text);
+    let after = text.split("X-Id: ").nth(1)?;
+    after.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// The message without the field that the server put before it.
+fn without_received(message: &[u8]) -> &[u8] {
+    assert!(message.starts_with(b"Received: "), "{}", String::from_utf8_lossy(&message[..message.len().min(200)]));
+    let mut at = 0;
+    for (n, line) in message.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        if n > 0 && !line.starts_with(b"\t") {
+            break;
+        }
+        at += line.len();
+    }
+    &message[at..]
+}
+
+/// Sends until it is told to stop; writes down whose 250 came.
+fn sender(port: u16, next: &AtomicU64, stop: &AtomicBool, ledger: &Mutex<HashSet<u64>>) {
+    while !stop.load(Ordering::SeqCst) {
+        let _ = session(port, next, stop, ledger);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn session(port: u16, next: &AtomicU64, stop: &AtomicBool, ledger: &Mutex<HashSet<u64>>) -> std::io::Result<()> {
+    let stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = BufReader::new(stream);
+    let mut ask = |text: &[u8]| -> std::io::Result<String> {
+        stream.get_mut().write_all(text)?;
+        loop {
+            let mut line = String::new();
+            if stream.read_line(&mut line)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            if line.as_bytes().get(3) != Some(&b'-') {
+                return Ok(line);
+            }
+        }
+    };
+    ask(b"")?;
+    ask(b"EHLO sender.example\r\n")?;
+    while !stop.load(Ordering::SeqCst) {
+        let n = next.fetch_add(1, Ordering::SeqCst);
+        let to = match n % 8 {
+            // For a mailbox here; for one that the next hop refuses; for both; else for one there.
+            0 => "RCPT TO:<box@localhost>\r\n",
+            1 => "RCPT TO:<nobody@remote.example>\r\n",
+            2 => "RCPT TO:<box@localhost>\r\nRCPT TO:<jo@remote.example>\r\n",
+            _ => "RCPT TO:<jo@remote.example>\r\n",
+        };
+        ask(b"MAIL FROM:<ledger@localhost>\r\n")?;
+        for rcpt in to.split_inclusive('\n') {
+            ask(rcpt.as_bytes())?;
+        }
+        if !ask(b"DATA\r\n")?.starts_with("354") {
+            continue;
+        }
+        let mut text = content(n);
+        text.extend_from_slice(b".\r\n");
+        if ask(&text)?.starts_with("250") {
+            ledger.lock().unwrap().insert(n);
+        }
+    }
+    Ok(())
+}
+
+struct Place {
+    folder: TempDir,
+    port: u16,
+    route: String,
+}
+
+impl Place {
+    fn command(&self) -> std::process::Command {
+        let mut command = smtp([
+            "serve",
+            "--listen",
+            &format!("smtp://127.0.0.1:{}?tls=none", self.port),
+            "--relay-domain",
+            "remote.example",
+            "--route",
+            &self.route,
+            "--queue-retry",
+            "1s",
+            "--log",
+            "warn",
+        ]);
+        command.current_dir(self.folder.path());
+        command
+    }
+
+    fn data(&self) -> std::path::PathBuf {
+        self.folder.path().join("smtp-data")
+    }
+
+    /// Messages in the queue, as its administrator sees them.
+    fn queued(&self) -> u64 {
+        let shown = run(smtp(["queue", "stats", "--json", "--data-dir", self.data().to_str().unwrap()]));
+        shown.json()["messages"].as_u64().unwrap()
+    }
+}
+
+/// Every file of a mailbox.
+fn mailbox(data: &Path, user: &str) -> Vec<Vec<u8>> {
+    let Ok(entries) = fs::read_dir(data.join("mail/localhost").join(user).join("new")) else { return Vec::new() };
+    entries.map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect()
+}
+
+#[test]
+fn no_250_is_lost_by_twenty_kills_and_a_moody_next_hop() {
+    let kills = std::env::var("SMTP_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+    println!("{kills} kills, seed {seed}");
+    let mut random = u64::from(seed) | 1;
+    let mut chance = |n: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % n
+    };
+    let hop = Hop::start();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let place = Place { folder: TempDir::new().unwrap(), port, route: format!("remote.example={}", hop.url) };
+    let (next, stop, ledger) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(HashSet::new()));
+    let mut killed = Vec::new();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| sender(port, &next, &stop, &ledger));
+        }
+        for _ in 0..kills {
+            let mut server = Server::of(place.command(), TempDir::new().unwrap(), 1);
+            hop.set([Mood::Well, Mood::Well, Mood::Later, Mood::Gone][usize::try_from(chance(4)).unwrap()]);
+            std::thread::sleep(Duration::from_millis(20 + chance(700)));
+            killed.push(Instant::now());
+            // SIGKILL.
+            server.child.kill().unwrap();
+            server.child.wait().unwrap();
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    let ledger = ledger.into_inner().unwrap();
+    assert!(ledger.len() > 20, "only {} were taken: that proves little", ledger.len());
+
+    hop.set(Mood::Well);
+    let last = Server::of(place.command(), TempDir::new().unwrap(), 1);
+    let until = Instant::now() + Duration::from_secs(60);
+    while place.queued() > 0 {
+        assert!(Instant::now() < until, "{} are still queued", place.queued());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    last.signal("TERM");
+    let ended = last.finish();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+
+    let arrived = hop.arrived();
+    let mut relayed = HashMap::<u64, Vec<Instant>>::new();
+    for (at, message) in &arrived {
+        let n = number(message).unwrap();
+        assert_eq!(without_received(message), content(n), "message {n} was changed");
+        relayed.entry(n).or_default().push(*at);
+    }
+    let (mut boxed, mut bounced) = (HashMap::<u64, u32>::new(), HashMap::<u64, u32>::new());
+    for message in mailbox(&place.data(), "box") {
+        let n = number(&message).unwrap();
+        let whole = String::from_utf8(content(n)).unwrap().replace("\r\n", "\n");
+        assert!(message.ends_with(whole.as_bytes()), "message {n} was changed");
+        *boxed.entry(n).or_default() += 1;
+    }
+    for notice in mailbox(&place.data(), "ledger") {
+        let text = String::from_utf8_lossy(&notice);
+        assert!(text.starts_with("Return-Path: <>\n") && text.contains("Action: failed\n"), "{text}");
+        *bounced.entry(number(&notice).unwrap()).or_default() += 1;
+    }
+    for n in &ledger {
+        let is = |there: bool, what: &str| assert!(there, "message {n} was answered with 250 and is not {what}");
+        match n % 8 {
+            0 => is(boxed.contains_key(n), "in its mailbox"),
+            1 => is(bounced.contains_key(n), "bounced"),
+            2 => is(boxed.contains_key(n) && relayed.contains_key(n), "in both places"),
+            _ => is(relayed.contains_key(n), "delivered"),
+        }
+    }
+    // A duplicate needs a kill between a 250 of the next hop and its being written down.
+    let mut twice = 0;
+    for (n, times) in relayed.iter().filter(|(_, times)| times.len() > 1) {
+        for pair in times.windows(2) {
+            let close =
+                |kill: &&Instant| **kill > pair[0] && **kill < pair[1] && **kill - pair[0] < Duration::from_secs(2);
+            assert!(killed.iter().any(|kill| close(&kill)), "message {n} arrived twice, and no kill explains it");
+            twice += 1;
+        }
+    }
+    // A mailbox gets a second copy in the same way if its mail came by the queue, and never otherwise.
+    let doubled = boxed.iter().filter(|(n, count)| **count > 1 && *n % 8 != 2).count();
+    assert_eq!(doubled, 0, "mail that went straight into a mailbox is there twice");
+    assert!(bounced.values().all(|count| *count == 1), "one bounce a message: {bounced:?}");
+    println!(
+        "{} answered with 250; {} relayed, {twice} of them twice; {} in the mailbox, {} bounced",
+        ledger.len(),
+        relayed.len(),
+        boxed.len(),
+        bounced.len()
+    );
+    let mut rest = Vec::new();
+    let _ = fs::File::open(place.data().join("queue/spool.db")).and_then(|mut file| file.read_to_end(&mut rest));
+    assert!(!rest.is_empty(), "the queue was where it is said to be");
+}
