@@ -6,8 +6,17 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 
+use smtp_core::channel::SessionInfo;
+use smtp_core::driver;
+use smtp_core::session::server::Config;
+use smtp_core::stream::Listener;
+use smtp_core::types::Domain;
+use smtp_server::{Mailboxes, Recorder, Server, Settings};
 use smtp_tests::peers::{require, tools};
+use smtp_tls::{SelfSigned, ServerTls};
+use smtp_transport_quic::{QuicListener, QuicOptions};
 use tempfile::TempDir;
 
 /// A running example that listens; ended when it is dropped.
@@ -99,6 +108,52 @@ fn in_memory_tests_a_program_without_a_socket() {
     let output = Command::new(env!("CARGO_BIN_EXE_in_memory")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.stdout, b"the hen was greeted\n");
+}
+
+#[test]
+fn lettre_sends_over_quic() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let keys = TempDir::new().unwrap();
+    let own = SelfSigned::load_or_create(keys.path(), &["localhost"]).unwrap();
+    let provider = rustls::crypto::aws_lc_rs::default_provider().into();
+    let tls = ServerTls::builder().provider(provider).identity(own.identity()).build().unwrap();
+    let recorder = Recorder::new();
+    let (url, server) = {
+        let _inside = runtime.enter();
+        let listener = QuicListener::bind("127.0.0.1:0".parse().unwrap(), &tls, QuicOptions::default()).unwrap();
+        let (domain, delivery): (Domain, _) = ("ours.test".parse().unwrap(), recorder.clone());
+        let mailboxes = Mailboxes::new(&domain).unwrap();
+        let settings = Settings::new(driver::Settings::new(Config::new(domain).promising(Recorder::PROMISES)));
+        let server = Server::new(settings, move |_: &Arc<SessionInfo>| (mailboxes.clone(), delivery.clone()));
+        (listener.url(), server.listen(listener))
+    };
+    runtime.spawn(server.run(Default::default()));
+    let port = url.rsplit(':').next().unwrap();
+    let send = |pin: &str, to: &str| {
+        let arguments = ["127.0.0.1", port, pin, "me@client.test", to];
+        Command::new(env!("CARGO_BIN_EXE_lettre_quic")).args(arguments).output().unwrap()
+    };
+    let output = send(&own.pin().to_string(), "you@ours.test");
+    assert_eq!(output.stdout, b"sent to 1\n", "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        recorder.messages()[0].content.ends_with(b"from lettre\r\n")
+            || recorder.messages()[0].content.ends_with(b"from lettre")
+    );
+    assert_eq!(recorder.messages()[0].session.channel.transport, "quic");
+    let output = send(&own.pin().to_string(), "you@elsewhere.test");
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("550"));
+}
+
+#[test]
+fn extension_is_known_to_both_sides() {
+    let output = Command::new(env!("CARGO_BIN_EXE_extension")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(
+        said,
+        "offered: XCOLOUR RED GREEN\nXPAINT:  250 painting it blue\nkept:    Some(Red)\n\
+         blue:    501 5.5.4 XCOLOUR: RED or GREEN\n"
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smtp_client::{Connection, Error, Options, Step};
+use smtp_core::session::server::Protocol;
 use smtp_core::stream::{self, ByteStream, ConnectError, ConnectStep, Connector, TlsMode, TlsPolicy, Verification};
 use smtp_core::types::{AddressLiteral, EhloName, Host};
 use smtp_tls::{ClientTls, Pin};
@@ -111,6 +112,7 @@ pub(crate) async fn connect(
 ) -> Result<Connection, Error> {
     // The connection lives as long as its stream.
     let (_, stream) = reach(connector, url, policy, options.timeouts.connect).await?;
+    options.lmtp = url.protocol() == Protocol::Lmtp;
     options.hello = hello.unwrap_or_else(|| own_name(stream.info().local.map(|local| local.ip())));
     Connection::over(stream, policy, Arc::new(options)).await
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 
 use serde::Deserialize;
-use smtp_core::session::server::Limits;
+use smtp_core::session::server::{Limits, Protocol};
 use smtp_core::types::{Domain, Mailbox};
 use smtp_queue::Schedule;
 use smtp_server::{Server, Summary};
@@ -49,7 +49,8 @@ pub(crate) struct Arguments {
     /// smtp://address:port offers STARTTLS; with ?tls=required it takes no mail before it (530), with ?tls=none it
     /// offers none. smtps://address:port is TLS from the first octet. The ports are 25 and 465 if none is named; 0 is
     /// a free one. smtp+quic://address:port is QUIC, with ?service=submission for mail from its authors.
-    /// smtp+unix:///path, smtp+ws://address:port and smtp+wss://… are a Unix socket and WebSockets. pipe: serves one
+    /// smtp+unix:///path, smtp+ws://address:port and smtp+wss://… are a Unix socket and WebSockets. lmtp://address:port
+    /// and lmtp+unix:///path speak LMTP, with an answer for each recipient, never on port 25. pipe: serves one
     /// session on standard input and output, as inetd wants it; fd:name takes sockets that a service manager opened.
     /// ?role=mx takes mail from other hosts, where nobody authenticates; ?role=submission from users who do. Without
     /// it a listener does both.
@@ -266,11 +267,12 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
     let sockets: Vec<screen::Shown> = listeners.sockets.iter().map(screen::Shown::of).collect();
     let stack = Stack::new(&plan, &store, mailboxes, relay.as_ref(), listeners.strict);
     let stack = Arc::new(stack::Current::new(stack));
-    let mut doors: Vec<_> = listeners.sockets.into_iter().map(|socket| (socket.role.into(), socket.listener)).collect();
+    let mut doors: Vec<_> =
+        listeners.sockets.into_iter().map(|socket| (socket.role.into(), socket.protocol, socket.listener)).collect();
     if relay.is_some() {
         admin::run_folder(&relay::run_dir(&plan.data_dir))?;
         let socket = UnixListener::bind(crate::admin::submission_socket(&plan.data_dir), &UnixOptions::default());
-        doors.push((Door::Programs, Box::new(socket.map_err(|error| Failure::new(Exit::Io, error))?)));
+        doors.push((Door::Programs, Protocol::Smtp, Box::new(socket.map_err(|error| Failure::new(Exit::Io, error))?)));
     }
 
     let (signals, shutdown) = (Signals::new()?, CancellationToken::new());
@@ -279,15 +281,16 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
         screen::show(&plan, &store, &sockets);
     }
     let mut running = JoinSet::new();
-    let used = Door::ALL.iter().filter(|door| doors.iter().any(|(other, _)| other == *door)).count();
+    let used = Door::ALL.iter().filter(|door| doors.iter().any(|(other, ..)| other == *door)).count();
     for door in Door::ALL {
         let behind = Arc::clone(&stack);
         let server =
             Server::new(stack.get().settings(&plan, door, used), move |session| behind.get().of(session, door));
-        let own = doors.extract_if(.., |(other, _)| *other == door).map(|(_, listener)| listener);
+        let own = doors.extract_if(.., |(other, ..)| *other == door);
         let mut own = own.peekable();
         if own.peek().is_some() {
-            running.spawn(own.fold(server, Server::listen).run(shutdown.clone()));
+            let server = own.fold(server, |server, (_, protocol, listener)| server.listen_as(listener, protocol));
+            running.spawn(server.run(shutdown.clone()));
         }
     }
     let serving = tokio::spawn(async move { running.join_all().await.into_iter().fold(NOTHING, add) });

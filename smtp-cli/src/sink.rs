@@ -154,7 +154,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         }
     });
     let announced: Vec<String> = listeners.sockets.iter().map(|socket| socket.url.clone()).collect();
-    let server = listeners.sockets.into_iter().fold(server, |server, socket| server.listen(socket.listener));
+    let server =
+        listeners.sockets.into_iter().fold(server, |server, socket| server.listen_as(socket.listener, socket.protocol));
     let once = listen::is_pipe(&urls);
     let (signals, shutdown) = (Signals::new()?, CancellationToken::new());
     if io::stderr().is_terminal() && !once {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::Deserialize;
+use smtp_core::session::server::Protocol;
 use smtp_core::stream::{Connector, Listener};
 use smtp_tls::{ClientTls, ServerTls};
 use smtp_transport_quic::{
@@ -150,6 +151,8 @@ impl Born {
 /// A socket that takes connections, and what is told of it.
 pub(crate) struct Socket {
     pub(crate) listener: Box<dyn Listener>,
+    /// What is spoken on it.
+    pub(crate) protocol: Protocol,
     /// What clients are given.
     pub(crate) url: String,
     /// What protects it, in a few words.
@@ -179,7 +182,29 @@ impl Trial {
 impl Socket {
     fn new(listener: impl Listener, cover: &'static str, trial: Trial) -> Self {
         let url = listener.url();
-        Self { listener: Box::new(listener), url, cover, trial, strict: None, role: Role::default() }
+        Self {
+            listener: Box::new(listener),
+            protocol: Protocol::Smtp,
+            url,
+            cover,
+            trial,
+            strict: None,
+            role: Role::default(),
+        }
+    }
+
+    /// The same, speaking what `url` says.
+    fn speaking(self, url: &Url) -> Self {
+        match url.protocol() {
+            Protocol::Smtp => self,
+            // Swaks can, curl cannot.
+            Protocol::Lmtp => Self {
+                protocol: Protocol::Lmtp,
+                url: self.url.replacen("smtp", "lmtp", 1),
+                trial: Trial { curl: None, ..self.trial },
+                ..self
+            },
+        }
     }
 }
 
@@ -208,7 +233,7 @@ pub(crate) fn listen(url: &Url, tls: Option<&ServerTls>, quic: &Quic, born: &mut
         Ok(tcp_socket(listener, choice, cover, trial))
     };
     Ok(vec![match url.carrier() {
-        Carrier::Tcp => tcp(url.tls.unwrap_or(TlsChoice::Opportunistic))?,
+        Carrier::Tcp => tcp(url.tls.unwrap_or(TlsChoice::Opportunistic))?.speaking(url),
         Carrier::TlsOverTcp => tcp(TlsChoice::Implicit)?,
         Carrier::WebSocket => {
             let listener = TcpListener::bind(address()?, ListenOptions::default()).map_err(taken)?;
@@ -228,7 +253,7 @@ pub(crate) fn listen(url: &Url, tls: Option<&ServerTls>, quic: &Quic, born: &mut
         Carrier::Unix => {
             let Place::Path { path, .. } = &url.place else { return Err(Failure::usage(format!("{url}: no path"))) };
             let listener = UnixListener::bind(path, &UnixOptions::default()).map_err(taken)?;
-            unix_socket(listener)
+            unix_socket(listener).speaking(url)
         }
         Carrier::Pipe => {
             let stdio = born.stdio.take().ok_or_else(|| Failure::usage("pipe: can be listened on once"))?;

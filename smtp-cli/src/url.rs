@@ -6,6 +6,7 @@
 //! smtp+quic://host:port[?service=relay|submission]        QUIC
 //! smtp+ws://host[:80][/path], smtp+wss://host[:443][/path]    WebSocket, in clear and under TLS
 //! smtp+unix:///path                                       a Unix socket
+//! lmtp://host:port[?tls=…], lmtp+unix:///path             LMTP (RFC 2033), never on port 25
 //! pipe:program argument…                                  a child program; `pipe:` is standard input and output
 //! fd:[name|number][?tls=…|service=…]                      sockets that a service manager handed down
 //! ```
@@ -20,6 +21,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use smtp_core::session::server::Protocol;
 use smtp_core::stream::{Address, Target};
 use smtp_core::types::{AddressLiteral, Domain, Host};
 use smtp_transport_quic::Service;
@@ -66,6 +68,8 @@ pub(crate) struct Scheme {
     pub(crate) name: &'static str,
     /// What carries the octets.
     pub(crate) carrier: Carrier,
+    /// What is spoken.
+    protocol: Protocol,
     form: Form,
     /// What may stand behind `?`.
     parameters: &'static [&'static str],
@@ -81,13 +85,15 @@ const BOTH: &[&str] =
 /// Every scheme there is. A new transport is a line here, and an arm in each of the two matches of
 /// [`transport`](crate::transport).
 #[rustfmt::skip]
-const SCHEMES: [Scheme; 8] = [
+const SCHEMES: [Scheme; 10] = [
     scheme("smtp", Carrier::Tcp, Form::Host { port: Some(25), path: false }, TLS, "smtp://host:25"),
     scheme("smtps", Carrier::TlsOverTcp, Form::Host { port: Some(465), path: false }, &[], "smtps://host:465"),
     scheme("smtp+quic", Carrier::Quic, Form::Host { port: None, path: false }, SERVICE, "smtp+quic://host:port"),
     scheme("smtp+ws", Carrier::WebSocket, Form::Host { port: Some(80), path: true }, &[], "smtp+ws://host:80/path"),
     scheme("smtp+wss", Carrier::WebSocketOverTls, Form::Host { port: Some(443), path: true }, &[], "smtp+wss://host:443/path"),
     scheme("smtp+unix", Carrier::Unix, Form::Path, &[], "smtp+unix:///path"),
+    scheme("lmtp", Carrier::Tcp, Form::Host { port: None, path: false }, TLS, "lmtp://host:port").lmtp(),
+    scheme("lmtp+unix", Carrier::Unix, Form::Path, &[], "lmtp+unix:///path").lmtp(),
     scheme("pipe", Carrier::Pipe, Form::Program, &[], "pipe:program arguments"),
     scheme("fd", Carrier::Handed, Form::Handed, BOTH, "fd:name"),
 ];
@@ -99,7 +105,14 @@ const fn scheme(
     parameters: &'static [&'static str],
     shape: &'static str,
 ) -> Scheme {
-    Scheme { name, carrier, form, parameters, shape }
+    Scheme { name, carrier, protocol: Protocol::Smtp, form, parameters, shape }
+}
+
+impl Scheme {
+    /// The same for LMTP.
+    const fn lmtp(self) -> Self {
+        Self { protocol: Protocol::Lmtp, ..self }
+    }
 }
 
 /// What `?tls=` says.
@@ -161,6 +174,11 @@ impl Url {
     /// What carries the octets.
     pub(crate) const fn carrier(&self) -> Carrier {
         self.scheme.carrier
+    }
+
+    /// What is spoken.
+    pub(crate) const fn protocol(&self) -> Protocol {
+        self.scheme.protocol
     }
 
     /// Which of QUIC's two protocols is meant.
@@ -241,8 +259,7 @@ impl FromStr for Url {
         let place = match scheme.form {
             Form::Host { port, path } => host_and_port(scheme, rest, port, path)?,
             Form::Path => {
-                let target =
-                    unix_target(&format!("{}:{rest}", scheme.name)).map_err(|error| fault(error.to_string()))?;
+                let target = unix_target(&format!("smtp+unix:{rest}")).map_err(|error| fault(error.to_string()))?;
                 let Address::Path(path) = target.address else { return Err(fault("not a path")) };
                 Place::Path { path, text: rest.to_owned() }
             }
@@ -257,7 +274,7 @@ fn unknown(text: &str, name: &str) -> UrlError {
     let known = SCHEMES.iter().map(|scheme| scheme.shape).collect::<Vec<_>>().join(", ");
     let start = |word: &str| name.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     if start("lmtp") {
-        fault(format!("{name} is reserved for LMTP, which is not spoken here yet; SMTP is: {known}"))
+        fault(format!("unknown scheme {name:?}; LMTP is lmtp://host:port or lmtp+unix:///path"))
     } else if text.contains("://") {
         fault(format!("unknown scheme {name:?}; there are {known}"))
     } else {
@@ -284,6 +301,9 @@ fn host_and_port(scheme: &Scheme, rest: &str, default: Option<u16>, has_path: bo
         Some(port) => port.parse().map_err(|_| fault(format!("{port:?} is not a port: a number from 0 to 65535")))?,
         None => default.ok_or_else(|| fault(format!("there is no usual port for this; name the server's: {shape}")))?,
     };
+    if scheme.protocol == Protocol::Lmtp && port == 25 {
+        return Err(fault("LMTP must not be spoken on port 25 (RFC 2033); name another port, such as 24"));
+    }
     let path = if path.len() > 1 { path } else { "" };
     Ok(Place::Host { host, port, path: path.to_owned() })
 }
@@ -430,6 +450,8 @@ mod tests {
             ("smtp+ws://mx.example", "smtp+ws://mx.example:80"),
             ("smtp+wss://mx.example/mail", "smtp+wss://mx.example:443/mail"),
             ("smtp+unix:///run/my%20socket", "smtp+unix:///run/my%20socket"),
+            ("lmtp://[::1]:24?tls=none", "lmtp://[::1]:24?tls=none"),
+            ("LMTP+unix:///run/lmtp", "lmtp+unix:///run/lmtp"),
             ("pipe:", "pipe:"),
             ("pipe:ssh mx.example 'smtpd' -bs", "pipe:ssh mx.example 'smtpd' -bs"),
             ("fd:", "fd:"),
@@ -478,8 +500,10 @@ mod tests {
             ("pipe:%2", "two hexadecimal digits"),
             ("pipe: ", "has to name a program"),
             ("pipe:/x?y", "written as %3F"),
-            ("lmtp://mx.example", "reserved for LMTP"),
-            ("LMTP+unix:///run/lmtp", "reserved for LMTP"),
+            ("lmtp://mx.example", "no usual port for this; name the server's: lmtp://host:port"),
+            ("lmtp://mx.example:25", "must not be spoken on port 25"),
+            ("lmtp+unix://run/lmtp", "absolute path after three slashes"),
+            ("lmtps://mx.example", "LMTP is lmtp://host:port or lmtp+unix:///path"),
         ] {
             assert!(fault(text).contains(part), "{text}: {}", fault(text));
         }

@@ -8,8 +8,10 @@ use core::task::{Context, Poll, ready};
 use core::time::Duration;
 use std::sync::Arc;
 
+use smtp_core::extension::Forwarded;
 use smtp_core::service::{BoxError, Outcome, Promises, Transaction};
 use smtp_core::stream::{Connector, Target, TlsMode, TlsPolicy, Verification};
+use smtp_core::types::Refusal;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 use tower_service::Service;
@@ -18,7 +20,7 @@ use self::carrier::Carriers;
 use self::pool::Pool;
 use crate::error::{Error, TlsError, Unanswered};
 use crate::sasl::Credentials;
-use crate::send::{Failure, Outgoing};
+use crate::send::{Delivered, Failure, Outgoing};
 use crate::{Connection, Options, SendOptions};
 
 /// How a [`Client`] works.
@@ -35,6 +37,8 @@ pub struct Settings {
     pub clear_after_failed_tls: bool,
     /// Authenticate with these before the first message. Nobody.
     pub credentials: Option<Credentials>,
+    /// What the next hop is told of the client that each message came from. Nothing.
+    pub pass_on: PassOn,
     /// How many transactions run at the same time, each on a session of its own: 20. `poll_ready` waits for a place.
     pub max_sessions: usize,
     /// How many sessions are kept for reuse that have been idle for more than a second: 4. 0 closes each after its
@@ -56,12 +60,26 @@ impl Default for Settings {
             tls: TlsPolicy::OPPORTUNISTIC,
             clear_after_failed_tls: true,
             credentials: None,
+            pass_on: PassOn::Nothing,
             max_sessions: 20,
             max_idle: 4,
             idle: Duration::from_secs(30),
             max_messages: 100,
         }
     }
+}
+
+/// What a next hop is told of the client that a message came from, where it offers the extension to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum PassOn {
+    /// Nothing: to the next hop the message comes from us.
+    #[default]
+    Nothing,
+    /// XFORWARD, for its log. One more exchange before each message; where LIMITS (RFC 9422) split it, it is about the
+    /// first transaction.
+    XForward,
+    /// XCLIENT: it treats the session as that client's, in policy too. Two more exchanges before each message.
+    XClient,
 }
 
 /// A delivery that hands messages to one next hop: a `tower::Service<Transaction, Response = Outcome>`.
@@ -89,9 +107,11 @@ pub(crate) struct Shared {
 }
 
 impl Client {
-    /// What a next hop can be trusted to keep before it is known: `SMTPUTF8`, because a message that needs it is
-    /// refused with 5.6.7 if the next hop turns out not to offer it. Whoever knows the next hop may promise more.
-    pub const PROMISES: Promises = Promises::of(&["SMTPUTF8"]);
+    /// What can be promised before the next hop is known, because a message that needs it is refused if the next hop
+    /// turns out not to offer it (SMTPUTF8 5.6.7, REQUIRETLS 5.7.30, RRVS 5.7.19), or nothing is lost without
+    /// (MT-PRIORITY). Whoever knows the next hop may promise more; DSN and DELIVERBY only who can write the notices that
+    /// [`Receipt::omitted`](smtp_core::service::Receipt::omitted) asks for.
+    pub const PROMISES: Promises = Promises::of(&["SMTPUTF8", "REQUIRETLS", "RRVS", "MT-PRIORITY"]);
 
     /// A client for the server at `target`.
     #[must_use]
@@ -143,8 +163,15 @@ impl Service<Transaction> for Client {
         let place = self.places.take();
         Box::pin(async move {
             let _place = place.get().await;
-            let Transaction { session: _, envelope, body } = transaction;
-            shared.deliver(&envelope, Outgoing::new(body)).await.map_err(|error| Unanswered::from(error).into())
+            let Transaction { session, envelope, body } = transaction;
+            let client = match shared.settings.pass_on {
+                PassOn::Nothing => Forwarded::default(),
+                PassOn::XForward | PassOn::XClient => Forwarded::of(&session),
+            };
+            shared
+                .deliver(&client, &envelope, Outgoing::new(body))
+                .await
+                .map_err(|error| Unanswered::from(error).into())
         })
     }
 }
@@ -152,16 +179,20 @@ impl Service<Transaction> for Client {
 impl Shared {
     async fn deliver(
         self: &Arc<Self>,
+        client: &Forwarded,
         envelope: &smtp_core::types::Envelope,
         mut content: Outgoing,
     ) -> Result<Outcome, Error> {
-        if let Some((mut connection, hot)) = self.pool.take().await {
+        let pass_on = self.settings.pass_on;
+        if let Some((mut connection, hot)) = self.pool.take().await
+            && connection.pass_on(pass_on, client).await.is_ok()
+        {
             // A session that was idle for a while may be closed by the server at this very moment. The content must
             // not be part of that race: if it were lost with the channel, nobody could say whether it was taken.
             match connection.deliver(envelope, &mut content, &self.settings.send, hot).await {
                 Ok(done) if !(done.turned_away && content.rewind()) => {
                     self.pool.put(self, connection);
-                    return Ok(done.outcome);
+                    return Ok(self.deliver_rest(client, envelope, content, done).await);
                 }
                 Ok(_) => {}
                 Err(failure) if failure.is_stale() && content.rewind() => {}
@@ -173,9 +204,50 @@ impl Shared {
             tracing::debug!(target = %self.target.address, "the server closed an idle session; connecting anew");
         }
         let mut connection = self.connect().await?;
+        if let Err(error) = connection.pass_on(pass_on, client).await {
+            // It is the client that was refused, and whoever comes next is another.
+            pool::retire(connection);
+            let refused = error.reply().filter(|reply| reply.code().get() != 421).cloned();
+            let refusal = refused.and_then(|reply| Refusal::try_from(reply).ok()).ok_or(error)?;
+            return Ok(Outcome::all(Err(refusal), envelope.recipients.len()));
+        }
         let result = connection.deliver(envelope, &mut content, &self.settings.send, true).await;
         self.pool.put(self, connection);
-        result.map(|done| done.outcome).map_err(|failure| failure.error)
+        let done = result.map_err(|failure| failure.error)?;
+        Ok(self.deliver_rest(client, envelope, content, done).await)
+    }
+
+    /// Recipients that are left because the server wants no more messages in one session: another session, as long as
+    /// that brings some of them further.
+    async fn deliver_rest(
+        self: &Arc<Self>,
+        client: &Forwarded,
+        envelope: &smtp_core::types::Envelope,
+        mut content: Outgoing,
+        mut done: Delivered,
+    ) -> Outcome {
+        while !done.left.is_empty() && content.rewind() {
+            let places = core::mem::take(&mut done.left);
+            let recipients = places.iter().filter_map(|n| envelope.recipients.get(*n)).cloned().collect();
+            let rest = smtp_core::types::Envelope { mail: envelope.mail.clone(), recipients };
+            // What some have been told stands; the others keep the 452 that they have.
+            let Ok(mut connection) = self.connect().await else { break };
+            if connection.pass_on(self.settings.pass_on, client).await.is_err() {
+                pool::retire(connection);
+                break;
+            }
+            let result = connection.deliver(&rest, &mut content, &self.settings.send, true).await;
+            self.pool.put(self, connection);
+            match result {
+                Ok(part) if part.left.len() < places.len() => done.take(&places, part),
+                Ok(_) => break,
+                Err(failure) => {
+                    done.take(&places, Delivered::nobody(places.len(), &failure.error.refusal()));
+                    break;
+                }
+            }
+        }
+        done.outcome
     }
 
     /// A new session, ready for MAIL.

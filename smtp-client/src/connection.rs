@@ -2,6 +2,7 @@
 
 mod auth;
 mod commands;
+mod forward;
 mod hello;
 
 pub(crate) use commands::needs_secrecy;
@@ -11,7 +12,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use smtp_core::channel::ChannelInfo;
-use smtp_core::extension::Capabilities;
+use smtp_core::extension::{Capabilities, Registry};
 use smtp_core::session::client::Event;
 use smtp_core::stream::{
     self, Address, ByteStream, CloseCode, ConnectError, ConnectStep, Connector, Target, TlsPolicy,
@@ -29,13 +30,20 @@ pub struct Options {
     /// What the client greets with: its own name or address literal (RFC 5321 §4.1.1.1). `[127.0.0.1]` by default,
     /// which is fine on one machine and refused by many strangers.
     pub hello: EhloName,
-    /// Speak LMTP: LHLO, and a reply for each recipient after the content (RFC 2033). Off.
+    /// Speak LMTP: LHLO, and a reply for each recipient after the content (RFC 2033). Never to port 25. Off.
     pub lmtp: bool,
     /// How long each step may take.
     pub timeouts: Timeouts,
     /// The longest line of content that is sent, in octets, CRLF included: 64 KiB, so that what a server took is passed
     /// on unchanged. RFC 5321 §4.5.3.1.6 has 1,000.
     pub line_max: usize,
+    /// Send commands in groups where the server offers PIPELINING. On. Off, each reply is awaited before the next
+    /// command: for servers that get it wrong.
+    pub pipelining: bool,
+    /// The extensions whose parameters are known here, and what to do where a server lacks them: the standard ones. One
+    /// of one's own joins with [`Registry::with`]. A parameter of no known extension is sent if the server offers a
+    /// keyword of the same name.
+    pub registry: Registry,
     /// Who looks on. Nobody.
     pub observer: Option<Arc<dyn Observer>>,
 }
@@ -47,6 +55,8 @@ impl Default for Options {
             lmtp: false,
             timeouts: Timeouts::default(),
             line_max: smtp_core::session::client::LINE_MAX,
+            pipelining: true,
+            registry: Registry::default(),
             observer: None,
         }
     }
@@ -67,6 +77,8 @@ impl core::fmt::Debug for Options {
             .field("lmtp", &self.lmtp)
             .field("timeouts", &self.timeouts)
             .field("line_max", &self.line_max)
+            .field("pipelining", &self.pipelining)
+            .field("registry", &self.registry)
             .field("observer", &self.observer.is_some())
             .finish()
     }
@@ -87,6 +99,8 @@ pub struct Connection {
     greeting: Option<Reply>,
     /// Transactions whose content went out.
     pub(crate) messages: u32,
+    /// MAIL commands that were sent.
+    pub(crate) mails: u32,
     /// What the stream belongs to; ends when the stream has.
     carrier: Option<Box<dyn Reopen>>,
 }
@@ -136,7 +150,7 @@ impl Connection {
         let (wire, info) = wired(stream, &options);
         let speaks_first = info.client_speaks_first;
         let mut connection =
-            Self { wire, options, policy: policy.clone(), info, greeting: None, messages: 0, carrier: None };
+            Self { wire, options, policy: policy.clone(), info, greeting: None, messages: 0, mails: 0, carrier: None };
         if !speaks_first {
             connection.await_greeting().await?;
         }
@@ -241,6 +255,9 @@ impl Connection {
     /// Queues `command`, and shows it.
     pub(crate) fn queue(&mut self, command: &Command) -> Result<(), smtp_core::session::client::NotNow> {
         self.wire.session.command(command)?;
+        if matches!(command, Command::Mail(_)) {
+            self.mails = self.mails.saturating_add(1);
+        }
         if let Some(observer) = &self.options.observer {
             observer.sent(&transcript(command));
         }
@@ -310,6 +327,7 @@ fn wired(stream: Box<dyn ByteStream>, options: &Options) -> (Wire, ChannelInfo) 
     }
     let mut wire = Wire::new(stream, options.observer.clone());
     wire.session.set_line_max(options.line_max);
+    wire.session.set_lock_step(!options.pipelining);
     (wire, info)
 }
 
@@ -320,6 +338,11 @@ pub(crate) async fn reach(
     policy: &TlsPolicy,
     options: &Options,
 ) -> Result<Box<dyn stream::Connection>, Error> {
+    if let (true, Address::Host { port: 25, .. }) = (options.lmtp, &target.address) {
+        let text = "LMTP must not be spoken on port 25 (RFC 2033 §5): name the port that the LMTP server listens on";
+        let error = std::io::Error::new(std::io::ErrorKind::InvalidInput, text);
+        return Err(ConnectError::permanent(&target.address, ConnectStep::Connect, error).into());
+    }
     let after = options.timeouts.connect;
     match tokio::time::timeout(after, connector.connect(target, policy)).await {
         Ok(carrier) => Ok(carrier?),

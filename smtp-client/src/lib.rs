@@ -3,6 +3,8 @@
 mod client;
 mod connection;
 mod error;
+#[cfg(feature = "lettre")]
+mod lettre_transport;
 mod observer;
 mod racing;
 pub mod sasl;
@@ -11,9 +13,11 @@ mod step;
 mod timeouts;
 mod wire;
 
-pub use client::{Client, Settings};
+pub use client::{Client, PassOn, Settings};
 pub use connection::{Connection, Options};
 pub use error::{Error, Local, Side, TlsError, Unanswered};
+#[cfg(feature = "lettre")]
+pub use lettre_transport::SendError;
 pub use observer::Observer;
 pub use racing::{RacingConnector, RacingOptions};
 pub use send::{SendOptions, Transfer};

@@ -3,14 +3,18 @@
 mod attempt;
 mod envelope;
 mod outgoing;
+mod plan;
+mod split;
 mod stream;
 
 pub(crate) use outgoing::Outgoing;
 
+use core::time::Duration;
+
 use smtp_core::service::{Body, Outcome, Truncated};
 use smtp_core::session::State;
 use smtp_core::session::client::NotNow;
-use smtp_core::types::Envelope;
+use smtp_core::types::{Envelope, Refusal};
 
 use self::attempt::Attempt;
 use crate::connection::needs_secrecy;
@@ -43,11 +47,14 @@ pub struct SendOptions {
     /// wrong) reads a message that was sent so as commands if every recipient is refused. Turn it off, or set
     /// [`Transfer::Data`], for servers that cannot be trusted with it.
     pub single_flight_max: usize,
+    /// A message of known size up to this, in octets, is held in memory when the server's LIMITS make several
+    /// transactions of it: 1 MiB. Of a larger one the first transaction is sent, and the other recipients get a 452.
+    pub split_max: usize,
 }
 
 impl Default for SendOptions {
     fn default() -> Self {
-        Self { transfer: Transfer::default(), chunk_size: 256 * 1024, single_flight_max: 64 * 1024 }
+        Self { transfer: Transfer::default(), chunk_size: 256 * 1024, single_flight_max: 64 * 1024, split_max: 1 << 20 }
     }
 }
 
@@ -57,6 +64,30 @@ pub(crate) struct Delivered {
     pub(crate) outcome: Outcome,
     /// The server closed with a 421 before it took note of anything.
     pub(crate) turned_away: bool,
+    /// Recipients that were not asked about, by their place in the envelope, because the session's limits are reached.
+    /// The outcome has a 452 for them.
+    pub(crate) left: Vec<usize>,
+}
+
+impl Delivered {
+    /// An outcome in which so many recipients have this refusal.
+    pub(crate) fn nobody(recipients: usize, refusal: &Refusal) -> Self {
+        let outcome = Outcome::all(Err(refusal.clone()), recipients);
+        Self { outcome, turned_away: false, left: Vec::new() }
+    }
+
+    /// Takes over what became of the recipients at these places.
+    pub(crate) fn take(&mut self, places: &[usize], part: Self) {
+        let nobody = Outcome::each(Vec::new());
+        let mut results = core::mem::replace(&mut self.outcome, nobody).into_results();
+        for (place, result) in places.iter().zip(part.outcome.into_results()) {
+            if let Some(known) = results.get_mut(*place) {
+                *known = result;
+            }
+        }
+        self.outcome = Outcome::each(results);
+        self.left.extend(part.left.iter().filter_map(|n| places.get(*n)));
+    }
 }
 
 /// A transaction that did not.
@@ -76,8 +107,16 @@ impl Connection {
     /// The result of each recipient stands in the outcome, in the envelope's order; that some are refused is normal,
     /// and all replies are read whatever happens. Refusals that need no server come before anything is sent: a message
     /// over the server's SIZE (552 5.3.4), or one that needs 8BITMIME (554 5.6.3), BINARYMIME (554 5.6.1), SMTPUTF8
-    /// (553 5.6.7) or another extension (555 5.5.4) that is not offered. SIZE, BODY=7BIT and AUTH are left out
-    /// silently where the server does not know them, and SIZE is added where the size is known.
+    /// (553 5.6.7), REQUIRETLS (550 5.7.30, also if the channel's TLS is not verified), DELIVERBY with mode R (550
+    /// 5.4.7) or another extension (555 5.5.4) that is not offered. What a message can do without is left out where the
+    /// server does not know it, as each extension has it; if the sender should hear of that, the receipt says so
+    /// ([`Receipt::omitted`](smtp_core::service::Receipt::omitted)). SIZE is added where the size is known, and PRDR
+    /// where there is more than one recipient.
+    ///
+    /// The server's LIMITS are obeyed (RFC 9422): more recipients, or domains, than it takes at once go in several
+    /// transactions. If the content is too large to be held for that
+    /// ([`SendOptions::split_max`]), or the server wants no more messages in this session, the rest gets a 452
+    /// 4.5.3.
     ///
     /// EHLO must have been said. What an earlier transaction left behind is cleared with RSET, in the same group.
     ///
@@ -99,6 +138,19 @@ impl Connection {
         options: &SendOptions,
         eager: bool,
     ) -> Result<Delivered, Failure> {
+        match split::groups(self.capabilities().limits(), &envelope.recipients) {
+            None => self.deliver_one(envelope, content, options, eager).await,
+            Some(groups) => self.deliver_in_groups(envelope, groups, content, options, eager).await,
+        }
+    }
+
+    async fn deliver_one(
+        &mut self,
+        envelope: &Envelope,
+        content: &mut Outgoing,
+        options: &SendOptions,
+        eager: bool,
+    ) -> Result<Delivered, Failure> {
         let mut attempt = Attempt::new(envelope.recipients.len(), self.options.lmtp);
         match self.attempt(envelope, content, options, eager, &mut attempt).await {
             Ok(()) => {}
@@ -112,7 +164,7 @@ impl Connection {
             }
         }
         let turned_away = attempt.turned_away();
-        Ok(Delivered { outcome: attempt.outcome(|| content.take_complete()), turned_away })
+        Ok(Delivered { outcome: attempt.outcome(|reply| content.accepted(reply)), turned_away, left: Vec::new() })
     }
 
     async fn attempt(
@@ -127,10 +179,8 @@ impl Connection {
         if matches!(self.wire.session.state(), State::Greeted | State::TurnedAway) {
             return Err(Error::local(Step::Mail, NotNow::BadSequence("send EHLO first")));
         }
-        let held = tokio::time::timeout(self.options.timeouts.source, content.hold(options.single_flight_max));
-        let held = held.await.unwrap_or(Err(Truncated("it did not come in time")));
-        held.map_err(|why| Error::local(Step::Mail, why))?;
-        let plan = match envelope::plan(&self.wire.session, envelope, content, options) {
+        hold(content, options.single_flight_max, self.options.timeouts.source).await?;
+        let plan = match self.next_hop().plan(envelope, content, options) {
             Ok(plan) => plan,
             Err(refusal) => {
                 attempt.refuse_all(&refusal);
@@ -140,6 +190,7 @@ impl Connection {
         for (n, refusal) in &plan.refused {
             attempt.refuse(*n, refusal);
         }
+        attempt.omit(plan.omitted, plan.omitted_of.clone());
         if attempt.is_settled() {
             return Ok(());
         }
@@ -161,4 +212,11 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// Reads the content into memory if it is not larger than `limit`, `within` this time.
+async fn hold(content: &mut Outgoing, limit: usize, within: Duration) -> Result<(), Error> {
+    let held = tokio::time::timeout(within, content.hold(limit)).await;
+    let held = held.unwrap_or(Err(Truncated("it did not come in time")));
+    held.map_err(|why| Error::local(Step::Mail, why))
 }

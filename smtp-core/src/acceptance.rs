@@ -48,11 +48,45 @@ pub enum Claim {
     Discarded,
 }
 
+/// What the sender asked for and a relay could not pass on, because the next hop does not offer it. Somebody may have to
+/// tell the sender: a "relayed" notice in the place of a "delivered" one (RFC 3461 §5.2.2, RFC 2852 §4.1.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Omitted {
+    /// A notice of success was asked for (NOTIFY=SUCCESS), and nobody further on will send it.
+    pub dsn: bool,
+    /// A deadline was set (BY, mode N), and nobody further on watches it.
+    pub deliver_by: bool,
+    /// The message has a priority (MT-PRIORITY), and nobody further on knows.
+    pub priority: bool,
+}
+
+impl Omitted {
+    /// Nothing.
+    pub const NOTHING: Self = Self { dsn: false, deliver_by: false, priority: false };
+    /// A notice of success.
+    pub const DSN: Self = Self { dsn: true, ..Self::NOTHING };
+    /// A deadline.
+    pub const DELIVER_BY: Self = Self { deliver_by: true, ..Self::NOTHING };
+    /// A priority.
+    pub const PRIORITY: Self = Self { priority: true, ..Self::NOTHING };
+
+    /// This and `other`.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            dsn: self.dsn || other.dsn,
+            deliver_by: self.deliver_by || other.deliver_by,
+            priority: self.priority || other.priority,
+        }
+    }
+}
+
 /// An acceptance, with its ground and the text for the 250.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     claim: Claim,
     text: Option<Cow<'static, str>>,
+    omitted: Omitted,
 }
 
 impl Receipt {
@@ -76,7 +110,26 @@ impl Receipt {
 
     fn of(complete: Complete, claim: Claim) -> Self {
         let Complete { _private: () } = complete;
-        Self { claim, text: None }
+        Self { claim, text: None, omitted: Omitted::NOTHING }
+    }
+
+    /// A receipt for another recipient of the same content, whom the next hop took with a reply of its own.
+    #[must_use]
+    pub fn relayed_too(&self, reply: AcceptedReply) -> Self {
+        Self { claim: Claim::Relayed(reply), text: None, omitted: Omitted::NOTHING }
+    }
+
+    /// The same, with what the next hop was not told.
+    #[must_use]
+    pub const fn omitting(mut self, omitted: Omitted) -> Self {
+        self.omitted = omitted;
+        self
+    }
+
+    /// What the sender asked for and the next hop was not told.
+    #[must_use]
+    pub const fn omitted(&self) -> Omitted {
+        self.omitted
     }
 
     /// The same with a text for the reply, such as `queued as 42`.
@@ -141,6 +194,14 @@ impl Outcome {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The one refusal that all got, if there is no more to say.
+    #[must_use]
+    pub fn common_refusal(&self) -> Option<&Refusal> {
+        let mut results = self.iter();
+        let first = results.next()?.as_ref().err()?;
+        results.all(|result| result.as_ref() == Err(first)).then_some(first)
     }
 
     /// The result of each recipient, in order.

@@ -3,12 +3,17 @@
 //! These are facts, not bytes. A session never asks which transport it runs on: every branch it takes keys on a fact
 //! from here, which is what makes the transports interchangeable.
 
+mod peer_list;
+
+pub use peer_list::PeerList;
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 
+use crate::extension::Forwarded;
 use crate::types::Hello;
 
 /// Who is at the other end, as the channel itself vouches for it.
@@ -27,6 +32,13 @@ pub enum Peer {
     },
     /// Anything else that has a name: a pipe, a memory pair, a public key.
     Named(Box<str>),
+    /// Somebody for whom a trusted proxy speaks, by a PROXY header or XCLIENT. Policy is about this one.
+    Forwarded {
+        /// The address and port, if the proxy knows them. Never taken for local, whatever it is.
+        address: Option<SocketAddr>,
+        /// Who is at the other end of the channel itself.
+        proxy: Box<Self>,
+    },
 }
 
 impl Peer {
@@ -34,15 +46,29 @@ impl Peer {
     #[must_use]
     pub const fn ip(&self) -> Option<IpAddr> {
         match self {
-            Self::Ip(address) => Some(address.ip()),
-            Self::Process { .. } | Self::Named(_) => None,
+            Self::Ip(address) | Self::Forwarded { address: Some(address), .. } => Some(address.ip()),
+            Self::Process { .. } | Self::Named(_) | Self::Forwarded { address: None, .. } => None,
         }
     }
 
-    /// True for a peer on this machine: a loopback address, a local process, or a pipe.
+    /// True for a peer on this machine: a loopback address, a local process, or a pipe. Nobody behind a proxy is.
     #[must_use]
     pub fn is_local(&self) -> bool {
-        self.ip().is_none_or(|ip| ip.to_canonical().is_loopback())
+        match self {
+            Self::Ip(address) => address.ip().to_canonical().is_loopback(),
+            Self::Process { .. } | Self::Named(_) => true,
+            Self::Forwarded { .. } => false,
+        }
+    }
+
+    /// Who is at the other end of the channel itself: the proxy, if there is one. Trust in what a peer says of others
+    /// is a matter of this one only.
+    #[must_use]
+    pub fn of_channel(&self) -> &Self {
+        match self {
+            Self::Forwarded { proxy, .. } => proxy.of_channel(),
+            own => own,
+        }
     }
 }
 
@@ -52,6 +78,8 @@ impl fmt::Display for Peer {
             Self::Ip(address) => address.fmt(f),
             Self::Process { uid, .. } => write!(f, "uid={uid}"),
             Self::Named(name) => f.write_str(name),
+            Self::Forwarded { address: Some(address), .. } => address.fmt(f),
+            Self::Forwarded { address: None, proxy } => write!(f, "somebody behind {proxy}"),
         }
     }
 }
@@ -147,13 +175,16 @@ pub struct SessionInfo {
     pub hello: Option<Hello>,
     /// Who the client proved to be, once it has.
     pub identity: Option<Identity>,
+    /// What a trusted peer says of the client it speaks for, by XCLIENT, or, for one transaction and for logs only, by
+    /// XFORWARD. What XCLIENT says is in `channel`, `hello` and `identity` already.
+    pub client: Option<Box<Forwarded>>,
 }
 
 impl SessionInfo {
     /// A session that has just begun on `channel`.
     #[must_use]
     pub const fn new(id: u64, channel: ChannelInfo) -> Self {
-        Self { id, channel, hello: None, identity: None }
+        Self { id, channel, hello: None, identity: None, client: None }
     }
 
     /// A session for programs that make a `Transaction` themselves rather than

@@ -1,27 +1,59 @@
 //! The registry of service extensions (RFC 5321 §2.2): one file each.
 //!
-//! An [`Extension`] says what EHLO shows, which parameters it adds to MAIL and RCPT and how they are checked, and
-//! which verbs it brings. A session knows nothing of them but the [`Registry`] it was given: an extension of one's
-//! own is a `static` in one's own crate, put beside the standard ones with [`Registry::with`].
+//! An [`Extension`] says what EHLO shows, which parameters it adds to MAIL and RCPT, how a server checks them, what a
+//! client does where its server lacks them, and which verbs it brings. A session knows nothing of them but the
+//! [`Registry`] it was given: an extension of one's own is a `static` in one's own crate, put beside the standard ones
+//! with [`Registry::with`], on the server's side, the client's or both.
 
 mod auth;
+mod capabilities;
 mod chunking;
+mod claimable;
+mod deliver_by;
+mod dsn;
 mod eight_bit_mime;
+mod etrn;
+mod forward;
+mod future_release;
+mod limits;
+mod mt_priority;
+mod no_soliciting;
+mod prdr;
+mod require_tls;
+mod rrvs;
 mod simple;
 mod size;
 mod smtp_utf8;
+mod terms;
+#[cfg(test)]
+mod tests;
 
 pub use auth::{AUTH, AuthParameter};
+pub use capabilities::Capabilities;
 pub use chunking::{BINARYMIME, CHUNKING};
+pub use claimable::{BURL, CHECKPOINT, CONNEG, CONPERM, Conneg, Conperm, MTRK, Mtrk, TransactionId};
+pub use deliver_by::{ByMode, DELIVERBY, DeliverBy};
+pub use dsn::{DSN, EnvelopeId, Notify, OriginalRecipient, Ret};
 pub use eight_bit_mime::{BodyType, EIGHT_BIT_MIME};
+pub use etrn::{ETRN, EtrnNode};
+pub use forward::{Attribute, Forwarded, Forwarders, Forwarding, XCLIENT, XFORWARD};
+pub use future_release::{FUTURERELEASE, HoldFor, HoldUntil};
+pub use limits::{LIMITS, TransactionLimits};
+pub use mt_priority::{MT_PRIORITY, Priority};
+pub use no_soliciting::{NO_SOLICITING, Solicit};
+pub use prdr::{PRDR, Prdr};
+pub use require_tls::{REQUIRETLS, RequireTls};
+pub use rrvs::{RRVS, ValidSince};
 pub use simple::{ENHANCED_STATUS_CODES, EXPN, HELP, PIPELINING, STARTTLS, VRFY};
 pub use size::{SIZE, Size};
 pub use smtp_utf8::{SMTPUTF8, SmtpUtf8};
+pub use terms::Terms;
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::acceptance::Omitted;
 use crate::channel::ChannelInfo;
 use crate::types::{Invalid, Parameter, Parameters, Refusal};
 
@@ -32,12 +64,20 @@ pub struct Context<'a> {
     pub channel: &'a ChannelInfo,
     /// The largest message that is taken, in octets.
     pub max_size: u64,
+    /// How many messages, recipients and recipient domains are taken.
+    pub limits: TransactionLimits,
     /// SASL mechanisms that can be used on this channel now, separated by blanks; empty if there is none.
     pub mechanisms: &'a str,
     /// True if the client is authenticated.
     pub authenticated: bool,
+    /// True for LMTP, which answers for each recipient by itself.
+    pub lmtp: bool,
     /// Keywords that the delivery promised.
     pub promises: &'a [&'static str],
+    /// On what terms some extensions are offered.
+    pub terms: &'a Terms,
+    /// What the peer may say of others.
+    pub forwarding: Forwarding,
 }
 
 /// A parameter that an extension adds to MAIL or RCPT.
@@ -45,16 +85,49 @@ pub struct Context<'a> {
 pub struct ParameterRule {
     /// In upper case.
     pub keyword: &'static str,
-    /// Checks the value; `None` when the keyword stands alone.
-    pub check: fn(&Context<'_>, Option<&str>) -> Result<(), Refusal>,
+    /// The server's side: checks the value, `None` when the keyword stands alone, beside all parameters of the command.
+    pub check: fn(&Context<'_>, Option<&str>, &Parameters) -> Result<(), Refusal>,
+    /// The client's side: what becomes of the parameter where the next hop does not offer the extension.
+    pub lacking: fn(Option<&str>) -> Lack,
 }
 
 impl ParameterRule {
-    /// A rule that asks no more than that the value reads as `P`.
+    /// A rule that asks no more than that the value reads as `P`, and that cannot be done without.
     #[must_use]
     pub const fn of<P: Parameter>() -> Self {
-        Self { keyword: P::KEYWORD, check: |_, value| P::from_value(value).map(drop).map_err(bad_value) }
+        Self {
+            keyword: P::KEYWORD,
+            check: |_, value, _| P::from_value(value).map(drop).map_err(bad_value),
+            lacking: |_| Lack::Unsupported,
+        }
     }
+
+    /// A rule for a parameter that has no type: any value will do, and it cannot be done without. A base to build on.
+    #[must_use]
+    pub const fn keyword(keyword: &'static str) -> Self {
+        Self { keyword, check: |_, _, _| Ok(()), lacking: |_| Lack::Unsupported }
+    }
+
+    /// The same for a parameter that a client leaves out silently where the next hop does not know it.
+    #[must_use]
+    pub const fn or_omitted(mut self) -> Self {
+        self.lacking = |_| Lack::Omit;
+        self
+    }
+}
+
+/// What a client does with a parameter that its next hop does not offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lack {
+    /// The message, or the recipient, cannot go there: 555 5.5.4, which names the extension.
+    Unsupported,
+    /// The same in words of the extension's own.
+    Refuse(Refusal),
+    /// It goes without.
+    Omit,
+    /// It goes without, and whoever handed it on has to know: the receipt tells
+    /// ([`Receipt::omitted`](crate::acceptance::Receipt::omitted)).
+    Note(Omitted),
 }
 
 /// 501 5.5.4 for a value that breaks its rule.
@@ -72,14 +145,15 @@ pub struct Extension {
     pub reference: &'static str,
     /// True if a delivery has to promise the keyword before it is offered.
     pub needs_promise: bool,
-    /// Writes the keyword's EHLO parameters with a blank before each, and says whether to offer it here at all.
-    pub offer: fn(&Context<'_>, &mut String) -> bool,
+    /// Whether to offer it here, beyond the promise.
+    pub offered: fn(&Context<'_>) -> bool,
+    /// Writes the keyword's EHLO parameters with a blank before each.
+    pub announce: fn(&Context<'_>, &mut String),
     /// Parameters of MAIL.
     pub mail: &'static [ParameterRule],
     /// Parameters of RCPT.
     pub rcpt: &'static [ParameterRule],
-    /// Verbs beyond RFC 5321 that reach the policy as `Command::Other`, in upper
-    /// case.
+    /// Verbs beyond RFC 5321 that reach the policy as `Command::Other`, in upper case.
     pub verbs: &'static [&'static str],
 }
 
@@ -87,7 +161,22 @@ impl Extension {
     /// An extension that is a keyword and no more: always offered, no parameters, no verbs. A base to build on.
     #[must_use]
     pub const fn keyword(keyword: &'static str, reference: &'static str) -> Self {
-        Self { keyword, reference, needs_promise: false, offer: |_, _| true, mail: &[], rcpt: &[], verbs: &[] }
+        Self {
+            keyword,
+            reference,
+            needs_promise: false,
+            offered: |_| true,
+            announce: |_, _| {},
+            mail: &[],
+            rcpt: &[],
+            verbs: &[],
+        }
+    }
+
+    /// True if it is offered here: its promise is given where it needs one, and its own rule agrees.
+    #[must_use]
+    pub fn is_offered(&self, context: &Context<'_>) -> bool {
+        (!self.needs_promise || context.promises.contains(&self.keyword)) && (self.offered)(context)
     }
 }
 
@@ -141,9 +230,26 @@ impl Default for Registry {
             &SMTPUTF8,
             &CHUNKING,
             &BINARYMIME,
+            &DSN,
+            &DELIVERBY,
+            &MT_PRIORITY,
+            &FUTURERELEASE,
+            &REQUIRETLS,
+            &RRVS,
+            &NO_SOLICITING,
+            &LIMITS,
+            &PRDR,
+            &ETRN,
             &VRFY,
             &EXPN,
             &HELP,
+            &BURL,
+            &CHECKPOINT,
+            &MTRK,
+            &CONPERM,
+            &CONNEG,
+            &XCLIENT,
+            &XFORWARD,
         ]))
     }
 }
@@ -178,27 +284,47 @@ impl Registry {
     /// True if `keyword` is offered here.
     #[must_use]
     pub fn offers(&self, keyword: &str, context: &Context<'_>) -> bool {
-        self.iter().any(|e| e.keyword == keyword && offered(e, context, &mut String::new()))
+        self.iter().any(|e| e.keyword == keyword && e.is_offered(context))
     }
 
     /// The keywords of an EHLO reply with their parameters, a line each, every one behind a `\n`.
     pub fn write_ehlo(&self, context: &Context<'_>, out: &mut String) {
-        for extension in self.iter() {
-            let before = out.len();
+        for extension in self.iter().filter(|e| e.is_offered(context)) {
             out.push('\n');
             out.push_str(extension.keyword);
-            if !offered(extension, context, out) {
-                out.truncate(before);
-            }
+            (extension.announce)(context, out);
         }
+    }
+
+    /// The extension that brings the MAIL parameter `keyword`, offered or not, and its rule.
+    #[must_use]
+    pub fn mail_rule(&self, keyword: &str) -> Option<(&'static Extension, &'static ParameterRule)> {
+        self.rule(keyword, |e| e.mail)
+    }
+
+    /// The extension that brings the RCPT parameter `keyword`, offered or not, and its rule.
+    #[must_use]
+    pub fn rcpt_rule(&self, keyword: &str) -> Option<(&'static Extension, &'static ParameterRule)> {
+        self.rule(keyword, |e| e.rcpt)
+    }
+
+    fn rule(&self, keyword: &str, rules: Rules) -> Option<(&'static Extension, &'static ParameterRule)> {
+        let named = |rule: &&ParameterRule| rule.keyword.eq_ignore_ascii_case(keyword);
+        self.iter().find_map(|e| rules(e).iter().find(named).map(|rule| (e, rule)))
+    }
+
+    /// The extension that brings `verb`, offered or not.
+    #[must_use]
+    pub fn verb(&self, verb: &str) -> Option<&'static Extension> {
+        self.iter().find(|e| e.verbs.iter().any(|v| v.eq_ignore_ascii_case(verb)))
     }
 
     /// Checks the parameters of MAIL.
     ///
     /// # Errors
-    /// 555 5.5.4 for a keyword that is not offered (RFC 5321 §4.1.1.11), else what its rule says.
+    /// 555 5.5.4 for a keyword that is not offered, unknown, or RCPT's (RFC 5321 §4.1.1.11); else what its rule says.
     pub fn check_mail(&self, context: &Context<'_>, parameters: &Parameters) -> Result<(), Refusal> {
-        self.check(context, parameters, "MAIL", |e| e.mail)
+        self.check(context, parameters, ("MAIL", |e| e.mail), ("RCPT", |e| e.rcpt))
     }
 
     /// Checks the parameters of RCPT.
@@ -206,97 +332,35 @@ impl Registry {
     /// # Errors
     /// As [`Registry::check_mail`].
     pub fn check_rcpt(&self, context: &Context<'_>, parameters: &Parameters) -> Result<(), Refusal> {
-        self.check(context, parameters, "RCPT", |e| e.rcpt)
+        self.check(context, parameters, ("RCPT", |e| e.rcpt), ("MAIL", |e| e.mail))
     }
 
     fn check(
         &self,
         context: &Context<'_>,
         parameters: &Parameters,
-        verb: &str,
-        rules: fn(&Extension) -> &'static [ParameterRule],
+        (verb, rules): (&str, Rules),
+        (other_verb, other_rules): (&str, Rules),
     ) -> Result<(), Refusal> {
         for (keyword, value) in parameters.iter() {
-            let rule = self
-                .iter()
-                .find_map(|e| rules(e).iter().find(|r| r.keyword.eq_ignore_ascii_case(keyword)).map(|rule| (e, rule)))
-                .filter(|(extension, _)| offered(extension, context, &mut String::new()));
-            match rule {
-                Some((_, rule)) => (rule.check)(context, value)?,
-                None => {
-                    let text = alloc::format!("{verb} parameter {keyword} is not supported");
-                    return Err(Refusal::new(555, (5, 5, 4), text));
+            let why = match self.rule(keyword, rules) {
+                Some((extension, rule)) if extension.is_offered(context) => {
+                    (rule.check)(context, value, parameters)?;
+                    continue;
                 }
-            }
+                Some((extension, _)) => {
+                    alloc::format!("{verb} parameter {keyword} needs {}, not offered here", extension.keyword)
+                }
+                None if self.rule(keyword, other_rules).is_some() => {
+                    alloc::format!("{keyword} is a parameter of {other_verb}, not of {verb}")
+                }
+                None => alloc::format!("{verb} parameter {keyword} is not supported"),
+            };
+            return Err(Refusal::new(555, (5, 5, 4), why));
         }
         Ok(())
     }
-
-    /// True if `verb` belongs to an extension that is offered here.
-    #[must_use]
-    pub fn knows_verb(&self, verb: &str, context: &Context<'_>) -> bool {
-        self.iter()
-            .any(|e| e.verbs.iter().any(|v| v.eq_ignore_ascii_case(verb)) && offered(e, context, &mut String::new()))
-    }
 }
 
-fn offered(extension: &Extension, context: &Context<'_>, out: &mut String) -> bool {
-    (!extension.needs_promise || context.promises.contains(&extension.keyword)) && (extension.offer)(context, out)
-}
-
-/// What a server said it can do, from its reply to EHLO: keywords with their parameters (RFC 5321 §4.1.1.1).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Capabilities(String);
-
-impl Capabilities {
-    /// From the text of an EHLO reply; its first line is the server's name and is left out.
-    #[must_use]
-    pub fn from_ehlo(text: &str) -> Self {
-        let mut lines = String::new();
-        for line in text.split('\n').skip(1) {
-            // `AUTH=LOGIN` is how servers before RFC 2554 wrote it; some still do, beside the proper line.
-            lines.push_str(line.trim());
-            lines.push('\n');
-        }
-        Self(lines)
-    }
-
-    /// These and `keywords`, for channels that imply some.
-    #[must_use]
-    pub fn implied(keywords: &[&str]) -> Self {
-        let mut lines = String::new();
-        for keyword in keywords {
-            lines.push_str(keyword);
-            lines.push('\n');
-        }
-        Self(lines)
-    }
-
-    /// Every keyword with its parameters, in the server's order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.lines().filter(|line| !line.is_empty()).map(|line| line.split_once(' ').unwrap_or((line, "")))
-    }
-
-    /// The parameters of `keyword`: `None` if the server does not offer it.
-    #[must_use]
-    pub fn get(&self, keyword: &str) -> Option<&str> {
-        self.iter().find(|(k, _)| k.eq_ignore_ascii_case(keyword)).map(|(_, parameters)| parameters.trim())
-    }
-
-    /// True if the server offers `keyword`.
-    #[must_use]
-    pub fn has(&self, keyword: &str) -> bool {
-        self.get(keyword).is_some()
-    }
-
-    /// The largest message the server takes, in octets, if it names one (RFC 1870 §4; 0 means no fixed limit).
-    #[must_use]
-    pub fn max_size(&self) -> Option<u64> {
-        self.get("SIZE").and_then(|size| size.parse().ok()).filter(|size| *size > 0)
-    }
-
-    /// The SASL mechanisms that the server offers.
-    pub fn mechanisms(&self) -> impl Iterator<Item = &str> {
-        self.get("AUTH").unwrap_or_default().split_ascii_whitespace()
-    }
-}
+/// Which of an extension's parameters are meant.
+type Rules = fn(&Extension) -> &'static [ParameterRule];

@@ -11,7 +11,7 @@
 mod body;
 mod error;
 
-pub use crate::acceptance::{Claim, Complete, Outcome, Receipt};
+pub use crate::acceptance::{Claim, Complete, Omitted, Outcome, Receipt};
 pub use crate::extension::Promises;
 pub use crate::session::server::Verdict;
 pub use body::{Body, Chunk, CollectError, Source, Truncated};

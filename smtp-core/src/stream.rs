@@ -7,12 +7,14 @@
 mod backoff;
 mod connect;
 mod plain;
+mod proxy;
 mod race;
 mod resolve;
 
 pub use backoff::Backoff;
 pub use connect::{Address, ConnectError, ConnectStep, Target, TlsMode, TlsPolicy, Verification};
 pub use plain::{Plain, Single};
+pub use proxy::{AcceptProxy, ProxyError, ProxyFault, ProxyHeader, ProxyInfo, ProxyVersion};
 pub use race::race;
 pub use resolve::{Discover, Resolve, SystemResolver, socket_addresses};
 

@@ -6,12 +6,15 @@
 
 mod code;
 mod command;
+pub(crate) mod date_time;
 mod host;
 mod mailbox;
 mod parameters;
 mod path;
 mod reply;
 mod secret;
+pub mod status;
+pub mod xtext;
 
 pub use code::{Code, EnhancedCode, Severity};
 pub use command::{Command, Envelope, Hello, HelloKind, Mail, Rcpt, Verb};

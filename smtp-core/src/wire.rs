@@ -7,6 +7,8 @@ mod command;
 mod data;
 mod line;
 mod reply;
+#[cfg(test)]
+mod round_trip;
 
 pub use command::{CommandError, decode_command, decode_response, encode_command};
 pub use data::{BadLine, Content, DataDecoder, DataEncoder, LineLaw, canonical};

@@ -53,7 +53,8 @@
 //!
 //! - [`recipients`]: who gets mail here. [`Mailboxes`] of local domains, or [`AnyRecipient`] on this machine. One of
 //!   them is at the bottom of every policy, so nothing becomes an open relay by leaving something out.
-//! - [`policy`]: layers that see each command: log, session limits, TLS first, authentication first.
+//! - [`policy`]: layers that see each command: log, session limits, TLS first, authentication first; and the services
+//!   behind VRFY, EXPN, HELP, ETRN and RRVS.
 //! - [`auth`]: AUTH with PLAIN and LOGIN, users with Argon2id hashes, and brakes for guessers.
 //! - [`delivery`]: layers that see each transaction (`Received`, loop check, log), [`Sink`] and [`Recorder`].
 //! - [`maildir`]: the store. What it has acknowledged survives a power cut.
@@ -62,7 +63,8 @@
 //! # The order of layers
 //!
 //! The first to see a command comes first: [`TraceLayer`], so that the log has refusals too; [`SessionLimitLayer`];
-//! [`RequireTlsLayer`]; [`AuthLayer`]; [`RequireAuthLayer`]; the recipients. For deliveries: [`TraceDeliveryLayer`],
+//! [`RequireTlsLayer`]; [`AuthLayer`]; [`RequireAuthLayer`]; [`EtrnLayer`], [`ExpandLayer`], [`HelpLayer`];
+//! [`RrvsLayer`]; [`VerifyLayer`]; the recipients. For deliveries: [`TraceDeliveryLayer`],
 //! [`LoopLayer`] (it counts what others wrote), [`SubmissionLayer`], [`ReceivedLayer`], the store.
 
 #[cfg(test)]
@@ -83,6 +85,9 @@ pub use auth::AuthLayer;
 pub use delivery::{LoopLayer, ReceivedLayer, Recorder, Sink, SubmissionLayer, TraceDeliveryLayer};
 #[cfg(unix)]
 pub use maildir::Maildir;
-pub use policy::{RequireAuthLayer, RequireTlsLayer, SessionLimitLayer, TraceLayer};
+pub use policy::{
+    EtrnLayer, ExpandLayer, HelpLayer, RequireAuthLayer, RequireTlsLayer, RrvsLayer, SessionLimitLayer, TraceLayer,
+    VerifyLayer,
+};
 pub use recipients::{AnyRecipient, Mailboxes};
 pub use server::{Server, Settings, Summary};

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use smtp_core::service::{Body, Chunk, Outcome, Promises, Receipt, Transaction};
+use smtp_core::service::{Body, Chunk, Outcome, Promises, Transaction};
 use smtp_core::stream::BoxFuture;
 use smtp_core::types::{Domain, ForwardPath, HelloKind, Invalid, Refusal};
 use tower_service::Service;
@@ -32,7 +32,7 @@ use crate::name;
 use failure::Failure;
 use lines::Lines;
 use plan::Plan;
-use stage::{Message, Staging};
+use stage::{Message, Staging, Stored};
 use tree::Tree;
 use unique::Names;
 
@@ -52,7 +52,10 @@ const BATCH: usize = 256 << 10;
 /// that leaves nothing behind and refuses the whole transaction: 452 4.3.1 if the disk or quota is full, else
 /// 451 4.3.0. A failure after it is 451, so the sender tries again and some may get the message twice, but nobody
 /// loses it. A session that breaks off before the end of the content leaves nothing behind; after the end the message
-/// is stored though nobody waits any more (RFC 1047). Over LMTP a recipient that is no mailbox is refused alone.
+/// is stored though nobody waits any more (RFC 1047).
+///
+/// **Over LMTP** each recipient has its own answer (RFC 2033 §4.2): one that is no mailbox, or whose mailbox cannot be
+/// written to, is refused alone.
 ///
 /// **Safety.** No symbolic link below the root is followed and no folder that everybody may write to is used; folders
 /// are made 0700, files 0600. Mailboxes are made when mail comes for them, up to a number; beyond it 452 4.2.1, but for
@@ -73,9 +76,10 @@ struct Shared {
 }
 
 impl Maildir {
-    /// It stores internationalised mail as it is. Not BINARYMIME: content with bare CR or LF would not survive the
-    /// change of line ends.
-    pub const PROMISES: Promises = Promises::of(&["8BITMIME", "SMTPUTF8"]);
+    /// It stores internationalised mail as it is, and a message's way ends here, so that there is no further hop without
+    /// TLS. Not BINARYMIME: content with bare CR or LF would not survive the change of line ends. Not DSN: it writes no
+    /// notices.
+    pub const PROMISES: Promises = Promises::of(&["8BITMIME", "SMTPUTF8", "REQUIRETLS"]);
 
     /// The store at `root`, which is made if it is not there, with the defaults of [`Builder`].
     ///
@@ -192,31 +196,34 @@ async fn deliver(shared: Arc<Shared>, transaction: Transaction) -> Outcome {
     let Transaction { session, envelope, body } = transaction;
     let recipients = envelope.recipients.len();
     let lmtp = session.hello.as_ref().is_some_and(|hello| hello.kind == HelloKind::Lhlo);
-    let Plan { targets, refused } = Plan::new(&envelope, &shared.primary);
-    match refused.first() {
-        // One reply for all of them: a part must not be stored again each time the sender tries again.
-        Some(_) if !lmtp || targets.is_empty() => return Outcome::all(Err(plan::no_mailbox()), recipients),
-        _ => {}
+    let Plan { targets, recipients: places } = Plan::new(&envelope, &shared.primary);
+    // One reply for all of them: a part must not be stored again each time the sender tries again.
+    if places.contains(&None) && (!lmtp || targets.is_empty()) {
+        return Outcome::all(Err(plan::no_mailbox()), recipients);
     }
     let message = Message::new(&envelope.mail.from, targets);
-    let result = match receive(shared, message, body).await {
-        Received::Stored(receipt) => Ok(receipt),
+    let (result, failed) = match receive(Staging::new(shared, message, lmtp), body).await {
+        Received::Stored((receipt, failed)) => (Ok(receipt), failed),
         Received::Truncated => return truncated(recipients),
         Received::Failed(failure) => {
             failure.log(session.id);
-            Err(failure.refusal())
+            (Err(failure.refusal()), Vec::new())
         }
-        Received::Lost => Err(Refusal::fixed(451, (4, 3, 0), "local error; try again later")),
+        Received::Lost => (Err(Refusal::fixed(451, (4, 3, 0), "local error; try again later")), Vec::new()),
     };
-    if refused.is_empty() {
+    if failed.is_empty() && !places.contains(&None) {
         return Outcome::all(result, recipients);
     }
-    let each = |i| if refused.contains(&i) { Err(plan::no_mailbox()) } else { result.clone() };
-    Outcome::each((0..recipients).map(each).collect())
+    failed.iter().for_each(|(_, failure)| failure.log(session.id));
+    let of = |target: usize| match failed.iter().find(|(failed, _)| *failed == target) {
+        Some((_, failure)) => Err(failure.refusal()),
+        None => result.clone(),
+    };
+    Outcome::each(places.into_iter().map(|place| place.map_or_else(|| Err(plan::no_mailbox()), of)).collect())
 }
 
 enum Received {
-    Stored(Receipt),
+    Stored(Stored),
     Truncated,
     Failed(Failure),
     /// The work was thrown away: it panicked, or the runtime is shutting down.
@@ -226,9 +233,8 @@ enum Received {
 /// Reads the content, writing a batch whenever one is full, and commits at its end.
 ///
 /// Dropped before the end, it removes what was staged: at this point one file, so it does so in place.
-async fn receive(shared: Arc<Shared>, message: Message, mut body: Body) -> Received {
+async fn receive(mut staging: Staging, mut body: Body) -> Received {
     let (mut lines, mut batch) = (Lines::default(), Vec::new());
-    let mut staging = Staging::new(shared, message);
     let complete = loop {
         match body.next().await {
             Ok(Chunk::Data(data)) => lines.push(&data, &mut batch),
@@ -259,7 +265,7 @@ async fn receive(shared: Arc<Shared>, message: Message, mut body: Body) -> Recei
         staging.commit(complete)
     });
     match committed.await {
-        Ok(Ok(receipt)) => Received::Stored(receipt),
+        Ok(Ok(stored)) => Received::Stored(stored),
         Ok(Err(failure)) => Received::Failed(failure),
         Err(_) => Received::Lost,
     }

@@ -2,24 +2,59 @@
 //!
 //! Each is a tower [`Layer`](tower_layer::Layer); what it makes belongs to one session and may keep state for it.
 
+mod decide;
+mod etrn;
+mod expand;
+mod help;
 mod require_auth;
 mod require_tls;
+mod rrvs;
 mod session_limit;
 mod trace;
+mod verify;
 
+pub use decide::{Decide, Deciding};
+pub use etrn::{Etrn, EtrnFuture, EtrnLayer, StartQueue, Started};
+pub use expand::ExpandLayer;
+pub use help::HelpLayer;
 pub use require_auth::{RequireAuth, RequireAuthLayer};
 pub use require_tls::{RequireTls, RequireTlsLayer};
+pub use rrvs::{Owner, RrvsLayer};
 pub use session_limit::{SessionLimit, SessionLimitLayer};
 pub(crate) use trace::safe;
 pub use trace::{Trace, TraceFuture, TraceLayer};
+pub use verify::{Verify, VerifyFuture, VerifyLayer};
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
+use smtp_core::channel::SessionInfo;
 use smtp_core::service::Verdict;
 use smtp_core::types::Refusal;
+
+/// Who is told what an address or a list is about. Strangers who collect addresses ask, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Told {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// Clients that have authenticated.
+    Authenticated,
+    /// Everybody.
+    Everybody,
+}
+
+impl Told {
+    fn is(self, session: &SessionInfo) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Authenticated => session.identity.is_some(),
+            Self::Everybody => true,
+        }
+    }
+}
 
 pin_project! {
     /// The answer of a layer that either decides by itself, at once, or leaves it to the inner service.
@@ -35,7 +70,7 @@ pin_project! {
     #[derive(Debug)]
     enum Kind<F> {
         Inner { #[pin] future: F },
-        Refused { refusal: Option<Refusal> },
+        Known { verdict: Option<Verdict> },
     }
 }
 
@@ -44,8 +79,12 @@ impl<F> Decided<F> {
         Self { kind: Kind::Inner { future } }
     }
 
-    pub(crate) const fn refused(refusal: Refusal) -> Self {
-        Self { kind: Kind::Refused { refusal: Some(refusal) } }
+    pub(crate) fn refused(refusal: Refusal) -> Self {
+        Self::known(refusal.into())
+    }
+
+    pub(crate) const fn known(verdict: Verdict) -> Self {
+        Self { kind: Kind::Known { verdict: Some(verdict) } }
     }
 }
 
@@ -55,10 +94,10 @@ impl<F: Future<Output = Result<Verdict, E>>, E> Future for Decided<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
             KindProjection::Inner { future } => future.poll(cx),
-            KindProjection::Refused { refusal } => {
+            KindProjection::Known { verdict } => {
                 // Taken once; a future that is polled after its end may say anything that is not yes.
-                let refusal = refusal.take().unwrap_or_else(|| Refusal::fixed(451, (4, 3, 0), "local error"));
-                Poll::Ready(Ok(refusal.into()))
+                let late = || Refusal::fixed(451, (4, 3, 0), "local error").into();
+                Poll::Ready(Ok(verdict.take().unwrap_or_else(late)))
             }
         }
     }

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use smtp_core::channel::SessionInfo;
+use smtp_core::driver;
 use smtp_core::service::{Delivery, Policy};
+use smtp_core::session::server::{Config, Protocol};
 use smtp_core::stream::Listener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -21,7 +23,7 @@ use tokio_util::task::TaskTracker;
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// What each session is, allows and waits for.
-    pub session: Arc<smtp_core::driver::Settings>,
+    pub session: Arc<driver::Settings>,
     /// Connections at the same time. At this number no more are accepted until one ends; they wait in the system's
     /// queue, without a reply. Default 10,000. A [`SessionLimitLayer`](crate::policy::SessionLimitLayer) with a smaller
     /// total tells those beyond it 421.
@@ -38,7 +40,7 @@ pub struct Settings {
 impl Settings {
     /// The defaults, with `session` for each session.
     #[must_use]
-    pub fn new(session: smtp_core::driver::Settings) -> Self {
+    pub fn new(session: driver::Settings) -> Self {
         Self {
             session: Arc::new(session),
             connections: 10_000,
@@ -56,7 +58,7 @@ impl Settings {
 pub struct Server<M> {
     settings: Settings,
     make_stack: M,
-    listeners: Vec<Box<dyn Listener>>,
+    listeners: Vec<(Box<dyn Listener>, Protocol)>,
 }
 
 impl<M> Server<M> {
@@ -72,8 +74,16 @@ impl<M> Server<M> {
 
     /// Listens on `listener` too.
     #[must_use]
-    pub fn listen(mut self, listener: impl Listener) -> Self {
-        self.listeners.push(Box::new(listener));
+    pub fn listen(self, listener: impl Listener) -> Self {
+        let protocol = self.settings.session.session.protocol;
+        self.listen_as(listener, protocol)
+    }
+
+    /// Listens on `listener` too, and speaks `protocol` there, whatever the settings say. A listener on port 25 that is
+    /// to speak LMTP is not served (RFC 2033 §5); the log says so.
+    #[must_use]
+    pub fn listen_as(mut self, listener: impl Listener, protocol: Protocol) -> Self {
+        self.listeners.push((Box::new(listener), protocol));
         self
     }
 
@@ -99,8 +109,8 @@ impl<M> Server<M> {
             aborting: CancellationToken::new(),
         });
         let mut accepting = JoinSet::new();
-        for listener in self.listeners {
-            accepting.spawn(accept(Arc::clone(&running), listener));
+        for (listener, protocol) in self.listeners {
+            accepting.spawn(accept(Arc::clone(&running), listener, protocol));
         }
         while accepting.join_next().await.is_some() {}
         running.draining.cancel();
@@ -116,7 +126,7 @@ impl<M> Server<M> {
 
 impl<M> fmt::Debug for Server<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let urls: Vec<_> = self.listeners.iter().map(|listener| listener.url()).collect();
+        let urls: Vec<_> = self.listeners.iter().map(|(listener, _)| listener.url()).collect();
         f.debug_struct("Server").field("settings", &self.settings).field("listeners", &urls).finish_non_exhaustive()
     }
 }
@@ -144,14 +154,20 @@ struct Running<M> {
 }
 
 /// Accepts connections until it must not or cannot any more.
-async fn accept<M, P, D>(running: Arc<Running<M>>, listener: Box<dyn Listener>)
+async fn accept<M, P, D>(running: Arc<Running<M>>, listener: Box<dyn Listener>, protocol: Protocol)
 where
     M: Fn(&Arc<SessionInfo>) -> (P, D) + Send + Sync + 'static,
     P: Policy,
     D: Delivery,
 {
     let url = listener.url();
+    if protocol == Protocol::Lmtp && url.ends_with(":25") {
+        // The sessions would refuse everybody. Nobody is to wait for a greeting that comes to nothing.
+        tracing::error!(url = url.as_str(), "LMTP must not be spoken on port 25 (RFC 2033 §5): listen on another port");
+        return;
+    }
     tracing::info!(url = url.as_str(), "listening");
+    let settings = speaking(&running.settings.session, protocol);
     let accepting = async {
         loop {
             let connection = match listener.accept().await {
@@ -163,10 +179,10 @@ where
             };
             // One connection is held here at most; the others wait in the listener's queue.
             let Ok(place) = Arc::clone(&running.places).acquire_owned().await else { return };
-            let serving = Arc::clone(&running);
+            let (serving, settings) = (Arc::clone(&running), Arc::clone(&settings));
             running.connections.spawn(async move {
                 // Made in here: a future that is captured takes its place twice, and every idle session would pay.
-                serving.connection(connection).await;
+                serving.connection(connection, settings).await;
                 drop(place);
             });
         }
@@ -176,6 +192,16 @@ where
         () = running.draining.cancelled() => {}
         () = accepting => {}
     }
+}
+
+/// The same settings for another protocol.
+fn speaking(settings: &Arc<driver::Settings>, protocol: Protocol) -> Arc<driver::Settings> {
+    if settings.session.protocol == protocol {
+        return Arc::clone(settings);
+    }
+    let mut session = Config::clone(&settings.session);
+    session.protocol = protocol;
+    Arc::new(driver::Settings { session: Arc::new(session), timeouts: settings.timeouts.clone() })
 }
 
 #[derive(Debug, Default)]

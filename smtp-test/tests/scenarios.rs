@@ -5,21 +5,29 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use common::scenarios::{Reference, folder, reference_stack};
+use common::scenarios::{Reference, folders, reference_stack};
+use smtp_core::channel::Peer;
 use smtp_core::service::Promises;
+use smtp_core::session::server::Protocol;
 use smtp_test::memory::{Cut, CutHow, Knobs, Pace, Tls, pair};
 use smtp_test::scenario::{Mismatch, Report, Runner, Scenario, run};
 use smtp_test::server;
 use tokio::io::AsyncWriteExt;
 
-fn all() -> Vec<Scenario> {
-    Scenario::load_all(&folder()).unwrap()
+/// Every scenario, with the protocol of its server.
+fn all() -> Vec<(Scenario, Protocol)> {
+    let load = |(folder, protocol): (PathBuf, Protocol)| {
+        Scenario::load_all(&folder).unwrap().into_iter().map(move |scenario| (scenario, protocol))
+    };
+    folders().into_iter().flat_map(load).collect()
 }
 
 /// The channels that scenarios are played on.
 fn channels() -> Vec<(&'static str, Knobs)> {
+    let proxy = Peer::Ip(([127, 0, 0, 1], 4711).into());
     let odd = Pace { read: 5, write: 3, pending: 3, lazy: false };
     vec![
         ("friendly", Knobs::default()),
@@ -35,6 +43,8 @@ fn channels() -> Vec<(&'static str, Knobs)> {
             "client first, octet by octet",
             Knobs { client_speaks_first: true, ..Knobs::default() }.paced(Pace::OCTET_BY_OCTET),
         ),
+        ("from a trusted proxy", Knobs { peer: proxy.clone(), ..Knobs::default() }),
+        ("from a trusted proxy, octet by octet", Knobs { peer: proxy, ..Knobs::default() }.paced(Pace::OCTET_BY_OCTET)),
         ("TLS", Knobs { tls: Tls::Implicit, ..Knobs::default() }),
         ("in clear", Knobs::clear()),
         ("STARTTLS", Knobs::starttls()),
@@ -65,14 +75,16 @@ async fn play(scenario: &Scenario, reference: &Reference, knobs: &Knobs) -> Resu
 async fn play_all(reference: &Reference) -> BTreeMap<String, u32> {
     let mut passed = BTreeMap::new();
     let mut failures = Vec::new();
-    for scenario in all() {
-        let name = scenario.name().rsplit('/').next().unwrap().trim_end_matches(".txt").to_owned();
+    for (scenario, protocol) in all() {
+        let reference = reference.clone().speaking(protocol);
+        let file = scenario.name().rsplit("scenarios/").next().unwrap();
+        let name = file.trim_end_matches(".txt").to_owned();
         let times = passed.entry(name.clone()).or_insert(0);
         for (channel, knobs) in channels() {
             if is_too_much(&scenario, &knobs) {
                 continue;
             }
-            match play(&scenario, reference, &knobs).await {
+            match play(&scenario, &reference, &knobs).await {
                 Ok(Report::Passed(_)) => *times += 1,
                 Ok(Report::Skipped(_)) => {}
                 Err(mismatch) => failures.push((name.clone(), format!("{channel}: {mismatch}"))),
@@ -103,6 +115,26 @@ async fn every_scenario_on_every_channel() {
     assert!(skipped.is_empty(), "played nowhere: {skipped:?}");
 }
 
+/// Domains are counted as they are accepted, also when the policy is asked about many recipients at once.
+#[tokio::test(start_paused = true)]
+async fn no_more_domains_than_were_announced() {
+    let scenario = Scenario::parse(
+        "domains",
+        "S: 220 *\nC: EHLO x\nS: 250-*\nS: ...\nS: 250-LIMITS MAILMAX=20 RCPTMAX=5 RCPTDOMAINMAX=2\nS: ...\n\
+         C: AUTH PLAIN AHVzZXIAcGFzcw==\nS: 235 *\nC: MAIL FROM:<>\nC: RCPT TO:<a@one.example>\n\
+         C: RCPT TO:<a@two.example>\nC: RCPT TO:<b@ONE.example>\nC: RCPT TO:<a@three.example>\n\
+         C: RCPT TO:<nobody@here.example>\nC: RCPT TO:<b@two.example>\n\
+         S: 250 *\nS: 250 *\nS: 250 *\nS: 250 *\nS: 452 4.5.3 *\nS: 452 4.5.3 *\nS: 250 *\nC: QUIT\nS: 221 *\nS!\n",
+    );
+    let scenario = scenario.unwrap();
+    for pause in [0, 7] {
+        let reference = reference_stack().slow(Duration::from_millis(pause));
+        let reference = reference.with(|config| config.limits.recipient_domains = Some(2));
+        let report = play(&scenario, &reference, &Knobs::default()).await.unwrap_or_else(|e| panic!("{e}"));
+        assert!(report.has_passed());
+    }
+}
+
 /// What is written is not sent before it is flushed, and flushing takes more than one poll: TLS over a full socket.
 #[tokio::test(start_paused = true)]
 async fn replies_are_flushed_to_the_end() {
@@ -124,7 +156,7 @@ async fn every_scenario_with_services_that_take_their_time() {
 #[tokio::test(start_paused = true)]
 async fn every_scenario_agrees_with_itself() {
     // What is broken off is lost, so that the other side cannot know what there was.
-    for scenario in all().iter().filter(|s| !s.name().ends_with("abort.txt")) {
+    for (scenario, _) in all().iter().filter(|(s, _)| !s.name().ends_with("abort.txt")) {
         for (channel, knobs) in channels().into_iter().filter(|(_, knobs)| !is_too_much(scenario, knobs)) {
             let (client, server) = pair(knobs);
             let (client, server) =
@@ -150,8 +182,9 @@ async fn every_scenario_agrees_with_itself() {
 /// A transcript is a scenario: what was recorded can be played again.
 #[tokio::test(start_paused = true)]
 async fn what_was_recorded_can_be_played_again() {
-    for scenario in all() {
-        let Ok(Report::Passed(transcript)) = play(&scenario, &reference_stack(), &Knobs::default()).await else {
+    for (scenario, protocol) in all() {
+        let reference = reference_stack().speaking(protocol);
+        let Ok(Report::Passed(transcript)) = play(&scenario, &reference, &Knobs::default()).await else {
             continue;
         };
         let again = Scenario::parse("transcript", &transcript.revealed()).unwrap();
@@ -159,7 +192,7 @@ async fn what_was_recorded_can_be_played_again() {
         if transcript.revealed().starts_with('#') {
             continue;
         }
-        let report = play(&again, &reference_stack(), &Knobs::default()).await;
+        let report = play(&again, &reference, &Knobs::default()).await;
         assert!(report.unwrap_or_else(|e| panic!("{}: {e}", scenario.name())).has_passed());
     }
 }
@@ -215,7 +248,7 @@ async fn what_does_not_apply_is_skipped_with_a_reason() {
     for (text, reason) in [
         ("ONLY plain\n", "only on a channel that is plain"),
         ("ONLY !secure\n", "only on a channel that is !secure"),
-        ("NEEDS DSN\nS: 220 *\nC: EHLO x\nS: 999\n", "only with DSN, which the server does not offer"),
+        ("NEEDS CONNEG\nS: 220 *\nC: EHLO x\nS: 999\n", "only with CONNEG, which the server does not offer"),
         ("WITHOUT SIZE\nS: 220 *\nC: EHLO x\nS: 999\n", "only without SIZE, which the server offers"),
     ] {
         let scenario = Scenario::parse("file", text).unwrap();

@@ -9,12 +9,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rustls_pki_types::ServerName;
 use smtp_core::stream::{
-    Address, ConnectError, ConnectStep, Connection, Connector, Resolve, Single, SystemResolver, Target, TlsMode,
-    TlsPolicy, Verification, race, socket_addresses,
+    Address, ConnectError, ConnectStep, Connection, Connector, ProxyHeader, Resolve, Single, SystemResolver, Target,
+    TlsMode, TlsPolicy, Verification, race, socket_addresses,
 };
 use smtp_core::types::Host;
 use smtp_tls::{ClientTls, HandshakeError};
 use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream as Socket};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -34,6 +35,9 @@ pub struct ConnectOptions {
     pub local: Option<IpAddr>,
     /// The congestion control algorithm, such as `cubic` or `bbr`, on Linux and FreeBSD. Default: the system's.
     pub congestion: Option<String>,
+    /// The PROXY header to begin each connection with, before TLS, for a client that speaks for another one. Only a
+    /// server that expects one can do with it. Default: none.
+    pub proxy: Option<ProxyHeader>,
 }
 
 impl Default for ConnectOptions {
@@ -44,6 +48,7 @@ impl Default for ConnectOptions {
             stagger: Duration::from_millis(250),
             local: None,
             congestion: None,
+            proxy: None,
         }
     }
 }
@@ -123,7 +128,7 @@ impl Connector for TcpConnector {
 
         let addresses = socket_addresses(&*self.resolver, address, self.options.local, "TCP");
         let addresses = timeout_at(deadline, addresses).await.map_err(|_| late(ConnectStep::Resolve))??;
-        let (socket, peer) =
+        let (mut socket, peer) =
             timeout_at(deadline, race(&addresses, self.options.stagger, |peer| attempt(peer, &self.options)))
                 .await
                 .map_err(|_| late(ConnectStep::Connect))?
@@ -131,6 +136,12 @@ impl Connector for TcpConnector {
                     ConnectError::transient(address, ConnectStep::Connect, all_failed(address, failures))
                 })?;
 
+        if let Some(header) = &self.options.proxy {
+            timeout_at(deadline, socket.write_all(&header.encode()))
+                .await
+                .map_err(|_| late(ConnectStep::Connect))?
+                .map_err(|error| ConnectError::transient(address, ConnectStep::Connect, error))?;
+        }
         let local = socket.local_addr().ok();
         let upgrade = prepared.map_or(Upgrade::None, |prepared| prepared.for_peer(peer));
         let stream = TcpStream::new(socket, peer, local, upgrade);

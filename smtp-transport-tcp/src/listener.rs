@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 
 use async_trait::async_trait;
-use smtp_core::stream::{Backoff, ByteStream, Connection, Listener, Single};
+use smtp_core::stream::{AcceptProxy, Backoff, ByteStream, Connection, Listener, Single};
 use smtp_tls::ServerTls;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -56,6 +56,7 @@ pub struct TcpListener {
     socket: tokio::net::TcpListener,
     local: SocketAddr,
     tls: Tls,
+    proxies: Option<AcceptProxy>,
     backoff: Backoff,
 }
 
@@ -84,7 +85,15 @@ impl TcpListener {
         socket.set_nonblocking(true)?;
         let socket = tokio::net::TcpListener::from_std(socket)?;
         let local = socket.local_addr()?;
-        Ok(Self { socket, local, tls, backoff: Backoff::new() })
+        Ok(Self { socket, local, tls, proxies: None, backoff: Backoff::new() })
+    }
+
+    /// The same behind `proxies`: every connection has to come from one of them and to begin with a PROXY header,
+    /// before STARTTLS and before implicit TLS. The header is read in [`Connection::accept`], not in
+    /// [`Listener::accept`]. It decides who the peer is; [`Listener::is_local`] stays what the socket is.
+    #[must_use]
+    pub fn behind(self, proxies: AcceptProxy) -> Self {
+        Self { proxies: Some(proxies), ..self }
     }
 
     /// Where it listens, with the real port.
@@ -126,9 +135,10 @@ impl TcpListener {
 impl Listener for TcpListener {
     async fn accept(&self) -> io::Result<Box<dyn Connection>> {
         let stream = self.accept_stream().await?;
-        Ok(match self.tls {
-            Tls::None | Tls::StartTls(_) => Box::new(Single::new(stream)),
-            Tls::Implicit(_) => Box::new(ImplicitTls(Some(stream))),
+        let implicit_tls = matches!(self.tls, Tls::Implicit(_));
+        Ok(match &self.proxies {
+            None if !implicit_tls => Box::new(Single::new(stream)),
+            proxies => Box::new(Arriving { stream: Some(stream), proxies: proxies.clone(), implicit_tls }),
         })
     }
 
@@ -145,16 +155,24 @@ impl Listener for TcpListener {
     }
 }
 
-/// A connection whose handshake is still to come.
-struct ImplicitTls(Option<TcpStream>);
+/// A connection whose beginning is still to come: a proxy's header, a handshake.
+struct Arriving {
+    stream: Option<TcpStream>,
+    proxies: Option<AcceptProxy>,
+    implicit_tls: bool,
+}
 
 #[async_trait]
-impl Connection for ImplicitTls {
+impl Connection for Arriving {
     async fn accept(&mut self) -> io::Result<Option<Box<dyn ByteStream>>> {
-        match self.0.take() {
-            Some(stream) => Ok(Some(Box::new(stream.start_tls().await?))),
-            None => Ok(None),
+        let Some(mut stream) = self.stream.take() else { return Ok(None) };
+        if let Some(proxies) = &self.proxies {
+            stream.read_proxy_header(proxies).await?;
         }
+        if self.implicit_tls {
+            stream = stream.start_tls().await?;
+        }
+        Ok(Some(Box::new(stream)))
     }
 
     async fn open(&mut self) -> io::Result<Box<dyn ByteStream>> {

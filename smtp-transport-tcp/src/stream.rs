@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use smtp_core::channel::{ChannelInfo, Peer};
-use smtp_core::stream::{BoxFuture, ByteStream, CloseCode, Verification};
+use smtp_core::stream::{AcceptProxy, BoxFuture, ByteStream, CloseCode, ProxyInfo, Verification};
 use smtp_tls::{HandshakeError, Role, ServerTls, client_info, server_info};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream as Socket;
@@ -22,6 +22,8 @@ pub(crate) struct TcpStream {
     peer: SocketAddr,
     local: Option<SocketAddr>,
     upgrade: Upgrade,
+    /// What a proxy said before anything else.
+    forwarded: Option<Box<ProxyInfo>>,
 }
 
 enum Io {
@@ -57,13 +59,24 @@ impl TcpStream {
     /// Addresses that only look like IPv6, on a socket for both families, become IPv4: access lists and logs know
     /// them by that.
     pub(crate) fn new(socket: Socket, peer: SocketAddr, local: Option<SocketAddr>, upgrade: Upgrade) -> Self {
-        Self { io: Io::Plain(socket), peer: canonical(peer), local: local.map(canonical), upgrade }
+        Self { io: Io::Plain(socket), peer: canonical(peer), local: local.map(canonical), upgrade, forwarded: None }
+    }
+
+    /// Takes the header of a proxy off a stream on which nothing was read yet.
+    pub(crate) async fn read_proxy_header(&mut self, proxies: &AcceptProxy) -> io::Result<()> {
+        let peer = Peer::Ip(self.peer);
+        let Io::Plain(socket) = &mut self.io else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "a PROXY header comes before TLS"));
+        };
+        let forwarded = proxies.read(socket, &peer).await?;
+        self.forwarded = Some(Box::new(forwarded));
+        Ok(())
     }
 
     /// The handshake that was agreed on. TCP's own buffer is all there is underneath, so no clear text can be carried
     /// over into TLS: what a peer (or somebody in between) sent ahead is taken for handshake, and fails it.
     pub(crate) async fn start_tls(self) -> io::Result<Self> {
-        let Self { io, peer, local, upgrade } = self;
+        let Self { io, peer, local, upgrade, forwarded } = self;
         let io = match (io, upgrade) {
             (Io::Plain(socket), Upgrade::Server(tls)) => {
                 let acceptor = TlsAcceptor::from(Arc::clone(tls.config()));
@@ -81,7 +94,7 @@ impl TcpStream {
             }
             _ => return Err(io::Error::new(io::ErrorKind::Unsupported, "no TLS is set up for this connection")),
         };
-        Ok(Self { io, peer, local, upgrade: Upgrade::None })
+        Ok(Self { io, peer, local, upgrade: Upgrade::None, forwarded })
     }
 
     pub(crate) fn socket(&self) -> &Socket {
@@ -100,13 +113,17 @@ impl ByteStream for TcpStream {
             Io::Server(tls) => Some(server_info(tls.get_ref().1)),
             Io::Client(side) => Some(client_info(side.tls.get_ref().1, &side.name, &side.verification)),
         };
-        ChannelInfo {
+        let mut info = ChannelInfo {
             local: self.local,
             secure: tls.is_some(),
             tls,
             can_upgrade: matches!((&self.io, &self.upgrade), (Io::Plain(_), Upgrade::Server(_) | Upgrade::Client(_))),
             ..ChannelInfo::new("tcp", Peer::Ip(self.peer))
+        };
+        if let Some(forwarded) = &self.forwarded {
+            forwarded.apply(&mut info);
         }
+        info
     }
 
     fn upgrade(self: Box<Self>) -> BoxFuture<'static, io::Result<Box<dyn ByteStream>>> {
@@ -216,7 +233,7 @@ mod tests {
 
     #[test]
     fn an_idle_stream_is_small() {
-        // Two addresses of 32 octets, the socket's registration, two tagged pointers.
+        // Two addresses of 32 octets, the socket's registration, three pointers, two of them tagged.
         assert!(size_of::<TcpStream>() <= 128, "{}", size_of::<TcpStream>());
     }
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use smtp_core::stream::{
-    Address, ConnectError, ConnectStep, Connection, Connector, Plain, Single, Target, TlsMode, TlsPolicy,
+    Address, ConnectError, ConnectStep, Connection, Connector, Plain, ProxyHeader, Single, Target, TlsMode, TlsPolicy,
 };
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -21,19 +22,27 @@ use crate::peer;
 #[derive(Debug, Clone)]
 pub struct UnixConnector {
     timeout: Duration,
+    proxy: Option<ProxyHeader>,
 }
 
 impl UnixConnector {
     /// A connector that waits 30 s for a server whose queue is full.
     #[must_use]
     pub const fn new() -> Self {
-        Self { timeout: Duration::from_secs(30) }
+        Self { timeout: Duration::from_secs(30), proxy: None }
     }
 
     /// The same with another time to wait for a server whose queue is full.
     #[must_use]
     pub const fn with_timeout(self, timeout: Duration) -> Self {
-        Self { timeout }
+        Self { timeout, ..self }
+    }
+
+    /// The same, beginning each connection with a PROXY header, for a client that speaks for another one. Only a
+    /// server that expects one can do with it.
+    #[must_use]
+    pub const fn with_proxy_header(self, header: ProxyHeader) -> Self {
+        Self { proxy: Some(header), ..self }
     }
 }
 
@@ -52,7 +61,7 @@ impl Connector for UnixConnector {
             let error = io::Error::new(io::ErrorKind::Unsupported, "not the path of a socket");
             return Err(ConnectError::permanent(address, ConnectStep::Resolve, error));
         };
-        let stream = timeout(self.timeout, connect(path)).await.unwrap_or_else(|_| {
+        let stream = timeout(self.timeout, self.stream(path)).await.unwrap_or_else(|_| {
             let text = format!("the server has accepted nobody for {:?}", self.timeout);
             Err(io::Error::new(io::ErrorKind::TimedOut, text))
         });
@@ -62,6 +71,16 @@ impl Connector for UnixConnector {
         })?;
         let facts = peer::facts("unix", stream.peer_cred());
         Ok(Box::new(Single::new(Plain::new(stream, facts))))
+    }
+}
+
+impl UnixConnector {
+    async fn stream(&self, path: &Path) -> io::Result<UnixStream> {
+        let mut stream = connect(path).await?;
+        if let Some(header) = &self.proxy {
+            stream.write_all(&header.encode()).await?;
+        }
+        Ok(stream)
     }
 }
 

@@ -6,7 +6,8 @@ use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use smtp_core::stream::{Backoff, Connection, Listener, Plain, Single};
+use smtp_core::channel::ChannelInfo;
+use smtp_core::stream::{AcceptProxy, Backoff, ByteStream, Connection, Listener, Plain, Single};
 use tokio::net::UnixStream;
 
 use crate::bind::{ListenOptions, SocketFile, bind};
@@ -27,6 +28,7 @@ pub struct UnixListener {
     _file: Option<SocketFile>,
     socket: tokio::net::UnixListener,
     path: Option<PathBuf>,
+    proxies: Option<AcceptProxy>,
     backoff: Backoff,
 }
 
@@ -58,7 +60,16 @@ impl UnixListener {
     pub fn from_std(socket: StdListener) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let path = socket.local_addr()?.as_pathname().map(Path::to_owned);
-        Ok(Self { socket: tokio::net::UnixListener::from_std(socket)?, path, _file: None, backoff: Backoff::new() })
+        let socket = tokio::net::UnixListener::from_std(socket)?;
+        Ok(Self { socket, path, proxies: None, _file: None, backoff: Backoff::new() })
+    }
+
+    /// The same behind `proxies`, which are listed by user (`uid:1000`): every connection has to come from one of them
+    /// and to begin with a PROXY header. The header is read in [`Connection::accept`], not in [`Listener::accept`]. It
+    /// decides who the peer is, and the channel no longer counts as one that does not leave the machine.
+    #[must_use]
+    pub fn behind(self, proxies: AcceptProxy) -> Self {
+        Self { proxies: Some(proxies), ..self }
     }
 
     /// Where it listens; `None` for a socket without a name in the file system.
@@ -85,7 +96,10 @@ impl Listener for UnixListener {
     async fn accept(&self) -> io::Result<Box<dyn Connection>> {
         let stream = self.accept_stream().await?;
         let facts = peer::facts("unix", stream.peer_cred());
-        Ok(Box::new(Single::new(Plain::new(stream, facts))))
+        Ok(match &self.proxies {
+            None => Box::new(Single::new(Plain::new(stream, facts))),
+            Some(proxies) => Box::new(Arriving { stream: Some(stream), facts, proxies: proxies.clone() }),
+        })
     }
 
     /// `smtp+unix:///run/smtp.sock`.
@@ -95,6 +109,27 @@ impl Listener for UnixListener {
 
     fn is_local(&self) -> bool {
         true
+    }
+}
+
+/// A connection whose proxy's header is still to come.
+struct Arriving {
+    stream: Option<UnixStream>,
+    facts: ChannelInfo,
+    proxies: AcceptProxy,
+}
+
+#[async_trait]
+impl Connection for Arriving {
+    async fn accept(&mut self) -> io::Result<Option<Box<dyn ByteStream>>> {
+        let Some(mut stream) = self.stream.take() else { return Ok(None) };
+        let forwarded = self.proxies.read(&mut stream, &self.facts.peer).await?;
+        forwarded.apply(&mut self.facts);
+        Ok(Some(Box::new(Plain::new(stream, self.facts.clone()))))
+    }
+
+    async fn open(&mut self) -> io::Result<Box<dyn ByteStream>> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "the client opens the one stream of a connection"))
     }
 }
 

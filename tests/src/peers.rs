@@ -1,8 +1,8 @@
 //! Real mail programs to test against, each started as an instance of its own.
 //!
 //! A peer here is a program from a Debian package: [`Postfix`] and [`Exim`] as
-//! servers (and as clients that send to us), [`Nsd`] as a name server, and the short-lived [`tools`]:
-//! `swaks`, `curl`, Python, `smtp-source`. For SMTP over QUIC there is
+//! servers (and as clients that send to us), [`Nsd`] as a name server, [`Dovecot`] as an LMTP server, [`HaProxy`] in
+//! front of us, and the short-lived [`tools`]: `swaks`, `curl`, Python, `smtp-source`. For SMTP over QUIC there is
 //! [`aioquic`], with our own scripts. `.ci/setup` installs them.
 //!
 //! Every instance has its own configuration, spool and mailboxes in a temporary
@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `postfix.test` | the [`Postfix`] instance, into one Maildir per user |
 //! | `exim.test` | the [`Exim`] instance, into one Maildir per user |
+//! | `dovecot.test` | the [`Dovecot`] instance, over LMTP, into one Maildir per user |
 //! | `ours.test` | us: the peer's client sends it to [`PostfixOptions::next_hop`] or [`EximOptions::next_hop`] |
 //! | any other | nobody: refused, or returned to the sender |
 //!
@@ -41,14 +42,18 @@
 //! `tokio::task::spawn_blocking`, or use a multi-threaded runtime.
 
 pub mod aioquic;
+mod dovecot;
 mod exim;
+mod haproxy;
 mod mailbox;
 mod nsd;
 mod postfix;
 mod process;
 pub mod tools;
 
+pub use dovecot::Dovecot;
 pub use exim::{Exim, EximOptions};
+pub use haproxy::HaProxy;
 pub use nsd::Nsd;
 pub use postfix::{Postfix, PostfixOptions};
 

@@ -16,7 +16,7 @@ fn a_wrong_command_line_is_64_and_says_how_it_is_right() {
         (&["send", "--server", "localhost:25"], "did you mean smtp://localhost:25"),
         (&["send", "--server", "smtp+quic://mx.example"], "no usual port for this"),
         (&["send", "--server", "smtp+quic://x:1?tls=opportunistic"], "TLS is always there"),
-        (&["send", "--server", "lmtp+unix:///run/lmtp"], "reserved for LMTP"),
+        (&["send", "--server", "lmtp://127.0.0.1:25"], "must not be spoken on port 25"),
         (&["send", "--server", "smtp+unix:run"], "absolute path"),
         (&["send", "--server", "pipe:", "--from", "a@b", "--to", "a@b"], "names no program"),
         (&["send", "--server", "fd:", "--from", "a@b", "--to", "a@b"], "fd: is for --listen"),

@@ -29,12 +29,15 @@ pub(crate) enum Mood {
     Gone,
 }
 
+/// When what arrived.
+pub(crate) type Arrival = (Instant, Vec<u8>);
+
 /// A next hop that writes down what arrives.
 #[derive(Debug, Clone)]
 pub(crate) struct Hop {
     pub(crate) url: String,
     mood: Arc<AtomicU8>,
-    arrived: Arc<Mutex<Vec<(Instant, Vec<u8>)>>>,
+    arrived: Arc<Mutex<Vec<Arrival>>>,
 }
 
 impl Hop {
@@ -61,8 +64,8 @@ impl Hop {
         self.mood.load(Ordering::SeqCst) == mood as u8
     }
 
-    /// When what arrived.
-    pub(crate) fn arrived(&self) -> Vec<(Instant, Vec<u8>)> {
+    /// All that arrived, dot-stuffed as it came.
+    pub(crate) fn arrived(&self) -> Vec<Arrival> {
         self.arrived.lock().unwrap().clone()
     }
 
@@ -71,7 +74,7 @@ impl Hop {
             return Ok(());
         }
         let mut stream = BufReader::new(stream);
-        let mut say = |stream: &mut BufReader<TcpStream>, text: &str| stream.get_mut().write_all(text.as_bytes());
+        let say = |stream: &mut BufReader<TcpStream>, text: &str| stream.get_mut().write_all(text.as_bytes());
         say(&mut stream, "220 hop.example\r\n")?;
         let mut line = String::new();
         loop {

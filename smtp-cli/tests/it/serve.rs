@@ -23,7 +23,7 @@ fn a_message_lands_in_the_maildir_as_readers_expect_it() {
 #[test]
 fn names_beyond_ascii_are_told_in_a_labels() {
     let server = Server::serve(&["--hostname", "mx.bücher.example", "--domain", "bücher.example"]);
-    assert!(server.connect().reply().starts_with("220 mx.xn--bcher-kva.example "));
+    assert!(server.connect().say("QUIT").starts_with("221 2.0.0 mx.xn--bcher-kva.example "));
     assert_eq!(send(server.url(), &["--to", "u@xn--bcher-kva.example"]).code, Some(0));
     assert_eq!(server.messages("xn--bcher-kva.example", "u").len(), 1);
 }

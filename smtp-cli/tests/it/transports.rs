@@ -62,6 +62,33 @@ fn one_mail_over_each_transport() {
     }
 }
 
+#[test]
+fn lmtp_beside_smtp_with_an_answer_for_each() {
+    let folder = TempDir::new().unwrap();
+    let unix = socket_in(folder.path()).replacen("smtp", "lmtp", 1);
+    let mut arguments = vec!["serve", "--mailbox", "u@localhost", "--mailbox", "v@localhost"];
+    let listeners = ["smtp://127.0.0.1:0", "lmtp://127.0.0.1:0", &unix];
+    arguments.extend(listeners.into_iter().flat_map(|url| ["--listen", url]));
+    let server = Server::start(&arguments, listeners.len());
+    assert!(server.urls[1].starts_with("lmtp://127.0.0.1:") && server.urls[2] == unix, "{:?}", server.urls);
+    let to = ["--to", "u@localhost", "--to", "nobody@localhost", "--to", "v@localhost", "--transcript"];
+    for url in &server.urls {
+        let sent = send(url, &to);
+        assert_eq!(sent.code, Some(67), "{url}: some were refused: {sent:?}");
+        let said = format!("{}{}", sent.stdout, sent.stderr);
+        let lmtp = url.starts_with("lmtp");
+        assert_eq!(said.contains("LHLO "), lmtp, "{said}");
+        assert_eq!(said.matches("250 2.0.0 message stored").count() >= 2, lmtp || said.contains("accepted"), "{said}");
+    }
+    for user in ["u", "v"] {
+        let messages = server.messages("localhost", user);
+        assert_eq!(messages.len(), 3, "{user}");
+        assert_eq!(messages.iter().filter(|message| message.contains(" with LMTP")).count(), 2, "{messages:?}");
+    }
+    let refused = send(&server.urls[1].replacen("lmtp", "smtp", 1), &["--to", "u@localhost"]);
+    assert_ne!(refused.code, Some(0), "SMTP is not spoken there: {refused:?}");
+}
+
 /// Starts a server without options, sends over both of its listeners, and ends it; in a network of its own, where its
 /// usual ports are free.
 const BY_DEFAULT: &str = r#"

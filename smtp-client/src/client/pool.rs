@@ -63,8 +63,8 @@ impl Pool {
         if !connection.is_usable() {
             return;
         }
-        let limit = [self.max_messages, mail_max(&connection)].into_iter().filter(|n| *n > 0).min();
-        if self.max_idle == 0 || limit.is_some_and(|limit| connection.messages >= limit) {
+        let enough = self.max_messages > 0 && connection.messages >= self.max_messages;
+        if self.max_idle == 0 || enough || connection.has_done_its_share() {
             return retire(connection);
         }
         connection.wire.rest();
@@ -123,11 +123,4 @@ pub(super) fn retire(mut connection: Connection) {
             let _ = connection.quit().await;
         });
     }
-}
-
-/// How many messages the server wants on one session (RFC 9422 §4.1); 0 if it does not say.
-fn mail_max(connection: &Connection) -> u32 {
-    let limits = connection.capabilities().get("LIMITS").unwrap_or_default();
-    let mut limits = limits.split_ascii_whitespace().filter_map(|limit| limit.split_once('='));
-    limits.find(|(name, _)| name.eq_ignore_ascii_case("MAILMAX")).and_then(|(_, n)| n.parse().ok()).unwrap_or(0)
 }

@@ -73,7 +73,8 @@ impl Connection {
         let mut result = self.next().await?.reply;
         while self.awaits_something() {
             let reply = self.next().await?.reply;
-            if result.severity() == Severity::Success {
+            // Behind a 353 (PRDR), too.
+            if matches!(result.severity(), Severity::Success | Severity::Continue) {
                 result = reply;
             }
         }
@@ -124,6 +125,15 @@ impl Connection {
     pub async fn help(&mut self, topic: Option<&str>) -> Result<Reply, Error> {
         let topic = topic.map(|text| plain(Step::Help, text)).transpose()?;
         self.ask(&Command::Help(topic)).await
+    }
+
+    /// A verb of an extension, such as ETRN, with its arguments.
+    ///
+    /// # Errors
+    /// As [`Connection::vrfy`].
+    pub async fn verb(&mut self, verb: &str, arguments: &str) -> Result<Reply, Error> {
+        let (verb, arguments) = (plain(Step::Other, verb)?, plain(Step::Other, arguments)?);
+        self.ask(&Command::Other { verb, arguments }).await
     }
 
     /// QUIT; the channel is closed when the reply has come, or the deadline has passed.

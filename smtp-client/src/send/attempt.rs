@@ -1,6 +1,6 @@
 //! What the server has said so far to one transaction.
 
-use smtp_core::service::{Complete, Outcome, Receipt};
+use smtp_core::service::{Omitted, Outcome, Receipt};
 use smtp_core::session::client::{Awaited, Event};
 use smtp_core::types::{AcceptedReply, Refusal, Reply, Severity, Verb};
 
@@ -17,7 +17,11 @@ pub(super) struct Attempt {
     stopped: Option<Refusal>,
     replies: usize,
     turned_away: bool,
-    lmtp: bool,
+    /// There is a reply to the content for each recipient: LMTP, or PRDR after its 353.
+    each: bool,
+    /// What the server was not told about the message, and about some of its recipients.
+    omitted: Omitted,
+    omitted_of: Vec<(usize, Omitted)>,
     /// The last octet of the content was queued.
     pub(super) ended: bool,
 }
@@ -39,7 +43,9 @@ impl Attempt {
             stopped: None,
             replies: 0,
             turned_away: false,
-            lmtp,
+            each: lmtp,
+            omitted: Omitted::NOTHING,
+            omitted_of: Vec::new(),
             ended: false,
         }
     }
@@ -59,6 +65,11 @@ impl Attempt {
 
     pub(super) fn refuse_all(&mut self, refusal: &Refusal) {
         self.recipients.fill_with(|| Recipient::Refused(refusal.clone()));
+    }
+
+    /// Remembers what the server is not told.
+    pub(super) fn omit(&mut self, all: Omitted, some: Vec<(usize, Omitted)>) {
+        (self.omitted, self.omitted_of) = (all, some);
     }
 
     pub(super) fn is_refused(&self, n: usize) -> bool {
@@ -134,21 +145,34 @@ impl Attempt {
     }
 
     fn content(&mut self, reply: Reply) {
+        if reply.severity() == Severity::Continue {
+            self.each = true;
+            return;
+        }
         // After a chunk that was refused the message cannot be whole, whatever is said to the last one.
         if self.stopped.is_some() {
             return;
         }
-        let result = AcceptedReply::try_from(reply.clone());
+        let result = AcceptedReply::try_from(reply.clone()).map_err(|_| refusal_of(&reply));
+        let one = if self.each { 1 } else { usize::MAX };
         let accepted = self.recipients.iter_mut().filter(|r| matches!(r, Recipient::Accepted));
-        let one = if self.lmtp { 1 } else { usize::MAX };
+        let mut meant = 0;
         for recipient in accepted.take(one) {
+            meant += 1;
             *recipient = match &result {
                 Ok(accepted) => Recipient::Final(accepted.clone()),
-                Err(_) => Recipient::Refused(refusal_of(&reply)),
+                Err(refusal) => Recipient::Refused(refusal.clone()),
             };
         }
-        if let (Err(_), false) = (result, self.lmtp) {
-            self.stop(refusal_of(&reply));
+        match result {
+            Err(refusal) if !self.each => self.stop(refusal),
+            // PRDR's last word is about the message as a whole: without it nobody has it.
+            Err(refusal) if meant == 0 => {
+                for recipient in self.recipients.iter_mut().filter(|r| matches!(r, Recipient::Final(_))) {
+                    *recipient = Recipient::Refused(refusal.clone());
+                }
+            }
+            Ok(_) | Err(_) => {}
         }
     }
 
@@ -161,21 +185,16 @@ impl Attempt {
         self.stop(error.refusal());
     }
 
-    /// The result of each recipient. `complete` is asked for the proof that the content went out whole only if somebody
-    /// was accepted.
-    pub(super) fn outcome(self, complete: impl FnOnce() -> Option<Complete>) -> Outcome {
+    /// The result of each recipient. `receipt` turns a reply into the proof that the content went out whole.
+    pub(super) fn outcome(self, mut receipt: impl FnMut(AcceptedReply) -> Option<Receipt>) -> Outcome {
         let unanswered = self.stopped.unwrap_or_else(no_answer);
-        let mut complete = Some(complete);
-        let mut receipt: Option<Receipt> = None;
-        let results = self.recipients.into_iter().map(|recipient| match recipient {
+        let omitted_of = |n: usize| self.omitted_of.iter().find(|(place, _)| *place == n).map(|(_, omitted)| *omitted);
+        let results = self.recipients.into_iter().enumerate().map(|(n, recipient)| match recipient {
             Recipient::Refused(refusal) => Err(refusal),
             Recipient::Unasked | Recipient::Accepted => Err(unanswered.clone()),
             Recipient::Final(reply) => {
-                // One body, one proof: under LMTP the receipt of the others is a copy.
-                if let Some(complete) = complete.take().and_then(|complete| complete()) {
-                    receipt = Some(Receipt::relayed(complete, reply));
-                }
-                receipt.clone().ok_or_else(no_answer)
+                let omitted = self.omitted.and(omitted_of(n).unwrap_or_default());
+                receipt(reply).map(|receipt| receipt.omitting(omitted)).ok_or_else(no_answer)
             }
         });
         Outcome::each(results.collect())

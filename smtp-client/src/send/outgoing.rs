@@ -3,7 +3,8 @@
 use core::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use smtp_core::service::{Body, Chunk, Complete, Truncated};
+use smtp_core::service::{Body, Chunk, Complete, Receipt, Truncated};
+use smtp_core::types::AcceptedReply;
 
 /// A body, and what was read of it ahead of time.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub(crate) struct Outgoing {
     /// `whole` was given out.
     given: bool,
     complete: Option<Complete>,
+    /// What the first acceptance was made into: there is one proof for one content.
+    receipt: Option<Receipt>,
     touched: bool,
 }
 
@@ -26,7 +29,7 @@ pub(crate) enum Piece {
 
 impl Outgoing {
     pub(crate) const fn new(body: Body) -> Self {
-        Self { body, whole: None, given: false, complete: None, touched: false }
+        Self { body, whole: None, given: false, complete: None, receipt: None, touched: false }
     }
 
     /// The exact size, if it is known.
@@ -103,8 +106,16 @@ impl Outgoing {
         !self.touched || self.whole.is_some()
     }
 
-    /// The proof that all of it was read, once.
-    pub(crate) const fn take_complete(&mut self) -> Option<Complete> {
-        self.complete.take()
+    /// The receipt for a recipient whom the server took with `reply`; `None` if the content was not read to its end.
+    pub(crate) fn accepted(&mut self, reply: AcceptedReply) -> Option<Receipt> {
+        match (&self.receipt, self.complete.take()) {
+            (Some(receipt), _) => Some(receipt.relayed_too(reply)),
+            (None, Some(complete)) => {
+                let receipt = Receipt::relayed(complete, reply);
+                self.receipt = Some(receipt.clone());
+                Some(receipt)
+            }
+            (None, None) => None,
+        }
     }
 }

@@ -36,7 +36,7 @@ impl Connection {
             let event = self.next().await?;
             attempt.record(event);
         }
-        Ok(attempt.outcome(|| content.take_complete()))
+        Ok(attempt.outcome(|reply| content.accepted(reply)))
     }
 
     /// Streams the content of DATA. If it does not come whole, or cannot be sent, the connection is cut off: there is

@@ -14,7 +14,7 @@ async fn session(mut stream: Option<Box<dyn smtp_core::stream::ByteStream>>, tra
     let stream = stream.take().unwrap();
     let mut connection = Connection::over(stream, &TlsPolicy::OPPORTUNISTIC, options()).await?;
     connection.hello().await?;
-    let options = SendOptions { transfer, chunk_size: 4, single_flight_max: 0 };
+    let options = SendOptions { transfer, chunk_size: 4, single_flight_max: 0, ..SendOptions::default() };
     let outcome = connection.send(&envelope(&["a@x.test"]), Body::from_bytes("12345\r\n"), &options).await?;
     assert!(outcome.single().is_ok());
     connection.quit().await?;

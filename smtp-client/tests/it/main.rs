@@ -5,6 +5,8 @@
 mod auth;
 mod deadlines;
 mod early;
+mod extensions;
+mod forward;
 mod lmtp;
 mod peer;
 mod pool;

@@ -178,7 +178,7 @@ pub(crate) async fn connected_with(keywords: &str, options: Arc<Options>) -> (Co
 }
 
 pub(crate) fn target() -> Target {
-    Target::host(Host::Domain(Domain::new("mx.test").unwrap()), 25)
+    Target::host(Host::Domain(Domain::new("mx.test").unwrap()), 2525)
 }
 
 pub(crate) fn mailbox(text: &str) -> Mailbox {

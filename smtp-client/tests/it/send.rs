@@ -405,17 +405,26 @@ async fn what_the_server_cannot_take_is_refused_before_anything_is_sent() {
     for (keywords, parameters, body, options, expected) in [
         ("SIZE 10", "", "0123456789\r\n", &all, "552 5.3.4 "),
         ("SIZE 10", "SIZE=11", "x\r\n", &all, ""),
-        ("", "BODY=8BITMIME", "x\r\n", &all, "554 5.6.3 "),
+        ("", "BODY=8BITMIME", "ü\r\n", &all, "554 5.6.3 "),
+        ("", "BODY=8BITMIME", "x\r\n", &all, ""),
         ("", "", "ü\r\n", &all, "554 5.6.3 "),
         ("8BITMIME", "", "ü\r\n", &all, ""),
         ("8BITMIME\nCHUNKING", "BODY=BINARYMIME", "x\r\n", &all, "554 5.6.1 "),
         ("BINARYMIME", "BODY=BINARYMIME", "x\r\n", &all, "554 5.6.1 "),
         ("BINARYMIME\nCHUNKING", "BODY=BINARYMIME", "x\r\n", &by_data, "554 5.6.1 "),
         ("BINARYMIME\nCHUNKING", "BODY=BINARYMIME", "x\n", &all, ""),
-        ("", "SMTPUTF8", "x\r\n", &all, "553 5.6.7 "),
+        ("", "SMTPUTF8", "ü\r\n", &all, "553 5.6.7 "),
+        ("", "SMTPUTF8", "x\r\n", &all, ""),
         ("", "", "x\r\n", &by_chunks, "555 5.5.4 "),
-        ("", "RET=HDRS", "x\r\n", &all, "555 5.5.4 MAIL parameter RET needs DSN"),
-        ("", "REQUIRETLS", "x\r\n", &all, "555 5.5.4 "),
+        ("", "HOLDFOR=60", "x\r\n", &all, "555 5.5.4 MAIL parameter HOLDFOR needs FUTURERELEASE"),
+        ("", "XCOLOUR=BLUE", "x\r\n", &all, "555 5.5.4 MAIL parameter XCOLOUR needs XCOLOUR"),
+        ("XCOLOUR", "XCOLOUR=BLUE", "x\r\n", &all, ""),
+        ("", "REQUIRETLS", "x\r\n", &all, "550 5.7.30 "),
+        ("REQUIRETLS", "REQUIRETLS", "x\r\n", &all, "550 5.7.30 "),
+        ("", "BY=60;R", "x\r\n", &all, "550 5.4.7 "),
+        ("DELIVERBY 61", "BY=60;R", "x\r\n", &all, "550 5.4.7 "),
+        ("DELIVERBY 61", "BY=60;N", "x\r\n", &all, ""),
+        ("", "BY=60;N RET=HDRS ENVID=x MT-PRIORITY=3 SOLICIT=x PRDR", "x\r\n", &all, ""),
         ("DSN", "RET=HDRS ENVID=x", "x\r\n", &all, ""),
         ("", "SIZE=9 BODY=7BIT AUTH=<>", "x\r\n", &all, ""),
     ] {
@@ -474,7 +483,7 @@ async fn parameters_are_fitted_to_the_server() {
 async fn one_recipient_that_cannot_be_asked_about_does_not_stop_the_others() {
     let (mut connection, mut peer) = connected("PIPELINING").await;
     let mut message = envelope(&["a@x.test", "jösé@x.test", "c@x.test"]);
-    message.recipients[2].parameters = Parameters::new("NOTIFY=NEVER").unwrap();
+    message.recipients[2].parameters = Parameters::new("RRVS=2014-04-03T23:01:00Z").unwrap();
     let server = async {
         peer.on("MAIL FROM:<from@client.test>", "250 ok").await;
         peer.on("RCPT TO:<a@x.test>", "250 ok").await;
@@ -485,7 +494,7 @@ async fn one_recipient_that_cannot_be_asked_about_does_not_stop_the_others() {
     let (outcome, ()) = tokio::join!(connection.send(&message, Body::from_bytes("hi\r\n"), &options), server);
     let results = results(outcome.unwrap());
     assert_eq!(results[0], "250 taken");
-    assert!(results[1].starts_with("553 5.6.7 ") && results[2].starts_with("555 5.5.4 "), "{results:?}");
+    assert!(results[1].starts_with("553 5.6.7 ") && results[2].starts_with("550 5.7.19 "), "{results:?}");
 }
 
 #[tokio::test(start_paused = true)]

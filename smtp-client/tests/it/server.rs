@@ -7,10 +7,10 @@ use bytes::Bytes;
 use smtp_client::{Client, SendOptions, Settings, Transfer, Unanswered};
 use smtp_core::channel::SessionInfo;
 use smtp_core::driver::{self, serve};
-use smtp_core::service::{Body, BoxError, Delivery, Outcome, Receipt, Request, Transaction, Verdict};
+use smtp_core::service::{Body, BoxError, Delivery, Outcome, Promises, Receipt, Request, Transaction, Verdict};
 use smtp_core::session::server::{Config, Protocol};
 use smtp_core::stream::{Listener, TlsMode, TlsPolicy, Verification};
-use smtp_core::types::{Command, Domain, Refusal};
+use smtp_core::types::{Command, Domain, Mail, Mailbox, Parameters, Refusal};
 use smtp_test::memory::{Cut, Knobs, MemoryConnector, MemoryListener, Pace, Tls};
 use tower::{Service, ServiceExt, service_fn};
 
@@ -248,6 +248,58 @@ async fn lmtp_tells_for_each() {
     }
 }
 
+/// Whatever a server says no to, and when, both sides agree on how many replies there are: the next message works.
+#[tokio::test(start_paused = true)]
+async fn lmtp_sides_agree_on_the_number_of_replies() {
+    // Refuses before it reads, after a part, or not at all, as the sender's name has it.
+    let delivery = service_fn(async |mut mail: Transaction| {
+        let recipients = mail.envelope.recipients.len();
+        let how = mail.envelope.mail.from.to_string();
+        let no = || Ok(Outcome::all(Err(Refusal::fixed(451, (4, 3, 0), "not now")), recipients));
+        if how.starts_with("<early@") {
+            return no();
+        }
+        if how.starts_with("<midway@") {
+            mail.body.next().await?;
+            return no();
+        }
+        let (_, complete) = mail.body.collect(1 << 20).await?;
+        Ok::<_, BoxError>(Outcome::all(Ok(Receipt::discarded(complete)), recipients))
+    });
+    let mut config = config();
+    config.protocol = Protocol::Lmtp;
+    config.limits.message_size = 5_000;
+    let (connector, connections) = server(Knobs::default(), config, delivery);
+    for (transfer, chunk_size) in [(Transfer::Auto, 1 << 20), (Transfer::Chunks, 100), (Transfer::Data, 1)] {
+        for pipelined in [true, false] {
+            let mut client = client(connector.clone(), |settings| {
+                settings.options.lmtp = true;
+                settings.send = SendOptions { transfer, chunk_size, ..SendOptions::default() };
+            });
+            let before = *connections.lock().unwrap();
+            for (from, size, expected) in [
+                ("early@x.test", 400, "451 4.3.0 not now"),
+                ("midway@x.test", 400, "451 4.3.0 not now"),
+                ("fine@x.test", 6_000, "552 5.3.4"),
+                ("fine@x.test", 400, "250 2.0.0"),
+            ] {
+                let mut envelope = envelope(&["a@x.test", "nobody@x.test", "b@x.test", "a@x.test"]);
+                envelope.mail = Mail::new(from.parse::<Mailbox>().unwrap());
+                let content = Bytes::from("12345678\r\n".repeat(size / 10));
+                let body = if pipelined { Body::from_bytes(content) } else { streamed(content, 50) };
+                let transaction = Transaction { session: SessionInfo::local("test"), envelope, body };
+                let outcome = client.ready().await.unwrap().call(transaction).await.unwrap();
+                let results = results(outcome);
+                let place = format!("{transfer:?}, {pipelined}, {from}, {size}: {results:?}");
+                assert!([0, 2, 3].iter().all(|n| results[*n].starts_with(expected)), "{place}");
+                let unasked = size == 6_000 && pipelined;
+                assert_eq!(results[1].starts_with("550 5.1.1"), !unasked, "{place}");
+            }
+            assert_eq!(*connections.lock().unwrap(), before + 1, "all over one session");
+        }
+    }
+}
+
 /// A relay is a server whose delivery is a client: content flows through two of them over narrow pipes, and the
 /// answer of the last comes back to the first.
 #[tokio::test(start_paused = true)]
@@ -286,4 +338,48 @@ async fn a_relay_is_a_server_whose_delivery_is_a_client() {
 fn a_client_is_a_delivery() {
     fn is_one<D: Delivery + Clone + Sync>() {}
     is_one::<Client>();
+}
+
+/// What a sender asks for reaches the last hop, or comes back; and each recipient has its own answer, by PRDR, through
+/// two relays.
+#[tokio::test(start_paused = true)]
+async fn through_relays_nothing_that_was_asked_for_is_lost() {
+    let promises = Promises::of(&["DSN", "DELIVERBY", "MT-PRIORITY", "REQUIRETLS", "RRVS", "SMTPUTF8"]);
+    let tls = Knobs { tls: Tls::Implicit, ..Knobs::default() };
+    let implicit = TlsPolicy { mode: TlsMode::Implicit, verification: Verification::None };
+    let envelopes = Arc::new(Mutex::new(Vec::new()));
+    let (delivered, kept) = (Delivered::default(), Arc::clone(&envelopes));
+    let inner = delivered.delivery();
+    let last = service_fn(move |mail: Transaction| {
+        kept.lock().unwrap().push(mail.envelope.clone());
+        inner.clone().oneshot(mail)
+    });
+    let (last, _) = server(tls.clone(), config().promising(promises), last);
+    let relay = client(last, |settings| settings.tls = implicit.clone());
+    let (middle, _) = server(tls.clone(), config().promising(promises), relay);
+    let mut sender = client(middle, |settings| settings.tls = implicit.clone());
+
+    let mut message = envelope(&["a@x.test", "full@x.test"]);
+    let asked = "RET=HDRS ENVID=QQ314159 BY=120;RT MT-PRIORITY=6";
+    message.mail.parameters = Parameters::new(asked).unwrap();
+    message.recipients[0].parameters =
+        Parameters::new("NOTIFY=SUCCESS ORCPT=rfc822;orig@x.test RRVS=2014-04-03T23:01:00Z").unwrap();
+    let transaction = |envelope| {
+        let (session, body) = (SessionInfo::local("test"), Body::from_bytes("x\r\n"));
+        Transaction { session, envelope, body }
+    };
+    let outcome = sender.ready().await.unwrap().call(transaction(message.clone())).await.unwrap();
+    let told = results(outcome);
+    assert!(told[0].starts_with("250 ") && told[1] == "452 4.2.2 full", "{told:?}");
+    let got = envelopes.lock().unwrap().remove(0);
+    for (keyword, value) in message.mail.parameters.iter() {
+        assert_eq!(got.mail.parameters.value(keyword), Some(value), "{keyword}");
+    }
+    assert_eq!(got.recipients, message.recipients);
+
+    // The channel has TLS; whether the server proved who it is decides.
+    message.mail.parameters = Parameters::new("REQUIRETLS").unwrap();
+    message.recipients.truncate(1);
+    let outcome = sender.ready().await.unwrap().call(transaction(message)).await.unwrap();
+    assert!(results(outcome)[0].starts_with("550 5.7.30 "));
 }

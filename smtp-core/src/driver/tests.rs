@@ -389,3 +389,25 @@ async fn size_is_enforced_in_mid_stream() {
     let said = talk(&chunk, 64, accept_all(), record(&Taken::default()), small).await;
     assert!(said.lines().last().unwrap().starts_with("552 5.3.4"), "{said}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn lmtp_is_not_spoken_on_port_25() {
+    let mut config = Config::new("mx.example".parse().unwrap());
+    config.protocol = crate::session::server::Protocol::Lmtp;
+    let settings = Arc::new(Settings::new(config));
+    for (port, start) in [(25, "421 4.3.5 "), (2424, "220 ")] {
+        let (mut ours, theirs) = tokio::io::duplex(4096);
+        let local = Some(([192, 0, 2, 1], port).into());
+        let channel = ChannelInfo { local, ..ChannelInfo::memory("test") };
+        let info = Arc::new(SessionInfo::new(1, channel.clone()));
+        let io = Box::new(Plain::new(theirs, channel));
+        let delivery = record(&Taken::default());
+        let session = tokio::spawn(serve(io, info, accept_all(), delivery, Arc::clone(&settings), Default::default()));
+        ours.write_all(b"QUIT\r\n").await.unwrap();
+        let mut said = String::new();
+        ours.read_to_string(&mut said).await.unwrap();
+        assert!(said.starts_with(start), "{said}");
+        assert!(port != 25 || (said.contains("another port") && said.lines().count() == 1), "{said}");
+        session.await.unwrap().unwrap();
+    }
+}

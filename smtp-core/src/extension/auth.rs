@@ -9,12 +9,13 @@ use crate::types::{Invalid, Parameter};
 /// AUTH: offered while there is a mechanism that can be used on the channel. It stays in the list when the client is
 /// authenticated, so that `AUTH=` stays legal; a second AUTH is refused by the session.
 pub static AUTH: Extension = Extension {
-    offer: |context, out| {
+    offered: |context| !context.mechanisms.is_empty(),
+    announce: |context, out| {
         out.push(' ');
         out.push_str(context.mechanisms);
-        !context.mechanisms.is_empty()
     },
-    mail: &[ParameterRule::of::<AuthParameter>()],
+    // A next hop that does not know it has nobody's word to rely on either.
+    mail: &[ParameterRule::of::<AuthParameter>().or_omitted()],
     ..Extension::keyword("AUTH", "RFC 4954")
 };
 

@@ -2,18 +2,28 @@
 
 use core::fmt;
 
-use super::{Extension, ParameterRule, bad_value};
+use super::{Extension, Lack, ParameterRule, bad_value};
 use crate::types::{Invalid, Parameter, Refusal};
 
 /// 8BITMIME (RFC 6152). The check of BODY lives here; BINARYMIME needs its own extension to be offered.
 pub static EIGHT_BIT_MIME: Extension = Extension {
     mail: &[ParameterRule {
         keyword: BodyType::KEYWORD,
-        check: |context, value| match BodyType::from_value(value).map_err(bad_value)? {
+        check: |context, value, _| match BodyType::from_value(value).map_err(bad_value)? {
             BodyType::BinaryMime if !context.promises.contains(&"BINARYMIME") => {
                 Err(Refusal::fixed(555, (5, 6, 1), "BODY=BINARYMIME is not supported here"))
             }
             BodyType::SevenBit | BodyType::EightBitMime | BodyType::BinaryMime => Ok(()),
+        },
+        lacking: |value| match BodyType::from_value(value) {
+            Ok(BodyType::SevenBit) => Lack::Omit,
+            // RFC 6152 §3: not without a conversion, which is for whoever understands MIME.
+            Ok(BodyType::EightBitMime) => {
+                Lack::Refuse(Refusal::fixed(554, (5, 6, 3), "the next hop does not take 8-bit content"))
+            }
+            Ok(BodyType::BinaryMime) | Err(_) => {
+                Lack::Refuse(Refusal::fixed(554, (5, 6, 1), "the next hop does not take BINARYMIME content"))
+            }
         },
     }],
     ..Extension::keyword("8BITMIME", "RFC 6152")

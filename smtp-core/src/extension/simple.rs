@@ -10,7 +10,7 @@ pub static ENHANCED_STATUS_CODES: Extension = Extension::keyword("ENHANCEDSTATUS
 
 /// STARTTLS (RFC 3207): offered while the channel can still be upgraded.
 pub static STARTTLS: Extension =
-    Extension { offer: |context, _| context.channel.can_upgrade, ..Extension::keyword("STARTTLS", "RFC 3207") };
+    Extension { offered: |context| context.channel.can_upgrade, ..Extension::keyword("STARTTLS", "RFC 3207") };
 
 /// HELP (RFC 5321 §4.1.1.8).
 pub static HELP: Extension = Extension::keyword("HELP", "RFC 5321 §4.1.1.8");

@@ -2,15 +2,18 @@
 
 use core::fmt;
 
-use super::{Extension, ParameterRule, bad_value};
+use super::{Extension, Lack, ParameterRule, bad_value};
 use crate::types::{Invalid, Parameter, Refusal};
 
 /// SIZE. EHLO names the limit; a MAIL that declares more is refused with 552 5.3.4 before the message is sent.
 pub static SIZE: Extension = Extension {
-    offer: |context, out| fmt::Write::write_fmt(out, format_args!(" {}", context.max_size)).is_ok(),
+    announce: |context, out| {
+        // Writing to a String cannot fail.
+        let _ = fmt::Write::write_fmt(out, format_args!(" {}", context.max_size));
+    },
     mail: &[ParameterRule {
         keyword: Size::KEYWORD,
-        check: |context, value| {
+        check: |context, value, _| {
             let Size(size) = Size::from_value(value).map_err(bad_value)?;
             if size > context.max_size {
                 // RFC 1870 §6.1
@@ -19,6 +22,7 @@ pub static SIZE: Extension = Extension {
             }
             Ok(())
         },
+        lacking: |_| Lack::Omit,
     }],
     ..Extension::keyword("SIZE", "RFC 1870")
 };

@@ -2,13 +2,19 @@
 
 use core::fmt;
 
-use super::{Extension, ParameterRule};
-use crate::types::{Invalid, Parameter};
+use super::{Extension, Lack, ParameterRule};
+use crate::types::{Invalid, Parameter, Refusal};
 
 /// SMTPUTF8, where the delivery can keep UTF-8 addresses and headers.
 pub static SMTPUTF8: Extension = Extension {
     needs_promise: true,
-    mail: &[ParameterRule::of::<SmtpUtf8>()],
+    mail: &[ParameterRule {
+        lacking: |_| {
+            // RFC 6531 §3.7.4.1 has 553 and 550 with X.6.7.
+            Lack::Refuse(Refusal::fixed(553, (5, 6, 7), "the next hop does not take internationalized mail (SMTPUTF8)"))
+        },
+        ..ParameterRule::of::<SmtpUtf8>()
+    }],
     ..Extension::keyword("SMTPUTF8", "RFC 6531")
 };
 

@@ -43,8 +43,8 @@ use bytes::BytesMut;
 use self::content::Sending;
 use super::{Law, State, law};
 use crate::channel::ChannelInfo;
-use crate::extension::{BodyType, Capabilities};
-use crate::types::{Command, HelloKind, Mail, Reply, Verb};
+use crate::extension::{BodyType, Capabilities, Prdr};
+use crate::types::{Command, HelloKind, Mail, Parameter, Reply, Verb};
 use crate::wire::{LineLaw, ReplyDecoder, decode_command, encode_command};
 
 /// The longest line of content that is sent, in octets, CRLF included, unless [`Session::set_line_max`] says
@@ -66,7 +66,7 @@ pub enum Awaited {
     /// A command; [`Verb::Connect`] is the greeting, [`Verb::Bdat`] a chunk that was not the last.
     Command(Verb),
     /// The content as a whole: the end of DATA, or BDAT LAST. Under LMTP there is one for each accepted recipient, in
-    /// order (RFC 2033 §4.2).
+    /// order (RFC 2033 §4.2). Under PRDR there may be a 353, then one for each, then one for all.
     Content,
     /// Nothing: a 421 out of the blue, with which a server may close at any time (RFC 5321 §3.8).
     Nothing,
@@ -84,8 +84,8 @@ struct Asked {
 enum What {
     Command(Verb),
     Hello(HelloKind),
-    Chunk { last: bool },
-    EndOfData,
+    Chunk { last: bool, prdr: bool },
+    EndOfData { prdr: bool },
 }
 
 impl What {
@@ -93,16 +93,16 @@ impl What {
         match self {
             Self::Command(verb) => Awaited::Command(verb),
             Self::Hello(_) => Awaited::Command(Verb::Hello),
-            Self::Chunk { last: false } => Awaited::Command(Verb::Bdat),
-            Self::Chunk { last: true } | Self::EndOfData => Awaited::Content,
+            Self::Chunk { last: false, .. } => Awaited::Command(Verb::Bdat),
+            Self::Chunk { last: true, .. } | Self::EndOfData { .. } => Awaited::Content,
         }
     }
 
     /// Where the session stands if this succeeds.
     const fn success(self, state: State) -> State {
         let verb = match self {
-            Self::Chunk { last: true } | Self::EndOfData => return State::Ready,
-            Self::Chunk { last: false } => Verb::Bdat,
+            Self::Chunk { last: true, .. } | Self::EndOfData { .. } => return State::Ready,
+            Self::Chunk { last: false, .. } => Verb::Bdat,
             Self::Hello(_) => Verb::Hello,
             Self::Command(verb) => verb,
         };
@@ -128,18 +128,25 @@ pub struct Session {
     line_max: usize,
     /// The newest MAIL said BODY=BINARYMIME.
     binary: bool,
+    /// The newest MAIL said PRDR.
+    prdr: bool,
     /// The 220 to STARTTLS has come, the stream is not upgraded yet.
     upgrading: bool,
     client_speaks_first: bool,
     implied: &'static [&'static str],
     capabilities: Capabilities,
     pipelining: bool,
+    /// One command at a time, whatever the server offers.
+    lock_step: bool,
     lmtp: bool,
     authenticated: bool,
     /// Recipients that were accepted in the transaction that is open.
     accepted: usize,
     /// How many of several replies to the same content have come (LMTP).
     replied: usize,
+    /// How many recipients wait for a reply of their own behind a 353 (PRDR); none of them, but the message as a whole
+    /// does, at 0.
+    verdicts: Option<usize>,
 }
 
 impl Session {
@@ -156,16 +163,25 @@ impl Session {
             line_law: LineLaw::new(LINE_MAX),
             line_max: LINE_MAX,
             binary: false,
+            prdr: false,
             upgrading: false,
             client_speaks_first: info.client_speaks_first,
             implied: info.implied,
             capabilities: Capabilities::default(),
             pipelining: info.implied.contains(&"PIPELINING"),
+            lock_step: false,
             lmtp: false,
             authenticated: false,
             accepted: 0,
             replied: 0,
+            verdicts: None,
         }
+    }
+
+    /// One command at a time, whatever the server offers: for servers that offer PIPELINING and get it wrong. Off at
+    /// first.
+    pub const fn set_lock_step(&mut self, lock_step: bool) {
+        self.lock_step = lock_step;
     }
 
     /// The longest line of content that may be sent, in octets, CRLF included; [`LINE_MAX`] at first.
@@ -193,6 +209,7 @@ impl Session {
         match command {
             Command::Mail(Mail { parameters, .. }) => {
                 self.binary = parameters.get::<BodyType>() == Some(BodyType::BinaryMime);
+                self.prdr = parameters.value(Prdr::KEYWORD).is_some();
             }
             // RFC 3030 §3: BINARYMIME content must not be sent by DATA.
             Command::Data if self.binary => return Err(NotNow::Binary),
@@ -292,9 +309,8 @@ impl Session {
         if !self.upgrading {
             return Err(NotNow::BadSequence("no 220 to STARTTLS has come"));
         }
-        let line_max = self.line_max;
-        *self = Self { state: State::Greeted, waiting: VecDeque::new(), ..Self::new(info) };
-        self.line_max = line_max;
+        let (line_max, lock_step) = (self.line_max, self.lock_step);
+        *self = Self { state: State::Greeted, waiting: VecDeque::new(), line_max, lock_step, ..Self::new(info) };
         Ok(())
     }
 
@@ -313,7 +329,7 @@ impl Session {
     /// True if commands may be sent in groups (RFC 2920).
     #[must_use]
     pub const fn pipelining(&self) -> bool {
-        self.pipelining
+        self.pipelining && !self.lock_step
     }
 
     /// Where the session stands by the replies that have come.
@@ -383,10 +399,10 @@ impl Session {
         let Some(Asked { what, .. }) = self.waiting.back() else { return Ok(()) };
         let may = match what {
             What::Command(Verb::Connect) => self.client_speaks_first && verb == Verb::Hello,
-            What::Command(Verb::Rset | Verb::Mail | Verb::Rcpt) | What::Chunk { .. } | What::EndOfData => {
-                self.pipelining
+            What::Command(Verb::Rset | Verb::Mail | Verb::Rcpt) | What::Chunk { .. } | What::EndOfData { .. } => {
+                self.pipelining()
             }
-            What::Hello(_) => self.implied.contains(&"PIPELINING"),
+            What::Hello(_) => self.implied.contains(&"PIPELINING") && !self.lock_step,
             What::Command(_) => false,
         };
         if may { Ok(()) } else { Err(NotNow::Outstanding(what.awaited())) }

@@ -7,10 +7,13 @@ mod answer;
 mod check;
 mod config;
 mod content;
+mod forward;
 
 pub use answer::Verdict;
 pub use config::{Config, Limits, MechanismOffer, Protocol};
 
+use alloc::borrow::Cow;
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -22,6 +25,7 @@ use bytes::{Bytes, BytesMut};
 use self::content::Content;
 use super::table::{Law, State, law};
 use crate::channel::{ChannelInfo, SessionInfo};
+use crate::extension::{Forwarded, Forwarding};
 use crate::types::{Command, Envelope, Mail, Rcpt, Refusal, Reply, Severity, Verb};
 use crate::wire::{CommandError, LineDecoder, LineError, LineStep, decode_command, decode_response, encode_reply};
 
@@ -76,11 +80,17 @@ pub struct Session {
     content: Content,
     errors: u32,
     junk: u32,
+    /// MAIL commands that were accepted.
+    messages: u32,
     pause: Option<Duration>,
     upgrade: bool,
     draining: bool,
     closing: bool,
     quit: bool,
+    /// What the peer may say of others.
+    forwarding: Forwarding,
+    /// What it has said, with XCLIENT.
+    claimed: Option<Box<Forwarded>>,
 }
 
 /// MAIL was accepted.
@@ -88,16 +98,25 @@ pub struct Session {
 struct OpenTransaction {
     mail: Mail,
     recipients: Vec<Rcpt>,
+    /// Different domains among them; counted only where there is a limit.
+    domains: u32,
     /// A RCPT was tried, so that "no valid recipients" is the better word.
     tried: bool,
+    /// RCPT beyond the limit.
+    overshoot: u32,
     utf8: bool,
+    /// The client understands a reply per recipient.
+    prdr: bool,
 }
 
 impl Session {
     /// A session on the channel that `info` tells of. Nothing has been said yet.
     #[must_use]
     pub fn new(config: Arc<Config>, info: Arc<SessionInfo>) -> Self {
+        let forwarding = config.forwarders.grant(&info.channel);
         Self {
+            forwarding,
+            claimed: None,
             config,
             info,
             state: State::Opened,
@@ -111,6 +130,7 @@ impl Session {
             content: Content::None,
             errors: 0,
             junk: 0,
+            messages: 0,
             pause: None,
             upgrade: false,
             draining: false,
@@ -224,6 +244,11 @@ impl Session {
         if self.info.channel.client_speaks_first && input.is_empty() {
             return Some(Step::Read);
         }
+        // RFC 2033 §5: a relay that came by would not know that each recipient has a reply.
+        if self.config.protocol == Protocol::Lmtp && self.info.channel.local.is_some_and(|local| local.port() == 25) {
+            self.say_421((4, 3, 5), "LMTP must not be spoken on port 25 (RFC 2033): listen on another port");
+            return None;
+        }
         Some(self.ask(Command::Connect))
     }
 
@@ -251,6 +276,8 @@ impl Session {
         let in_flight = self.pending.len();
         let parallel = matches!(self.held, Some(Ok(Command::Rcpt(_))))
             && self.has_room_for_rcpt()
+            // Which domains there are is known when the recipients before have been answered.
+            && self.config.limits.recipient_domains.is_none()
             && self.transaction.as_ref().is_none_or(|t| t.recipients.len() + in_flight < self.config.limits.recipients);
         if in_flight > 0 && !parallel {
             return Some(Step::Wait);
@@ -287,6 +314,18 @@ impl Session {
         if matches!(error, CommandError::ChunkSize | CommandError::Line(LineError::Endless)) {
             self.close();
         }
+    }
+
+    /// What the registry has against an extension's verb: a refusal if the extension is known, `None` if nobody knows it.
+    fn check_verb(&self, verb: &str) -> Result<(), Option<Refusal>> {
+        self.with_context(|registry, context| match registry.verb(verb) {
+            Some(extension) if extension.is_offered(context) => Ok(()),
+            Some(extension) => {
+                let text = alloc::format!("{verb} needs {}, not offered here", extension.keyword);
+                Err(Some(Refusal::new(502, (5, 5, 1), text)))
+            }
+            None => Err(None),
+        })
     }
 
     /// A verb that nobody knows. One of HTTP's is what a browser was made to send here, with more of it to come.
@@ -334,25 +373,32 @@ impl Session {
             return None;
         }
         if let Command::Other { verb, .. } = &command
-            && !self.with_context(|registry, context| registry.knows_verb(verb, context))
+            && let Err(stranger) = self.check_verb(verb)
         {
-            self.refuse_stranger(verb);
+            match stranger {
+                Some(refusal) => self.say(refusal.into_reply()),
+                None => self.refuse_stranger(verb),
+            }
             return None;
         }
         if let Law::BadSequence(text) = law(self.state, verb) {
             let tried = self.state == State::Mail && self.transaction.as_ref().is_some_and(|t| t.tried);
-            self.say(match verb {
-                // RFC 5321 §3.3: 554 says it better when every RCPT was refused.
-                Verb::Data if tried => Refusal::fixed(554, (5, 5, 1), text).into_reply(),
-                _ => Refusal::fixed(503, (5, 5, 1), text).into_reply(),
-            });
+            let lmtp = self.config.protocol == Protocol::Lmtp;
+            let text = if lmtp { Cow::Owned(text.replace("EHLO", "LHLO")) } else { Cow::Borrowed(text) };
+            // RFC 5321 §3.3: 554 says it better when every RCPT was refused. LMTP has 503 only (RFC 2033 §4.2).
+            let code = if verb == Verb::Data && tried && !lmtp { 554 } else { 503 };
+            self.say(Refusal::new(code, (5, 5, 1), text).into_reply());
             return None;
         }
         if let Err(refusal) = self.check(&command) {
             self.say(refusal.into_reply());
+            let overshoot = self.transaction.as_ref().map_or(0, |t| t.overshoot);
+            if verb == Verb::Rcpt && overshoot > self.config.limits.overshoot {
+                self.count_error();
+            }
             return None;
         }
-        if matches!(verb, Verb::Noop | Verb::Rset | Verb::Vrfy | Verb::Expn | Verb::Help) {
+        if does_nothing(&command) {
             self.junk += 1;
             if self.junk > self.config.limits.junk_commands {
                 self.count_error();
@@ -420,16 +466,19 @@ impl Session {
         info.channel = channel;
         info.hello = None;
         info.identity = None;
+        info.client = None;
         self.upgrade = false;
         self.extended = false;
         self.transaction = None;
         self.state = State::Greeted;
         self.lines = LineDecoder::default();
+        self.claim_again();
     }
 
     /// What came as early data is known not to be a replay; these are the channel's facts now.
     pub fn confirmed(&mut self, channel: ChannelInfo) {
         Arc::make_mut(&mut self.info).channel = channel;
+        self.claim_again();
     }
 
     /// The text of the reply to EHLO.
@@ -437,5 +486,28 @@ impl Session {
         let mut text = alloc::format!("{} greets {name}", self.config.hostname);
         self.with_context(|registry, context| registry.write_ehlo(context, &mut text));
         text
+    }
+}
+
+/// True for commands that bring no message further. A client that sends nothing else costs, and says nothing.
+const fn does_nothing(command: &Command) -> bool {
+    match command {
+        Command::Hello(_)
+        | Command::Rset
+        | Command::Noop
+        | Command::Vrfy(_)
+        | Command::Expn(_)
+        | Command::Help(_)
+        | Command::Other { .. }
+        | Command::Bdat { size: 0, last: false } => true,
+        Command::Connect
+        | Command::StartTls
+        | Command::Auth { .. }
+        | Command::Response(_)
+        | Command::Mail(_)
+        | Command::Rcpt(_)
+        | Command::Data
+        | Command::Bdat { .. }
+        | Command::Quit => false,
     }
 }

@@ -45,7 +45,7 @@ impl Throttle {
 
     /// Charges an attempt to `peer`. `None` if it has none left.
     pub(super) fn charge(&self, peer: &Peer) -> Option<Charge> {
-        let Some(ip) = peer.ip().map(peer::network) else { return Some(Charge(None)) };
+        let Some(ip) = peer::counted(peer) else { return Some(Charge(None)) };
         let now = Instant::now();
         let mut peers = lock(&self.full_at);
         let full_at = peers.get(&ip).copied().unwrap_or(now).max(now) + self.interval;

@@ -130,6 +130,8 @@ fn vouched(peer: &Peer) -> String {
         Peer::Ip(address) => format!(" ({})", AddressLiteral::from(address.ip().to_canonical())),
         Peer::Process { uid, .. } => format!(" (uid {uid})"),
         Peer::Named(name) => format!(" ({})", token(name)),
+        Peer::Forwarded { address: Some(address), .. } => vouched(&Peer::Ip(*address)),
+        Peer::Forwarded { address: None, proxy } => vouched(proxy),
     }
 }
 

@@ -26,8 +26,8 @@ struct Counters {
 }
 
 impl Sink {
-    /// It takes whatever can be asked of content.
-    pub const PROMISES: Promises = Promises::of(&["8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME"]);
+    /// It takes whatever can be asked of content, and nothing goes further from here.
+    pub const PROMISES: Promises = Promises::of(&["8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", "REQUIRETLS"]);
 
     /// A sink with its counters at zero.
     #[must_use]

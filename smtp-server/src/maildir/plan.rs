@@ -1,19 +1,19 @@
 //! Which mailboxes a transaction goes to.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use smtp_core::types::{Envelope, ForwardPath, Refusal};
 
 use super::tree::Place;
 use crate::name;
 
-/// The mailboxes of an envelope, each once, and the recipients that are none.
+/// The mailboxes of an envelope, each once, and which of them each recipient is.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) targets: Vec<Target>,
-    /// Positions of recipients that are no mailbox.
-    pub(super) refused: Vec<usize>,
+    /// For each recipient the number of its mailbox; `None` if it is none.
+    pub(super) recipients: Vec<Option<usize>>,
 }
 
 /// A copy of the message.
@@ -26,20 +26,20 @@ pub(super) struct Target {
 
 impl Plan {
     pub(super) fn new(envelope: &Envelope, primary: &str) -> Self {
-        let mut plan = Self { targets: Vec::with_capacity(envelope.recipients.len()), refused: Vec::new() };
-        let mut seen = HashSet::new();
-        for (i, recipient) in envelope.recipients.iter().enumerate() {
-            match place_of(&recipient.to, primary) {
-                Some(place) if seen.insert(place.clone()) => {
+        let mut plan = Self { targets: Vec::new(), recipients: Vec::with_capacity(envelope.recipients.len()) };
+        let mut seen = HashMap::new();
+        for recipient in &envelope.recipients {
+            let place = place_of(&recipient.to, primary);
+            plan.recipients.push(place.map(|place| {
+                *seen.entry(place.clone()).or_insert_with(|| {
                     let address = match &recipient.to {
                         ForwardPath::Mailbox(mailbox) => mailbox.to_string(),
                         ForwardPath::Postmaster => format!("postmaster@{primary}"),
                     };
                     plan.targets.push(Target { place, address });
-                }
-                Some(_) => {}
-                None => plan.refused.push(i),
-            }
+                    plan.targets.len() - 1
+                })
+            }));
         }
         plan
     }
@@ -73,6 +73,7 @@ mod tests {
         let plan = Plan::new(&envelope("<>", &recipients), "x.example");
         let places: Vec<_> = plan.targets.iter().map(|t| format!("{}/{}", t.place.domain, t.place.user)).collect();
         assert_eq!(places, ["example.org/jo", "x.example/postmaster"]);
+        assert_eq!(plan.recipients, [0, 0, 0, 1, 1].map(Some));
         assert_eq!(plan.targets[0].address, "Jo@Example.org");
         assert_eq!(plan.targets[1].address, "postmaster@x.example");
     }
@@ -81,7 +82,7 @@ mod tests {
     fn what_is_no_mailbox_is_named() {
         let long = format!("<{}@x.example>", "a".repeat(201));
         let plan = Plan::new(&envelope("<>", &["<a@x.example>", &long, "<\"\"@x.example>"]), "x.example");
-        assert_eq!((plan.targets.len(), &plan.refused[..]), (1, &[1, 2][..]));
+        assert_eq!((plan.targets.len(), &plan.recipients[..]), (1, &[Some(0), None, None][..]));
     }
 
     #[test]

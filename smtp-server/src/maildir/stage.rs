@@ -39,13 +39,23 @@ impl Message {
 pub(super) struct Staging {
     shared: Arc<Shared>,
     message: Message,
+    /// A mailbox that fails fails alone: each recipient has an answer of its own.
+    each: bool,
     first: Option<First>,
     staged: Vec<Staged>,
+    /// What became of the targets that failed alone, by their number.
+    failed: Vec<(usize, Failure)>,
 }
+
+/// What was stored, and the targets for which it could not be, by their number.
+pub(super) type Stored = (Receipt, Vec<(usize, Failure)>);
 
 /// The file that the content is written to, and where the content begins in it.
 #[derive(Debug)]
 struct First {
+    target: usize,
+    /// Its place in [`Staging::staged`].
+    staged: usize,
     file: File,
     head: u64,
     content: u64,
@@ -54,6 +64,7 @@ struct First {
 /// A file in a `tmp` folder.
 #[derive(Debug)]
 struct Staged {
+    target: usize,
     place: Place,
     name: String,
     size: u64,
@@ -61,73 +72,116 @@ struct Staged {
 }
 
 impl Staging {
-    /// Nothing yet: no file is touched before the first write.
-    pub(super) const fn new(shared: Arc<Shared>, message: Message) -> Self {
-        Self { shared, message, first: None, staged: Vec::new() }
+    /// Nothing yet: no file is touched before the first write. With `each` one target's failure is its own, else it is
+    /// everybody's.
+    pub(super) const fn new(shared: Arc<Shared>, message: Message, each: bool) -> Self {
+        Self { shared, message, each, first: None, staged: Vec::new(), failed: Vec::new() }
     }
 
     /// Writes a piece of content. The first time, it makes sure of every mailbox first: what cannot be stored is
     /// refused before most of it has arrived.
     pub(super) fn write(&mut self, content: &[u8]) -> Result<(), Failure> {
         if self.first.is_none() {
-            let mut tmp = None;
-            for target in &self.message.targets {
-                let prepared = self.shared.tree.prepare(&target.place)?;
-                tmp.get_or_insert(prepared);
-            }
-            let (file, head) = self.create(0, tmp)?;
-            self.first = Some(First { file, head, content: 0 });
+            self.begin()?;
         }
-        let (Some(first), Some(staged)) = (&mut self.first, self.staged.first()) else { return Ok(()) };
+        let Some(first) = &mut self.first else { return Ok(()) };
+        let Some(staged) = self.staged.get(first.staged) else { return Ok(()) };
         first.file.write_all(content).map_err(|e| self.shared.failed("write", staged, e))?;
         first.content += content.len() as u64;
         Ok(())
     }
 
+    fn begin(&mut self) -> Result<(), Failure> {
+        let mut first = None;
+        for (n, target) in self.message.targets.iter().enumerate() {
+            match self.shared.tree.prepare(&target.place) {
+                Ok(tmp) => first = first.or(Some((n, tmp))),
+                Err(failure) if self.each => self.failed.push((n, failure)),
+                Err(failure) => return Err(failure),
+            }
+        }
+        let Some((target, tmp)) = first else {
+            // Everybody failed: the message is, as a whole.
+            return self.failed.pop().map_or(Ok(()), |(_, failure)| Err(failure));
+        };
+        let (file, head) = self.create(target, Some(tmp))?;
+        self.first = Some(First { target, staged: self.staged.len() - 1, file, head, content: 0 });
+        Ok(())
+    }
+
     /// Stages the rest, publishes all, and says so.
-    pub(super) fn commit(mut self, complete: Complete) -> Result<Receipt, Failure> {
+    pub(super) fn commit(mut self, complete: Complete) -> Result<Stored, Failure> {
         self.stage_all()?;
         self.publish_all()?;
-        Ok(Receipt::stored(complete))
+        Ok((Receipt::stored(complete), core::mem::take(&mut self.failed)))
     }
 
     /// When it is done, every recipient's copy is whole and on stable storage, in a place where no reader looks.
     pub(super) fn stage_all(&mut self) -> Result<(), Failure> {
         let Some(mut first) = self.first.take() else { return Ok(()) };
-        if let Some(staged) = self.staged.first_mut() {
+        if let Some(staged) = self.staged.get_mut(first.staged) {
             staged.size = first.head + first.content;
             sync(&first.file, &self.shared, staged)?;
         }
-        for target in 1..self.message.targets.len() {
-            let (mut file, head) = self.create(target, None)?;
-            let Some(staged) = self.staged.last_mut() else { continue };
-            staged.size = head + first.content;
-            let failed = |e| self.shared.failed("copy to", staged, e);
-            first.file.seek(SeekFrom::Start(first.head)).map_err(failed)?;
-            let copied = io::copy(&mut first.file, &mut file).map_err(failed)?;
-            if copied != first.content {
-                return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        for target in 0..self.message.targets.len() {
+            if target == first.target || self.has_failed(target) {
+                continue;
             }
-            sync(&file, &self.shared, staged)?;
+            let staged = self.stage(target, &mut first);
+            self.settle(target, staged)?;
         }
         Ok(())
     }
 
-    /// Moves every copy to where readers look. It stops at the first failure; what is out then stays out.
+    /// Makes another target's copy.
+    fn stage(&mut self, target: usize, first: &mut First) -> Result<(), Failure> {
+        let (mut file, head) = self.create(target, None)?;
+        let Some(staged) = self.staged.last_mut() else { return Ok(()) };
+        staged.size = head + first.content;
+        let failed = |e| self.shared.failed("copy to", staged, e);
+        first.file.seek(SeekFrom::Start(first.head)).map_err(failed)?;
+        let copied = io::copy(&mut first.file, &mut file).map_err(failed)?;
+        if copied != first.content {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        sync(&file, &self.shared, staged)
+    }
+
+    /// Moves every copy to where readers look. It stops at the first failure that is everybody's; what is out then
+    /// stays out.
     pub(super) fn publish_all(&mut self) -> Result<(), Failure> {
-        for staged in &mut self.staged {
-            let mailbox = self.shared.tree.enter(&staged.place)?;
-            let (tmp, new) = (mailbox.enter("tmp")?, mailbox.enter("new")?);
-            tmp.rename(&staged.name, &new, &format!("{},S={}", staged.name, staged.size))?;
-            staged.published = true;
-            new.sync()?;
+        for n in 0..self.staged.len() {
+            let Some(staged) = self.staged.get_mut(n) else { continue };
+            let target = staged.target;
+            if self.failed.iter().any(|(failed, _)| *failed == target) {
+                continue;
+            }
+            let published = self.shared.publish(staged);
+            self.settle(target, published)?;
+        }
+        if self.failed.len() == self.message.targets.len() {
+            return self.failed.pop().map_or(Ok(()), |(_, failure)| Err(failure));
         }
         Ok(())
+    }
+
+    /// Keeps a failure for its target, where it is that target's alone.
+    fn settle(&mut self, target: usize, result: Result<(), Failure>) -> Result<(), Failure> {
+        match result {
+            Err(failure) if self.each => self.failed.push((target, failure)),
+            result => return result,
+        }
+        Ok(())
+    }
+
+    fn has_failed(&self, target: usize) -> bool {
+        self.failed.iter().any(|(failed, _)| *failed == target)
     }
 
     /// A new file for this target, in its `tmp` folder, with its head written.
     fn create(&mut self, target: usize, tmp: Option<Folder>) -> Result<(File, u64), Failure> {
-        let Some(target) = self.message.targets.get(target) else {
+        let number = target;
+        let Some(target) = self.message.targets.get(number) else {
             return Err(Failure::new("find a recipient in", self.shared.tree.root(), io::ErrorKind::NotFound));
         };
         let tmp = match tmp {
@@ -137,7 +191,8 @@ impl Staging {
         let name = self.shared.names.make();
         let mut file = tmp.create(&name)?;
         // Noted at once: from here on there is something to remove.
-        self.staged.push(Staged { place: target.place.clone(), name: name.clone(), size: 0, published: false });
+        let place = target.place.clone();
+        self.staged.push(Staged { target: number, place, name: name.clone(), size: 0, published: false });
         let path = tmp.path().join(name);
         set_mode(&file, &path)?;
         let head = self.message.head(target);
@@ -152,6 +207,14 @@ fn sync(file: &File, shared: &Shared, staged: &Staged) -> Result<(), Failure> {
 }
 
 impl Shared {
+    fn publish(&self, staged: &mut Staged) -> Result<(), Failure> {
+        let mailbox = self.tree.enter(&staged.place)?;
+        let (tmp, new) = (mailbox.enter("tmp")?, mailbox.enter("new")?);
+        tmp.rename(&staged.name, &new, &format!("{},S={}", staged.name, staged.size))?;
+        staged.published = true;
+        new.sync()
+    }
+
     fn failed(&self, doing: &'static str, staged: &Staged, source: io::Error) -> Failure {
         let Place { domain, user } = &staged.place;
         Failure::new(doing, &self.tree.root().join(&**domain).join(&**user).join("tmp").join(&staged.name), source)

@@ -175,17 +175,50 @@ async fn what_is_no_mailbox_refuses_the_transaction_and_in_lmtp_itself() {
         assert_eq!((code(&outcome).as_str(), outcome.len()), ("550 5.1.1", 2), "{bad}");
         assert!(store.is_clean());
     }
-    let mut session = SessionInfo::new(1, ChannelInfo::memory("test"));
-    session.hello = Some(hello(HelloKind::Lhlo, "a.example"));
-    let transaction = Transaction {
-        session: Arc::new(session),
-        envelope: envelope("<>", &["<jo@example.org>", &long, "<al@example.org>"]),
-        body: text("x\r\n"),
-    };
+    let transaction = over_lmtp(&["<jo@example.org>", &long, "<al@example.org>"], text("x\r\n"));
     let outcome = deliver_transaction(&mut store.maildir.clone(), transaction).await;
     let stored: Vec<_> = outcome.iter().map(Result::is_ok).collect();
     assert_eq!(stored, [true, false, true]);
     assert_eq!(store.files("new").len(), 2);
+}
+
+fn over_lmtp(recipients: &[&str], body: Body) -> Transaction {
+    let mut session = SessionInfo::new(1, ChannelInfo::memory("test"));
+    session.hello = Some(hello(HelloKind::Lhlo, "a.example"));
+    Transaction { session: Arc::new(session), envelope: envelope("<>", recipients), body }
+}
+
+fn answers(outcome: &Outcome) -> Vec<String> {
+    let code = |text: String| text.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    outcome.iter().map(|result| result.as_ref().map_or_else(|no| code(no.to_string()), |_| "stored".into())).collect()
+}
+
+#[tokio::test]
+async fn over_lmtp_a_mailbox_that_fails_fails_alone() {
+    let store = Store::with(|builder| builder.max_mailboxes(3));
+    store.deliver(&["<bad@example.org>"], text("x\r\n")).await.single().unwrap();
+    let bad = store.root().join("example.org/bad");
+    fs::rename(bad.join("new"), bad.join("elsewhere")).unwrap();
+    symlink(bad.join("elsewhere"), bad.join("new")).unwrap();
+    // First, in the middle, twice, and beyond the number of mailboxes.
+    for (recipients, expected) in [
+        (&["bad", "jo", "bad", "al", "jo"][..], &["451 4.3.0", "stored", "451 4.3.0", "stored", "stored"][..]),
+        (&["jo", "one-too-many", "bad"], &["stored", "452 4.2.1", "451 4.3.0"]),
+        (&["bad", "bad"], &["451 4.3.0", "451 4.3.0"]),
+    ] {
+        let recipients: Vec<_> = recipients.iter().map(|user| format!("<{user}@example.org>")).collect();
+        let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+        let transaction = over_lmtp(&recipients, text("y\r\n"));
+        let outcome = deliver_transaction(&mut store.maildir.clone(), transaction).await;
+        assert_eq!(answers(&outcome), expected);
+        // Under SMTP it is all or nothing.
+        assert!(store.deliver(&recipients, text("z\r\n")).await.single().is_err());
+    }
+    let found = store.files("new");
+    let count = |user: &str| found.get(&format!("example.org/{user}")).map_or(0, Vec::len);
+    assert_eq!((count("jo"), count("al")), (2, 1), "{found:?}");
+    assert!(found.values().flatten().all(|message| !message.ends_with("z\n")), "{found:?}");
+    assert!(store.files("tmp").is_empty());
 }
 
 #[tokio::test]
@@ -412,7 +445,7 @@ async fn a_failure_after_the_first_publish_keeps_what_is_out_and_says_451() {
     let store = Store::new();
     let shared = Arc::clone(&store.maildir.0);
     let plan = Plan::new(&envelope("<>", &["<a@example.org>", "<b@example.org>", "<c@example.org>"]), "example.org");
-    let mut staging = Staging::new(shared, Message::new(&"<>".parse().unwrap(), plan.targets));
+    let mut staging = Staging::new(shared, Message::new(&"<>".parse().unwrap(), plan.targets), false);
     staging.write(b"x\n").unwrap();
     staging.stage_all().unwrap();
     assert_eq!((store.files("tmp").len(), store.files("new").len()), (3, 0));

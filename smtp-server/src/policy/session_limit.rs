@@ -68,7 +68,7 @@ impl SessionLimitLayer {
     }
 
     fn enter(&self, peer: &Peer) -> Result<Place, Refusal> {
-        let counted = peer.ip().filter(|_| self.local_too || !peer.is_local()).map(peer::network);
+        let counted = peer::counted(peer).filter(|_| self.local_too || !peer.is_local());
         let mut open = lock(&self.open);
         if open.total >= self.total {
             return Err(Refusal::fixed(421, (4, 3, 2), "too many sessions; try again later"));
@@ -137,7 +137,9 @@ impl<S: Service<Request, Response = Verdict>> Service<Request> for SessionLimit<
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        if matches!(request.command, Command::Connect) && self.place.is_none() {
+        if matches!(request.command, Command::Connect) {
+            // A peer that speaks for others says it again for each of them (XCLIENT).
+            self.place = None;
             match self.limit.enter(&request.session.channel.peer) {
                 Ok(place) => self.place = Some(place),
                 Err(refusal) => return Decided::refused(refusal),

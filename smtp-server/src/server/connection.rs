@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smtp_core::channel::SessionInfo;
+use smtp_core::driver::Settings;
 use smtp_core::service::{Delivery, Policy};
 use smtp_core::stream::{ByteStream, Connection};
 use tokio::task::JoinSet;
@@ -21,13 +22,13 @@ where
     D: Delivery,
 {
     /// Serves a connection to its end, or until the server aborts what is left.
-    pub(super) async fn connection(self: Arc<Self>, mut connection: Box<dyn Connection>) {
+    pub(super) async fn connection(self: Arc<Self>, mut connection: Box<dyn Connection>, settings: Arc<Settings>) {
         let streams = async {
             let Some(first) = self.first_stream(&mut *connection).await else { return };
             if connection.max_parallel() <= 1 {
-                self.one_after_another(&mut *connection, first).await;
+                self.one_after_another(&mut *connection, first, &settings).await;
             } else {
-                self.side_by_side(&mut *connection, first).await;
+                self.side_by_side(&mut *connection, first, &settings).await;
             }
         };
         tokio::select! {
@@ -49,10 +50,15 @@ where
     }
 
     /// A connection that is itself a stream: its session runs in the connection's own task.
-    async fn one_after_another(&self, connection: &mut dyn Connection, first: Box<dyn ByteStream>) {
+    async fn one_after_another(
+        &self,
+        connection: &mut dyn Connection,
+        first: Box<dyn ByteStream>,
+        settings: &Arc<Settings>,
+    ) {
         let mut next = Some(first);
         while let Some(stream) = next {
-            self.session(stream).await;
+            self.session(stream, settings).await;
             next = tokio::select! {
                 biased;
                 () = self.draining.cancelled() => None,
@@ -63,13 +69,18 @@ where
 
     /// A connection that carries many streams: a task for each, no more than it says. The connection is kept until the
     /// last session has ended.
-    async fn side_by_side(self: &Arc<Self>, connection: &mut dyn Connection, first: Box<dyn ByteStream>) {
+    async fn side_by_side(
+        self: &Arc<Self>,
+        connection: &mut dyn Connection,
+        first: Box<dyn ByteStream>,
+        settings: &Arc<Settings>,
+    ) {
         let most = connection.max_parallel();
         let mut sessions = JoinSet::new();
         let mut next = Some(first);
         while let Some(stream) = next {
-            let serving = Arc::clone(self);
-            sessions.spawn(async move { serving.session(stream).await });
+            let (serving, settings) = (Arc::clone(self), Arc::clone(settings));
+            sessions.spawn(async move { serving.session(stream, &settings).await });
             while sessions.len() >= most {
                 sessions.join_next().await;
             }
@@ -103,11 +114,11 @@ where
         })
     }
 
-    async fn session(&self, stream: Box<dyn ByteStream>) {
+    async fn session(&self, stream: Box<dyn ByteStream>, settings: &Arc<Settings>) {
         let mut counted = self.tally.begin();
         let session = Arc::new(SessionInfo::new(counted.id, stream.info()));
         let (policy, delivery) = (self.make_stack)(&session);
-        let settings = Arc::clone(&self.settings.session);
+        let settings = Arc::clone(settings);
         let drain = self.draining.clone();
         if let Err(error) = smtp_core::driver::serve(stream, session, policy, delivery, settings, drain).await {
             tracing::debug!(session = counted.id, %error, "the channel broke");

@@ -112,7 +112,7 @@ impl Client {
 }
 
 fn settings() -> Settings {
-    Settings::new(smtp_core::driver::Settings::new(Config::new("mx.example".parse().unwrap())))
+    Settings::new(driver::Settings::new(Config::new("mx.example".parse().unwrap())))
 }
 
 /// A running server: how to connect, how to stop, how it ended.

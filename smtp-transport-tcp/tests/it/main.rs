@@ -9,5 +9,6 @@ mod exhaustion;
 mod listening;
 mod openssl;
 mod policies;
+mod proxies;
 mod starttls;
 mod support;

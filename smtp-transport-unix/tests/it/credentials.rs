@@ -77,7 +77,7 @@ async fn another_user_is_seen_as_such_and_nobody_as_nobody_in_particular() {
                 assert_eq!(uid, 12_345);
             }
             Peer::Named(name) => assert_eq!((uid, &*name), (65_534, "unknown local process")),
-            Peer::Ip(_) => panic!("{peer}"),
+            Peer::Ip(_) | Peer::Forwarded { .. } => panic!("{peer}"),
         }
     }
 }

@@ -10,6 +10,7 @@ mod children;
 mod connecting;
 mod credentials;
 mod guide;
+mod proxies;
 mod sessions;
 mod stdio;
 mod support;

@@ -43,8 +43,9 @@ impl Default for EximOptions {
 /// A running Exim; dropping it ends it and removes its folder.
 ///
 /// Its server takes mail for `exim.test` and `ours.test`, and offers SIZE
-/// (50 MiB), 8BITMIME, DSN, PIPELINING, PIPECONNECT, CHUNKING, STARTTLS and
-/// SMTPUTF8. Its client uses CHUNKING where it is offered, which Postfix's does
+/// (50 MiB), 8BITMIME, DSN, PIPELINING, PIPECONNECT, CHUNKING, STARTTLS,
+/// SMTPUTF8 and PRDR: with `X-Refuse: name` in its header a message is refused
+/// for the mailbox of that name. Its client uses CHUNKING where it is offered, which Postfix's does
 /// not. Undelivered mail is tried again every 5 seconds.
 #[derive(Debug)]
 pub struct Exim {
@@ -284,6 +285,7 @@ chunking_advertise_hosts = *
 smtputf8_advertise_hosts = *
 dsn_advertise_hosts = *
 pipelining_advertise_hosts = *
+prdr_enable = true
 tls_advertise_hosts = *
 tls_certificate = {folder}/cert.pem
 tls_privatekey = {folder}/key.pem
@@ -295,6 +297,7 @@ smtp_max_synprot_errors = 20
 smtp_accept_max_nonmail = 100
 acl_smtp_rcpt = acl_rcpt
 acl_smtp_data = acl_data
+acl_smtp_data_prdr = acl_data_prdr
 
 begin acl
 acl_rcpt:
@@ -304,6 +307,11 @@ acl_rcpt:
           verify = recipient
   accept
 acl_data:
+  accept
+# Content that names a mailbox so is refused for it.
+acl_data_prdr:
+  deny message = not wanted
+       condition = ${{if eq{{$h_X-Refuse:}}{{$local_part}}}}
   accept
 
 begin routers

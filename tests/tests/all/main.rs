@@ -5,11 +5,17 @@
 
 mod discovery;
 mod docs;
+mod extensions;
 mod interop;
+mod interop_extensions;
+mod lmtp;
+mod proxies;
 mod quic_client;
 mod quic_server;
 mod replay;
 mod routing;
+mod rust_clients;
+mod served;
 mod transports;
 
 /// The one that TLS uses where nobody names another.

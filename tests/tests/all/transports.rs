@@ -13,7 +13,7 @@ use smtp_core::types::Host;
 use smtp_test::kit::{self, Pair};
 use smtp_test::memory::{Knobs, MemoryListener};
 use smtp_test::scenario::{Report, Runner, Scenario};
-use smtp_tests::scenarios::{Reference, folder, reference_stack};
+use smtp_tests::scenarios::{Reference, folders, reference_stack};
 use smtp_tls::{ClientTls, SelfSigned, ServerTls};
 use smtp_transport_quic::{ConnectOptions as QuicConnectOptions, QuicConnector, QuicListener, QuicOptions};
 use smtp_transport_tcp::{ListenOptions, TcpConnector, TcpListener, Tls};
@@ -164,40 +164,53 @@ pub(crate) fn with_runtime(f: impl Future<Output = ()>) {
 fn every_scenario_over_every_transport() {
     with_runtime(async {
         let folder_of_keys = tempfile::tempdir().unwrap();
-        let scenarios: Vec<_> = Scenario::load_all(&folder()).unwrap().into_iter().map(Arc::new).collect();
         // Real time passes here; tarpits are tested in virtual time.
         let reference = reference_stack().with(|config| config.limits.tarpit = Duration::ZERO);
         let mut failures = Vec::new();
-        for transport in transports(folder_of_keys.path()) {
-            let (mut passed, mut plays) = (0, JoinSet::new());
-            let mut left = scenarios.iter();
-            loop {
-                while plays.len() < PARALLEL {
-                    let Some(scenario) = left.next() else { break };
-                    let except =
-                        |(name, on, _): &&(&str, &str, &str)| scenario.name().ends_with(name) && *on == transport.name;
-                    if let Some((name, on, why)) = EXCEPT.iter().find(except) {
-                        println!("{on}: {name} left out: {why}");
-                        continue;
-                    }
-                    // One listener, many conversations: which server end meets which client is all one, they are alike.
-                    plays.spawn_local(Arc::clone(&transport).play(Arc::clone(scenario), reference.clone()));
+        for (folder, protocol) in folders() {
+            let scenarios: Vec<_> = Scenario::load_all(&folder).unwrap().into_iter().map(Arc::new).collect();
+            let reference = reference.clone().speaking(protocol);
+            for transport in transports(folder_of_keys.path()) {
+                let passed = play_all(&transport, &scenarios, &reference, &mut failures).await;
+                let (name, all) = (transport.name, scenarios.len());
+                println!("{protocol:?}, {name}: {passed} of {all} scenarios passed, the others do not apply");
+                if passed < all / 2 {
+                    failures.push(format!("{protocol:?}, {name}: only {passed} scenarios apply"));
                 }
-                match plays.join_next().await {
-                    None => break,
-                    Some(Ok(Ok(true))) => passed += 1,
-                    Some(Ok(Ok(false))) => {}
-                    Some(Ok(Err(failure))) => failures.push(failure),
-                    Some(Err(error)) => failures.push(format!("{}: {error}", transport.name)),
-                }
-            }
-            println!("{}: {passed} of {} scenarios passed, the others do not apply", transport.name, scenarios.len());
-            if passed < scenarios.len() / 2 {
-                failures.push(format!("{}: only {passed} scenarios apply", transport.name));
             }
         }
         assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n\n"));
     });
+}
+
+/// How many passed.
+async fn play_all(
+    transport: &Arc<Transport>,
+    scenarios: &[Arc<Scenario>],
+    reference: &Reference,
+    failures: &mut Vec<String>,
+) -> usize {
+    let (mut passed, mut plays) = (0, JoinSet::new());
+    let mut left = scenarios.iter();
+    loop {
+        while plays.len() < PARALLEL {
+            let Some(scenario) = left.next() else { break };
+            let except = |(name, on, _): &&(&str, &str, &str)| scenario.name().ends_with(name) && *on == transport.name;
+            if let Some((name, on, why)) = EXCEPT.iter().find(except) {
+                println!("{on}: {name} left out: {why}");
+                continue;
+            }
+            // One listener, many conversations: which server end meets which client is all one, they are alike.
+            plays.spawn_local(Arc::clone(transport).play(Arc::clone(scenario), reference.clone()));
+        }
+        match plays.join_next().await {
+            None => return passed,
+            Some(Ok(Ok(true))) => passed += 1,
+            Some(Ok(Ok(false))) => {}
+            Some(Ok(Err(failure))) => failures.push(failure),
+            Some(Err(error)) => failures.push(format!("{}: {error}", transport.name)),
+        }
+    }
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl Session {
         self.check(|law| law.finish())?;
         if let Sending::Data(encoder) = core::mem::replace(&mut self.sending, Sending::Nothing) {
             self.output.tail().extend_from_slice(encoder.finish());
-            self.ask(What::EndOfData);
+            self.ask(What::EndOfData { prdr: self.prdr });
         }
         Ok(())
     }
@@ -76,7 +76,7 @@ impl Session {
             self.line_law.finish().map_err(NotNow::BadLine)?;
         }
         encode_command(&Command::Bdat { size, last }, self.output.tail());
-        self.ask(What::Chunk { last });
+        self.ask(What::Chunk { last, prdr: self.prdr });
         if size > 0 {
             self.sending = Sending::Chunk { left: size, last };
             // The reply is due only after the octets.
@@ -96,7 +96,7 @@ impl Session {
     /// The one thing to say after a 354 that nobody can receive: a lone dot (RFC 2920 §3.1).
     pub(super) fn end_void_data(&mut self) {
         self.output.tail().extend_from_slice(b".\r\n");
-        self.ask(What::EndOfData);
+        self.ask(What::EndOfData { prdr: false });
     }
 
     /// How many octets of the open chunk are wanted still.

@@ -23,7 +23,7 @@ impl Session {
         match front {
             Some(asked) if self.output.written() >= asked.end => self.answer(asked, reply, clean),
             // An answer before its question.
-            Some(Asked { what: What::Chunk { .. } | What::EndOfData, .. }) => self.early(reply),
+            Some(Asked { what: What::Chunk { .. } | What::EndOfData { .. }, .. }) => self.early(reply),
             None if matches!(self.sending, Sending::Data(_)) => self.early(reply),
             Some(_) | None => Err(Fault::Unasked(reply)),
         }
@@ -52,6 +52,9 @@ impl Session {
                 Ok(Event { to, reply })
             };
         }
+        if to == Awaited::Content && self.more_verdicts(what, &reply) {
+            return Ok(Event { to, reply });
+        }
         self.waiting.pop_front();
         if !success || self.waiting.is_empty() {
             self.ahead = None;
@@ -69,6 +72,8 @@ impl Session {
                 self.state = State::Ready;
                 self.authenticated |= success;
             }
+            // A greeting, as XCLIENT is answered with: the session starts over, for another client.
+            (What::Command(Verb::Other), Severity::Success) if reply.code().get() == 220 => self.start_over(),
             // What an extension's verb answers is the extension's own.
             (What::Command(Verb::Other), _) => {}
             (_, Severity::Continue) => return Err(Fault::Unexpected { to, reply }),
@@ -89,7 +94,9 @@ impl Session {
                     _ => {}
                 }
             }
-            (What::Chunk { .. }, Severity::Success) | (What::EndOfData, _) => self.state = what.success(self.state),
+            (What::Chunk { .. }, Severity::Success) | (What::EndOfData { .. }, _) => {
+                self.state = what.success(self.state)
+            }
             // RFC 3030 §2: no more chunks; RSET leads out.
             (What::Chunk { .. }, _) => self.state = State::ChunksRefused,
             // A refused command leaves all as it was.
@@ -125,12 +132,34 @@ impl Session {
         self.pipelining = self.offers("PIPELINING");
     }
 
+    fn start_over(&mut self) {
+        self.state = State::Greeted;
+        self.ahead = None;
+        self.accepted = 0;
+        self.authenticated = false;
+        self.capabilities = Capabilities::default();
+        self.pipelining = self.offers("PIPELINING");
+    }
+
+    /// PRDR has a 353, one reply for each accepted recipient and one for all; true if others follow this one. A server
+    /// that answers at once with the reply for all says no more.
+    fn more_verdicts(&mut self, what: What, reply: &Reply) -> bool {
+        if let Some(left) = self.verdicts {
+            self.verdicts = left.checked_sub(1).filter(|_| reply.severity() != Severity::Continue);
+            return self.verdicts.is_some();
+        }
+        let asked = matches!(what, What::EndOfData { prdr: true } | What::Chunk { last: true, prdr: true });
+        let begins = asked && self.accepted > 1 && reply.code().get() == 353;
+        self.verdicts = begins.then_some(self.accepted);
+        begins
+    }
+
     /// LMTP has one reply for each accepted recipient (RFC 2033 §4.2); true if others follow this one.
     fn more_replies_to_content(&mut self, what: What) -> bool {
         let each = self.lmtp
             && match what {
-                What::EndOfData => true,
-                What::Chunk { last } => last && matches!(self.state, State::Rcpt | State::Chunks),
+                What::EndOfData { .. } => true,
+                What::Chunk { last, .. } => last && matches!(self.state, State::Rcpt | State::Chunks),
                 What::Command(_) | What::Hello(_) => false,
             };
         if !each {

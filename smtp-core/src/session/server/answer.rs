@@ -1,5 +1,6 @@
 //! What the policy says to a question, and what the client is told of it.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -9,9 +10,9 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use super::{OpenTransaction, Protocol, Session, Step, Ticket};
-use crate::acceptance::Outcome;
+use crate::acceptance::{Outcome, Receipt};
 use crate::channel::Identity;
-use crate::extension::SmtpUtf8;
+use crate::extension::{Forwarded, Prdr, SmtpUtf8};
 use crate::session::table::State;
 use crate::types::{Code, Command, Hello, HelloKind, Mail, Rcpt, Refusal, Reply, Severity};
 
@@ -62,6 +63,8 @@ enum Kept {
     Vrfy,
     Expn,
     Help,
+    XClient(Forwarded),
+    XForward(Forwarded),
     Other,
 }
 
@@ -87,7 +90,11 @@ impl Session {
             Command::Vrfy(_) => Kept::Vrfy,
             Command::Expn(_) => Kept::Expn,
             Command::Help(_) => Kept::Help,
-            Command::Other { .. } => Kept::Other,
+            Command::Other { verb, arguments } => match &**verb {
+                "XCLIENT" => Forwarded::xclient(arguments).map_or(Kept::Other, Kept::XClient),
+                "XFORWARD" => Forwarded::xforward(arguments).map_or(Kept::Other, Kept::XForward),
+                _ => Kept::Other,
+            },
         };
         self.next_ticket = self.next_ticket.wrapping_add(1);
         let ticket = Ticket(self.next_ticket);
@@ -153,13 +160,20 @@ impl Session {
             Kept::Bdat { size, last } => return self.begin_first_chunk(size, last),
             Kept::Mail(mail) => {
                 let utf8 = mail.parameters.get::<SmtpUtf8>().is_some();
-                self.transaction = Some(OpenTransaction { mail, recipients: Vec::new(), tried: false, utf8 });
+                let prdr = mail.parameters.get::<Prdr>().is_some();
+                let recipients = Vec::new();
+                self.transaction =
+                    Some(OpenTransaction { mail, recipients, domains: 0, tried: false, overshoot: 0, utf8, prdr });
+                self.messages = self.messages.saturating_add(1);
                 self.state = State::Mail;
                 words(verdict, 250, (2, 1, 0), "sender ok")
             }
             Kept::Rcpt(rcpt) => {
                 self.state = State::Rcpt;
                 if let Some(transaction) = &mut self.transaction {
+                    if self.config.limits.recipient_domains.is_some() && !transaction.knows_domain_of(&rcpt) {
+                        transaction.domains += 1;
+                    }
                     transaction.recipients.push(rcpt);
                 }
                 words(verdict, 250, (2, 1, 5), "recipient ok")
@@ -178,8 +192,23 @@ impl Session {
                 verdict,
                 214,
                 (2, 0, 0),
-                "EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT\nsee RFC 5321",
+                match self.config.protocol {
+                    Protocol::Smtp => {
+                        "EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT\nsee RFC 5321"
+                    }
+                    Protocol::Lmtp => "LHLO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT\nsee RFC 2033",
+                },
             ),
+            // The greeting is the answer, or what is said to the client in its place.
+            Kept::XClient(client) => {
+                self.start_over_for(client);
+                return None;
+            }
+            Kept::XForward(client) => {
+                let info = Arc::make_mut(&mut self.info);
+                info.client = Some(Box::new(client.over(info.client.as_deref())));
+                words(verdict, 250, (2, 0, 0), "noted")
+            }
             Kept::Other => words(verdict, 502, (5, 5, 1), "nobody here does that"),
         };
         self.say(reply);
@@ -194,7 +223,7 @@ impl Session {
         } else {
             alloc::format!("{} greets {}", self.config.hostname, hello.name)
         };
-        Arc::make_mut(&mut self.info).hello = Some(hello);
+        self.greeted_by(hello);
         plain(250, text)
     }
 
@@ -219,34 +248,80 @@ impl Session {
     pub(super) fn end_transaction(&mut self) {
         self.transaction = None;
         self.state = State::Ready;
+        self.forget_forwarded();
     }
 
-    /// One reply about the whole message, or one per recipient, as the protocol has it.
-    pub(super) fn say_outcome(&mut self, outcome: &Outcome, recipients: usize) {
-        let fitting = outcome.len() == recipients;
-        let confused = || Refusal::fixed(451, (4, 3, 0), "local error; try again later");
+    /// One reply about the whole message, or one per recipient, as the protocol has it. With `prdr` the client asked
+    /// for both.
+    pub(super) fn say_outcome(&mut self, outcome: &Outcome, recipients: usize, prdr: bool) {
+        if outcome.len() != recipients {
+            let confused = Refusal::fixed(451, (4, 3, 0), "local error; try again later");
+            return self.say_outcome(&Outcome::all(Err(confused), recipients), recipients, prdr);
+        }
         match self.config.protocol {
-            Protocol::Smtp => match if fitting { outcome.single() } else { Err(confused()) } {
-                Ok(receipt) => {
-                    self.errors = 0;
-                    self.junk = 0;
-                    self.say(receipt.reply());
+            Protocol::Smtp if prdr && recipients > 1 && outcome.common_refusal().is_none() => {
+                self.write(&Reply::fixed(353, (0, 0, 0), "one reply per recipient follows, then one for all"));
+                self.write_each(outcome.iter().map(reply_of));
+                if self.closing {
+                    return;
                 }
+                // Whoever was refused knows; the message as a whole is taken if anybody took it.
+                match outcome.iter().find_map(|result| result.as_ref().ok()) {
+                    Some(receipt) => self.accept(&receipt.reply()),
+                    None => self.say(outcome.single().map_or_else(Refusal::into_reply, Receipt::reply)),
+                }
+            }
+            Protocol::Smtp => match outcome.single() {
+                Ok(receipt) => self.accept(&receipt.reply()),
                 Err(refusal) => self.say(refusal.into_reply()),
             },
             // RFC 2033 §4.2
-            Protocol::Lmtp => {
-                let mut results = outcome.iter();
-                for _ in 0..recipients {
-                    match results.next().filter(|_| fitting) {
-                        Some(Ok(receipt)) => self.say(receipt.reply()),
-                        Some(Err(refusal)) => self.say(refusal.reply().clone()),
-                        None => self.say(confused().into_reply()),
-                    }
-                }
-            }
+            Protocol::Lmtp => self.say_each(outcome.iter().map(reply_of)),
         }
     }
+
+    /// One reply for each recipient. Together they are one error at most: what is said in between would be taken for a
+    /// recipient's.
+    pub(super) fn say_each(&mut self, replies: impl Iterator<Item = Reply>) {
+        let (accepted, refused) = self.write_each(replies);
+        if accepted {
+            self.errors = 0;
+            self.junk = 0;
+        } else if refused && !self.closing {
+            self.count_error();
+        }
+    }
+
+    /// Whether somebody was accepted, and whether somebody never will be.
+    fn write_each(&mut self, replies: impl Iterator<Item = Reply>) -> (bool, bool) {
+        let (mut accepted, mut refused) = (false, false);
+        for reply in replies {
+            self.write(&reply);
+            accepted |= reply.severity() == Severity::Success;
+            refused |= reply.severity() == Severity::Permanent;
+            // The last word of a session (RFC 5321 §3.8).
+            if reply.code().get() == 421 {
+                self.close();
+                break;
+            }
+        }
+        (accepted, refused)
+    }
+
+    fn accept(&mut self, reply: &Reply) {
+        self.forgive();
+        self.write(reply);
+    }
+
+    /// A client that delivers may make mistakes again.
+    const fn forgive(&mut self) {
+        self.errors = 0;
+        self.junk = 0;
+    }
+}
+
+fn reply_of(result: &Result<Receipt, Refusal>) -> Reply {
+    result.as_ref().map_or_else(|refusal| refusal.reply().clone(), Receipt::reply)
 }
 
 /// The policy's own words, if it had some, or the usual ones.

@@ -1,8 +1,8 @@
 //! What the registry and the extensions' own rules have against a command that the table allows.
 
-use super::{Protocol, Session};
-use crate::extension::{Context, Registry, SmtpUtf8};
-use crate::types::{Command, HelloKind, Mail, Rcpt, Refusal};
+use super::{OpenTransaction, Protocol, Session};
+use crate::extension::{Attribute, Context, Forwarded, Registry, SmtpUtf8, bad_value};
+use crate::types::{Command, HelloKind, Mail, Parameter, Rcpt, Refusal};
 
 impl Session {
     /// What the registry and the extensions' own rules have against a legal command.
@@ -34,7 +34,30 @@ impl Session {
             Command::Bdat { .. } if !self.offers("CHUNKING") => {
                 Err(Refusal::fixed(502, (5, 5, 1), "CHUNKING is not offered here"))
             }
+            Command::Other { verb, arguments } if &**verb == "XCLIENT" => self.check_xclient(arguments),
+            Command::Other { verb, arguments } if &**verb == "XFORWARD" => {
+                self.check_between_transactions()?;
+                Forwarded::xforward(arguments).map(drop).map_err(bad_value)
+            }
+            // RFC 5321 §3.5.2: the keyword is shown where the command is there.
+            Command::Expn(_) if !self.offers("EXPN") => Err(Refusal::fixed(502, (5, 5, 1), "EXPN is not offered here")),
             _ => Ok(()),
+        }
+    }
+
+    fn check_xclient(&self, arguments: &str) -> Result<(), Refusal> {
+        self.check_between_transactions()?;
+        let said = Forwarded::xclient(arguments).map_err(bad_value)?;
+        if said.get(Attribute::Login).is_some() && !self.forwarding.login {
+            return Err(Refusal::fixed(550, (5, 7, 0), "you may not say who has authenticated (XCLIENT LOGIN)"));
+        }
+        Ok(())
+    }
+
+    fn check_between_transactions(&self) -> Result<(), Refusal> {
+        match self.transaction {
+            Some(_) => Err(Refusal::fixed(503, (5, 5, 1), "not within a mail transaction; send RSET first")),
+            None => Ok(()),
         }
     }
 
@@ -57,11 +80,19 @@ impl Session {
     }
 
     fn check_mail(&self, mail: &Mail) -> Result<(), Refusal> {
+        if self.config.limits.messages.is_some_and(|most| self.messages >= most) {
+            // RFC 5321 §3.8 and RFC 9422 §4.1: it was announced; another session has room.
+            return Err(Refusal::fixed(421, (4, 5, 3), "enough messages for one session; open another"));
+        }
         if !self.extended && !mail.parameters.is_empty() {
             return Err(Refusal::fixed(555, (5, 5, 4), "parameters need EHLO (RFC 5321 §4.1.1.11)"));
         }
         self.with_context(|registry, context| registry.check_mail(context, &mail.parameters))?;
-        if mail.from.mailbox().is_some_and(|m| !m.is_ascii()) && mail.parameters.get::<SmtpUtf8>().is_none() {
+        let utf8 = mail.parameters.value(SmtpUtf8::KEYWORD).is_some();
+        if !utf8 && !mail.parameters.as_str().is_ascii() {
+            return Err(beyond_ascii());
+        }
+        if mail.from.mailbox().is_some_and(|m| !m.is_ascii()) && !utf8 {
             // RFC 6531 §3.5
             return Err(Refusal::fixed(553, (5, 6, 7), "an address beyond US-ASCII needs SMTPUTF8"));
         }
@@ -74,6 +105,7 @@ impl Session {
             transaction.tried = true;
             if transaction.recipients.len() >= limit {
                 // RFC 5321 §4.5.3.1.10
+                transaction.overshoot = transaction.overshoot.saturating_add(1);
                 return Err(Refusal::fixed(
                     452,
                     (4, 5, 3),
@@ -82,6 +114,13 @@ impl Session {
             }
             if !transaction.utf8 && rcpt.to.mailbox().is_some_and(|m| !m.is_ascii()) {
                 return Err(Refusal::fixed(553, (5, 6, 7), "an address beyond US-ASCII needs SMTPUTF8 on MAIL"));
+            }
+            if !transaction.utf8 && !rcpt.parameters.as_str().is_ascii() {
+                return Err(beyond_ascii());
+            }
+            let full = self.config.limits.recipient_domains.is_some_and(|most| transaction.domains >= most);
+            if full && !transaction.knows_domain_of(rcpt) {
+                return Err(Refusal::fixed(452, (4, 5, 3), "too many domains; send the rest in another transaction"));
             }
         }
         if !self.extended && !rcpt.parameters.is_empty() {
@@ -100,10 +139,29 @@ impl Session {
         let context = Context {
             channel: &self.info.channel,
             max_size: config.limits.message_size,
+            limits: config.limits.announced(),
             mechanisms,
             authenticated: self.info.identity.is_some(),
+            lmtp: config.protocol == Protocol::Lmtp,
             promises: config.promises.keywords(),
+            terms: &config.terms,
+            forwarding: self.forwarding,
         };
         f(&config.registry, &context)
     }
+}
+
+impl OpenTransaction {
+    /// True if a recipient of the same domain was accepted before.
+    pub(super) fn knows_domain_of(&self, rcpt: &Rcpt) -> bool {
+        fn domain(rcpt: &Rcpt) -> &str {
+            rcpt.to.mailbox().map_or("", |mailbox| mailbox.host())
+        }
+        self.recipients.iter().any(|other| domain(other).eq_ignore_ascii_case(domain(rcpt)))
+    }
+}
+
+/// RFC 6531 §3.3 allows UTF-8 in parameters where MAIL says SMTPUTF8, and only there.
+fn beyond_ascii() -> Refusal {
+    Refusal::fixed(501, (5, 5, 4), "a parameter beyond US-ASCII needs SMTPUTF8 on MAIL")
 }

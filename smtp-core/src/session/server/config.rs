@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::channel::ChannelInfo;
-use crate::extension::{Promises, Registry};
+use crate::extension::{Forwarders, Promises, Registry, Terms, TransactionLimits};
 use crate::types::Domain;
 
 /// Which protocol is spoken.
@@ -39,8 +39,15 @@ pub struct Limits {
     pub message_size: u64,
     /// The longest line inside a message in octets, CRLF included. Default 64 KiB; RFC 5321 §4.5.3.1.6 has 1,000.
     pub content_line: usize,
-    /// Recipients of one transaction. Default 1,000; RFC 5321 §4.5.3.1.8 wants at least 100.
+    /// Recipients of one transaction, announced by LIMITS. Default 1,000; RFC 5321 §4.5.3.1.8 wants at least 100.
     pub recipients: usize,
+    /// Different domains among the recipients of one transaction, announced by LIMITS. Default none.
+    pub recipient_domains: Option<u32>,
+    /// RCPT beyond [`Limits::recipients`] in one transaction before each further one counts as an error: clients that
+    /// do not know the limit send a whole list at once. Default 1,000.
+    pub overshoot: u32,
+    /// MAIL commands that are accepted in one session, announced by LIMITS; then 421. Default none.
+    pub messages: Option<u32>,
     /// Errors (5yz replies) from which on each costs [`Limits::tarpit`]. Default 10. An accepted message sets the count
     /// to 0.
     pub errors_soft: u32,
@@ -48,7 +55,8 @@ pub struct Limits {
     pub errors_hard: u32,
     /// How long a client that makes errors waits for each further reply. Default 1 s.
     pub tarpit: Duration,
-    /// NOOP, RSET, VRFY, EXPN and HELP between two messages before each counts as an error. Default 100.
+    /// EHLO, NOOP, RSET, VRFY, EXPN, HELP, verbs of extensions and BDAT without octets between two messages before each
+    /// counts as an error. Default 100.
     pub junk_commands: u32,
 }
 
@@ -60,10 +68,24 @@ impl Default for Limits {
             message_size: 35 << 20,
             content_line: 64 << 10,
             recipients: 1_000,
+            recipient_domains: None,
+            overshoot: 1_000,
+            messages: None,
             errors_soft: 10,
             errors_hard: 20,
             tarpit: Duration::from_secs(1),
             junk_commands: 100,
+        }
+    }
+}
+
+impl Limits {
+    /// What LIMITS says of them.
+    pub(super) fn announced(&self) -> TransactionLimits {
+        TransactionLimits {
+            messages: self.messages,
+            recipients: Some(u32::try_from(self.recipients).unwrap_or(u32::MAX)),
+            recipient_domains: self.recipient_domains,
         }
     }
 }
@@ -79,6 +101,10 @@ pub struct Config {
     pub registry: Registry,
     /// What its delivery can keep.
     pub promises: Promises,
+    /// On what terms some extensions are offered.
+    pub terms: Terms,
+    /// Who may speak for others with XCLIENT and XFORWARD. Nobody by default.
+    pub forwarders: Forwarders,
     /// Bounds.
     pub limits: Limits,
     mechanisms: Vec<MechanismOffer>,
@@ -96,6 +122,8 @@ impl Config {
             protocol: Protocol::Smtp,
             registry: Registry::default(),
             promises: Promises::MINIMUM,
+            terms: Terms::default(),
+            forwarders: Forwarders::default(),
             limits: Limits::default(),
             mechanisms: Vec::new(),
             plain_mechanisms: String::new(),
@@ -119,6 +147,20 @@ impl Config {
         self.plain_mechanisms = names(|offer| !offer.needs_secure);
         self.secure_mechanisms = names(|_| true);
         self.mechanisms = mechanisms;
+        self
+    }
+
+    /// The same with other terms for its extensions.
+    #[must_use]
+    pub fn with_terms(mut self, terms: Terms) -> Self {
+        self.terms = terms;
+        self
+    }
+
+    /// The same, and believes `forwarders` what they say of others.
+    #[must_use]
+    pub fn with_forwarders(mut self, forwarders: Forwarders) -> Self {
+        self.forwarders = forwarders;
         self
     }
 

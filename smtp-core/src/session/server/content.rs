@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BytesMut};
 
-use super::{Session, Step};
+use super::{Protocol, Session, Step};
 use crate::acceptance::Outcome;
 use crate::extension::BodyType;
 use crate::session::table::{Law, State, law};
@@ -22,8 +22,8 @@ pub(super) enum Content {
     Between { message: Message },
     /// All has been read; the delivery is to answer.
     Ended { message: Message },
-    /// The chunk of a BDAT that was refused is read and thrown away; then this is said.
-    Swallowed { left: u64, budget: u64, reply: Reply },
+    /// The chunk of a BDAT that was refused is read and thrown away; then this is said, so many times.
+    Swallowed { left: u64, budget: u64, reply: Reply, times: usize },
 }
 
 /// How content comes.
@@ -37,6 +37,7 @@ pub(super) enum How {
 #[derive(Debug)]
 pub(super) struct Message {
     recipients: usize,
+    prdr: bool,
     octets: u64,
     /// The line law for chunks; `None` for BINARYMIME, where it does not hold, and for DATA, whose decoder watches.
     law: Option<LineLaw>,
@@ -83,8 +84,10 @@ impl Session {
     fn offer(&mut self, how: How, law: Option<LineLaw>) -> Option<Step> {
         let transaction = self.transaction.as_mut()?;
         let recipients = core::mem::take(&mut transaction.recipients);
+        let prdr = transaction.prdr;
         let envelope = Envelope { mail: transaction.mail.clone(), recipients };
-        let message = Message { recipients: envelope.recipients.len(), octets: 0, law, lost: None, answered: false };
+        let recipients = envelope.recipients.len();
+        let message = Message { recipients, prdr, octets: 0, law, lost: None, answered: false };
         self.content = Content::Offered { how, message };
         Some(Step::Begin(envelope))
     }
@@ -131,9 +134,15 @@ impl Session {
             }
         };
         match self.content.take() {
-            Content::Ended { message } => self.conclude(&outcome, message.recipients),
+            Content::Ended { message } => self.conclude(&outcome, message.recipients, message.prdr),
             Content::Offered { how: How::Data(_), message } => {
-                self.conclude(&unread(message.recipients), message.recipients);
+                // There is no content to answer for: one reply to DATA, under LMTP too (RFC 2033 §4.2).
+                if let Err(refusal) = unread(message.recipients).single() {
+                    self.say(refusal.into_reply());
+                }
+                if !self.closing {
+                    self.end_transaction();
+                }
             }
             Content::Offered { how, mut message } => {
                 message.lost = Some(unread(message.recipients));
@@ -154,8 +163,8 @@ impl Session {
         }
     }
 
-    fn conclude(&mut self, outcome: &Outcome, recipients: usize) {
-        self.say_outcome(outcome, recipients);
+    fn conclude(&mut self, outcome: &Outcome, recipients: usize, prdr: bool) {
+        self.say_outcome(outcome, recipients, prdr);
         if !self.closing {
             self.end_transaction();
         }
@@ -176,18 +185,22 @@ impl Session {
         if matches!(self.state, State::Mail | State::Rcpt) {
             self.lose_chunks(false);
         }
-        self.swallow(size, Refusal::fixed(503, (5, 5, 1), text).into_reply());
+        self.swallow(size, Refusal::fixed(503, (5, 5, 1), text).into_reply(), 1);
     }
 
-    /// The message is refused at its first chunk.
+    /// The message is refused at its first chunk. Under LMTP the last chunk has a reply for each recipient, whatever it
+    /// says (RFC 2033 §4.2; RFC 3030 §2 leaves BDAT LAST in the place of the end of data).
     pub(super) fn refuse_first_chunk(&mut self, size: u64, last: bool, reply: Reply) {
+        let each = last && self.config.protocol == Protocol::Lmtp;
+        let times = if each { self.transaction.as_ref().map_or(1, |t| t.recipients.len()) } else { 1 };
         self.lose_chunks(last);
-        self.swallow(size, reply);
+        self.swallow(size, reply, times);
     }
 
     /// Twice the largest message is read to be polite; beyond that the reply comes, and the end.
-    fn swallow(&mut self, left: u64, reply: Reply) {
-        self.content = Content::Swallowed { left, budget: self.config.limits.message_size.saturating_mul(2), reply };
+    fn swallow(&mut self, left: u64, reply: Reply, times: usize) {
+        let budget = self.config.limits.message_size.saturating_mul(2);
+        self.content = Content::Swallowed { left, budget, reply, times };
     }
 
     /// The message is lost. Behind its last chunk the session is ready for another; before it only RSET or EHLO leads
@@ -222,7 +235,7 @@ impl Session {
     }
 
     fn swallow_step(&mut self, input: &mut BytesMut) -> Option<Step> {
-        let Content::Swallowed { left, budget, reply } = &mut self.content else { return None };
+        let Content::Swallowed { left, budget, reply, times } = &mut self.content else { return None };
         let room = usize::try_from((*left).min(*budget)).unwrap_or(usize::MAX);
         let taken = room.min(input.len());
         input.advance(taken);
@@ -231,9 +244,12 @@ impl Session {
         if *left > 0 && *budget > 0 {
             return Some(Step::Read);
         }
-        let (reply, whole) = (reply.clone(), *left == 0);
+        let (reply, times, whole) = (reply.clone(), *times, *left == 0);
         self.content = Content::None;
-        self.say(reply);
+        match times {
+            1 => self.say(reply),
+            _ => self.say_each(core::iter::repeat_n(reply, times)),
+        }
         if !whole {
             self.close();
         }
@@ -273,9 +289,9 @@ impl Session {
                     Some(Step::End)
                 }
                 Some(lost) => {
-                    let recipients = message.recipients;
+                    let (recipients, prdr) = (message.recipients, message.prdr);
                     self.content = Content::None;
-                    self.conclude(&lost, recipients);
+                    self.conclude(&lost, recipients, prdr);
                     spoiled
                 }
             },
@@ -317,7 +333,7 @@ impl Session {
         if let Some(lost) = message.lost.take() {
             self.lose_chunks(last);
             if last {
-                self.say_outcome(&lost, message.recipients);
+                self.say_outcome(&lost, message.recipients, message.prdr);
             } else if let Err(refusal) = lost.single() {
                 self.say(refusal.into_reply());
             }

@@ -26,7 +26,7 @@ fn submission(recorder: &Recorder) -> Started {
     let sessions = SessionLimitLayer::new().per_peer(1);
     let recipients = Mailboxes::new(&domain).unwrap().relay_for_authenticated(true);
     let (received, recorder) = (ReceivedLayer::new(&config.hostname), recorder.clone());
-    start(Settings::new(smtp_core::driver::Settings::new(config)), move |_| {
+    start(Settings::new(driver::Settings::new(config)), move |_| {
         let policy = auth.layer(RequireAuthLayer.layer(recipients.clone()));
         let policy = TraceLayer.layer(sessions.layer(RequireTlsLayer.layer(policy)));
         let delivery = LoopLayer::default().layer(received.layer(recorder.clone()));
