@@ -420,6 +420,8 @@ struct Plan {
     users: Vec<Hidden>,
     max_size: Option<Size>,
     identity: Option<smtp_tls::Identity>,
+    /// The files that it is in.
+    identity_files: Option<(PathBuf, PathBuf)>,
     key_log: bool,
     quic: Quic,
     drain: Option<Wait>,
@@ -478,6 +480,7 @@ impl Plan {
             user_file: arguments.user_file,
             users: arguments.user,
             max_size: arguments.max_size,
+            identity_files: arguments.tls_cert.clone().zip(arguments.tls_key.clone()),
             identity: listen::named_identity(arguments.tls_cert, arguments.tls_key)?,
             key_log: arguments.tls_key_log,
             quic: Quic::new(arguments.early_data, arguments.qlog_dir)?,
@@ -510,7 +513,7 @@ impl Plan {
             ("max_size", self.max_size != new.max_size),
             ("queue", self.queue != new.queue),
             ("queue_retry, queue_lifetime, queue_delay_notice", self.schedule != new.schedule),
-            ("tls_cert, tls_key", self.identity.is_some() != new.identity.is_some()),
+            ("tls_cert, tls_key", self.identity_files != new.identity_files),
             ("drain_deadline", self.drain != new.drain),
         ]
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::Plan;
+use crate::transport::EarlyDataChoice;
 
 impl fmt::Display for Plan {
     /// A configuration with every default written out, but for those that are found out at the start. No secret is in it.
@@ -17,7 +18,16 @@ impl fmt::Display for Plan {
             writeln!(f, "# user: {} with passwords that are not shown", self.users.len())?;
         }
         writeln!(f, "max_size = {}", self.message_size())?;
+        let files = self.identity_files.as_ref();
+        one(f, "tls_cert", files.map(|(cert, _)| cert.display()))?;
+        one(f, "tls_key", files.map(|(_, key)| key.display()))?;
         writeln!(f, "tls_key_log = {}", self.key_log)?;
+        let early_data = match self.quic.early_data {
+            EarlyDataChoice::Off => "off",
+            EarlyDataChoice::Gated => "gated",
+        };
+        one(f, "early_data", Some(early_data))?;
+        one(f, "qlog_dir", self.quic.qlog_dir.as_ref().map(|path| path.display()))?;
         writeln!(f, "drain_deadline = {}", self.drain_time().as_secs_f64())?;
         let queue = self.queue.as_ref().map(|path| format!("sqlite:{}", path.display()));
         one(f, "queue", Some(queue.as_deref().unwrap_or("none")))?;
