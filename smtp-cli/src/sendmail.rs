@@ -201,7 +201,9 @@ fn named_in_header(message: &[u8]) -> Vec<String> {
         HeaderValue::Address(address) => Some(address),
         _ => None,
     });
-    addresses.flat_map(|a| a.iter()).filter_map(|one| one.address.as_ref().map(ToString::to_string)).collect()
+    // A name alone is that of a user on this machine.
+    let text = |one: &mail_parser::Addr<'_>| one.address.as_ref().or(one.name.as_ref()).map(ToString::to_string);
+    addresses.flat_map(|address| address.iter()).filter_map(text).collect()
 }
 
 /// The message without Bcc, and with From.

@@ -77,16 +77,23 @@ impl Hop {
         let say = |stream: &mut BufReader<TcpStream>, text: &str| stream.get_mut().write_all(text.as_bytes());
         say(&mut stream, "220 hop.example\r\n")?;
         let mut line = String::new();
+        let mut recipients = 0;
         loop {
             line.clear();
-            if stream.read_line(&mut line)? == 0 {
+            if stream.read_line(&mut line)? == 0 || self.is(Mood::Gone) {
                 return Ok(());
             }
             let answer = match line.get(..4).unwrap_or_default().to_ascii_uppercase().as_str() {
                 "EHLO" => "250-hop.example\r\n250-PIPELINING\r\n250 8BITMIME\r\n",
                 "RCPT" if self.is(Mood::Later) => "451 4.7.1 not now\r\n",
                 "RCPT" if line.contains("<nobody@") => "550 5.1.1 no such mailbox\r\n",
+                "RCPT" => {
+                    recipients += 1;
+                    "250 2.1.5 fine\r\n"
+                }
+                "DATA" if recipients == 0 => "554 5.5.1 no valid recipients\r\n",
                 "DATA" => {
+                    recipients = 0;
                     say(&mut stream, "354 go on\r\n")?;
                     let mut content = Vec::new();
                     while !content.ends_with(b"\r\n.\r\n") {
@@ -102,7 +109,10 @@ impl Hop {
                     say(&mut stream, "221 bye\r\n")?;
                     return Ok(());
                 }
-                _ => "250 2.0.0 fine\r\n",
+                _ => {
+                    recipients = 0;
+                    "250 2.0.0 fine\r\n"
+                }
             };
             say(&mut stream, answer)?;
         }
@@ -170,6 +180,8 @@ fn session(port: u16, next: &AtomicU64, stop: &AtomicBool, ledger: &Mutex<HashSe
     ask(b"")?;
     ask(b"EHLO sender.example\r\n")?;
     while !stop.load(Ordering::SeqCst) {
+        // Enough to be in the middle of something at every moment, and no more than a slow machine can deliver.
+        std::thread::sleep(Duration::from_millis(5));
         let n = next.fetch_add(1, Ordering::SeqCst);
         let to = match n % 8 {
             // For a mailbox here; for one that the next hop refuses; for both; else for one there.
