@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::settings::with_environment;
-use crate::{config, manual, queue, replay, send, sendmail, serve, shell, sink};
+use crate::{config, manual, queue, replay, send, sendmail, serve, shell, sink, user};
 
 /// SMTP: a mail server in one command, a sink, a sender, a shell.
 #[derive(Debug, Parser)]
@@ -29,6 +29,8 @@ enum Subcommands {
     Send(send::Arguments),
     #[command(after_help = shell::MORE_HELP)]
     Shell(shell::Arguments),
+    #[command(after_help = user::MORE_HELP)]
+    User(user::Arguments),
     #[command(after_help = replay::MORE_HELP)]
     Replay(replay::Arguments),
     Completions(manual::Completions),

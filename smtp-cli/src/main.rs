@@ -1,7 +1,7 @@
 //! The binary `smtp`.
 //!
-//! Each subcommand is a module: [`serve`], [`queue`], [`config`], [`sendmail`], [`sink`], [`send`], [`shell`], [`replay`],
-//! [`manual`]. What they share:
+//! Each subcommand is a module: [`serve`], [`queue`], [`config`], [`sendmail`], [`sink`], [`send`], [`shell`], [`user`],
+//! [`replay`], [`manual`]. What they share: [`admin`] is what a server and its administrator say to each other,
 //! [`url`] is the vocabulary for listening and connecting, [`transport`] what stands behind each of its words,
 //! [`settings`] where options come from, [`connect`] the way to a server, [`listen`] the way to be one, [`transcript`]
 //! what a session looks like on a screen, and [`exit`] what the shell is told.
@@ -25,6 +25,7 @@ mod sink;
 mod transcript;
 mod transport;
 mod url;
+mod user;
 mod values;
 
 use std::future::Future;
@@ -75,6 +76,7 @@ fn run(matches: &ArgMatches) -> Result<Exit, Failure> {
         "config" => config::run(&arguments(matches)?),
         "replay" => block_on(&mut Builder::new_current_thread(), replay::run(load(matches)?)),
         "shell" => block_on(&mut Builder::new_current_thread(), shell::run(load(matches)?)),
+        "user" => user::run(&load(matches)?),
         "completions" => manual::completions(&arguments(matches)?, cli::command()),
         "man" => manual::man(&arguments(matches)?, cli::command()),
         other => Err(Failure::usage(format!("no subcommand {other:?}"))),

@@ -100,7 +100,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TEXT", conflicts_with = "data")]
     body: Option<String>,
 
-    /// Authenticate by this SASL mechanism only (PLAIN, LOGIN). Default: the strongest that is offered.
+    /// Authenticate by this SASL mechanism only. Default: the strongest that is offered.
+    ///
+    /// SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1-PLUS, SCRAM-SHA-1, PLAIN, LOGIN, CRAM-MD5; with OAUTHBEARER and
+    /// XOAUTH2 the password is the token; EXTERNAL and ANONYMOUS need none, and --user is whom to act as, or what the
+    /// log is to have.
     #[arg(long, value_name = "MECHANISM")]
     auth: Option<String>,
 

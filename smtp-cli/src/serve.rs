@@ -81,7 +81,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
-    /// Users that may authenticate: a line `name:$argon2id$…` each.
+    /// Users that may authenticate, in a file that `smtp user` writes. SIGHUP reads it again.
     #[arg(long, value_name = "FILE")]
     user_file: Option<PathBuf>,
 
@@ -103,6 +103,12 @@ pub(crate) struct Arguments {
     /// The key of the certificate, in PEM.
     #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
+
+    /// Ask clients for a certificate by a CA in this PEM file, so that users can be known by it (AUTH EXTERNAL).
+    ///
+    /// Whose certificate it is the user file says. Take a CA that issues for this purpose only.
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
 
     /// Write the sessions' TLS keys to the file that SSLKEYLOGFILE names. Whoever reads it reads the mail.
     #[arg(long)]
@@ -206,6 +212,7 @@ layered!(Arguments {
     max_size,
     tls_cert,
     tls_key,
+    tls_client_ca,
     tls_key_log,
     early_data,
     qlog_dir,
@@ -231,15 +238,15 @@ On standard output there is a line `listening URL` for each listener, once it ac
 With --listen pipe: standard output is the session's.
 
 SIGTERM and SIGINT end it: a client hears 421 at its next command, and may finish what it is sending. A second one \
-ends it at once. SIGHUP reads the certificates again, and from the configuration file domains, mailboxes, users, \
-routes and the relay host; sessions go on.
+ends it at once. SIGHUP reads the certificates and the user file again, and from the configuration file domains, \
+mailboxes, routes and the relay host; sessions go on.
 
 With a queue, programs of this server's user can hand in mail by `smtp sendmail`, and `smtp queue` shows what waits.
 
 Examples:
   smtp serve
   smtp serve --listen smtp://0.0.0.0:25 --domain example.org --hostname mx.example.org
-  smtp serve --mailbox me@localhost --user me:secret --listen smtps://127.0.0.1:4465
+  smtp user add me && smtp serve --mailbox me@localhost --user-file smtp-data/users --listen smtps://127.0.0.1:4465
   smtp serve --listen 'smtps://0.0.0.0:465?role=submission' --user-file users --relay-host smtps://mail.example.net
   smtp serve --listen smtp+unix:///run/smtp.sock --listen smtp+quic://127.0.0.1:4443
   systemd-socket-activate -l 2525 smtp serve --listen fd:";
@@ -265,7 +272,7 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
     let mailboxes = stack::mailboxes(&plan)?;
     let relay = Relay::open(&plan, &store, &mailboxes, &listeners.sockets)?;
     let sockets: Vec<screen::Shown> = listeners.sockets.iter().map(screen::Shown::of).collect();
-    let stack = Stack::new(&plan, &store, mailboxes, relay.as_ref(), listeners.strict);
+    let stack = Stack::new(&plan, &store, mailboxes, relay.as_ref(), listeners.strict)?;
     let stack = Arc::new(stack::Current::new(stack));
     let mut doors: Vec<_> =
         listeners.sockets.into_iter().map(|socket| (socket.role.into(), socket.protocol, socket.listener)).collect();
@@ -364,10 +371,18 @@ impl Reload {
         }
         let mailboxes = stack::mailboxes(&plan)?;
         let users = store::users(&plan)?;
+        let stack = self.stack.get().again(&plan, &self.store, mailboxes.clone())?;
         if let Some(relay) = &self.relay {
             relay.reload(&plan, &mailboxes, &self.store.maildir)?;
         }
-        self.stack.replace(|old| old.again(&plan, users, mailboxes));
+        // Nothing fails any more: all of it is new, or all is as it was.
+        self.stack.replace(stack);
+        if let Some(shared) = &self.store.users {
+            tracing::info!(users = users.len(), "the users were read again");
+            shared.replace(users);
+        } else if !users.is_empty() {
+            tracing::warn!("there are users now; that they can authenticate takes effect after a restart");
+        }
         Ok(())
     }
 }
@@ -422,6 +437,7 @@ struct Plan {
     identity: Option<smtp_tls::Identity>,
     /// The files that it is in.
     identity_files: Option<(PathBuf, PathBuf)>,
+    client_ca: Option<PathBuf>,
     key_log: bool,
     quic: Quic,
     drain: Option<Wait>,
@@ -482,6 +498,7 @@ impl Plan {
             max_size: arguments.max_size,
             identity_files: arguments.tls_cert.clone().zip(arguments.tls_key.clone()),
             identity: listen::named_identity(arguments.tls_cert, arguments.tls_key)?,
+            client_ca: arguments.tls_client_ca,
             key_log: arguments.tls_key_log,
             quic: Quic::new(arguments.early_data, arguments.qlog_dir)?,
             drain: arguments.drain_deadline,

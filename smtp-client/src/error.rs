@@ -110,6 +110,12 @@ pub enum Local {
         /// The server's list.
         offered: String,
     },
+    /// The server offers mechanisms that are known here, and none is as strong as was asked for.
+    #[error("no SASL mechanism is as strong as was asked for; the server offers: {offered}")]
+    TooWeak {
+        /// The server's list.
+        offered: String,
+    },
     /// Credentials are not sent over a channel that can be overheard.
     #[error("the channel can be overheard: credentials are not sent")]
     Overheard,
@@ -218,7 +224,10 @@ impl Error {
             } => {
                 return Refusal::new(554, (5, 6, 0), bad.to_string());
             }
-            Self::Local { cause: Local::Overheard | Local::Unverified | Local::NoMechanism { .. }, .. } => (7, 0),
+            Self::Local {
+                cause: Local::Overheard | Local::Unverified | Local::NoMechanism { .. } | Local::TooWeak { .. },
+                ..
+            } => (7, 0),
             Self::Local { .. } => (3, 0),
         };
         let doubt = if self.is_in_doubt() { "; the message may have been delivered" } else { "" };

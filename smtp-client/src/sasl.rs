@@ -1,19 +1,35 @@
 //! SASL mechanisms, the client's side (RFC 4422, RFC 4954). One file each; [`Mechanism`] is the seam for one's own.
 
+mod anonymous;
+mod bearer;
+mod choice;
+mod cram_md5;
+mod external;
 mod login;
 mod plain;
+mod scram;
 
+pub use anonymous::Anonymous;
+pub use bearer::{OAuthBearer, XOAuth2};
+pub use cram_md5::CramMd5;
+pub use external::External;
 pub use login::Login;
 pub use plain::Plain;
+pub use scram::Scram;
+pub use smtp_sasl::scram::Hash;
 
 use core::fmt;
 
+use async_trait::async_trait;
 use smtp_core::channel::ChannelInfo;
 use smtp_core::types::{Invalid, Secret};
+use smtp_sasl::bearer::Bearer;
+use smtp_sasl::scram::ScramError;
 
 use crate::error::Local;
 
 /// The client's half of one SASL exchange. Octets are raw here: base64 is the session's.
+#[async_trait]
 pub trait Mechanism: Send {
     /// The name, in upper case, as in the server's AUTH line.
     fn name(&self) -> &str;
@@ -32,11 +48,11 @@ pub trait Mechanism: Send {
         Ok(None)
     }
 
-    /// The response to a challenge.
+    /// The response to a challenge. Work that takes long belongs on a thread of its own.
     ///
     /// # Errors
     /// [`SaslError`] cancels the exchange.
-    fn respond(&mut self, challenge: &[u8]) -> Result<Secret, SaslError>;
+    async fn respond(&mut self, challenge: &[u8]) -> Result<Secret, SaslError>;
 
     /// True if a 235 may come now. A mechanism that makes the server prove itself says so only after the proof.
     fn may_succeed(&self) -> bool {
@@ -48,6 +64,18 @@ pub trait Mechanism: Send {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("SASL: {0}")]
 pub struct SaslError(pub &'static str);
+
+impl From<ScramError> for SaslError {
+    fn from(error: ScramError) -> Self {
+        Self(match error {
+            ScramError::Nonce => "the server's nonce is not one of this exchange",
+            ScramError::Proof => "the server does not know the password: it is another one, or somebody in between",
+            ScramError::Iterations(_) => "the server wants the password hashed too seldom to be safe, or too often",
+            ScramError::Server => "the server ended the exchange with an error",
+            _ => "not a message of SCRAM",
+        })
+    }
+}
 
 /// Where a secret may go beyond a channel that is secure and verified. The default is nowhere else.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -70,14 +98,45 @@ impl Exposure {
     }
 }
 
+/// How much a mechanism gives away, and to whom; each is better than those before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Strength {
+    /// The server sees the password or the token, or can guess it from what it sees: PLAIN, LOGIN, OAUTHBEARER,
+    /// XOAUTH2, CRAM-MD5. ANONYMOUS, which proves nothing, counts here.
+    #[default]
+    Any,
+    /// Both sides prove that they know the password, and neither shows it: SCRAM.
+    Mutual,
+    /// The proof holds on this TLS connection only, so that nobody in between can pass it on: SCRAM-…-PLUS, EXTERNAL.
+    Bound,
+}
+
 /// Who we are to the server, and how to prove it.
+///
+/// Of the mechanisms that the server offers the first of these is taken that the credentials are good for:
+/// SCRAM-SHA-256-PLUS, SCRAM-SHA-1-PLUS, SCRAM-SHA-256, SCRAM-SHA-1, PLAIN, LOGIN with a password; OAUTHBEARER, XOAUTH2
+/// with a token. CRAM-MD5 is only taken if it is [pinned](Credentials::pinned).
+///
+/// Whoever could change the server's list on the way could take the strong ones off it. -PLUS is missed there by the
+/// server itself; [`Credentials::at_least`] does not depend on anybody.
 #[derive(Clone)]
 pub struct Credentials {
     user: Box<str>,
-    password: Secret,
+    proof: Proof,
     act_as: Option<Box<str>>,
     mechanism: Option<Box<str>>,
+    least: Strength,
     exposure: Exposure,
+}
+
+#[derive(Clone)]
+enum Proof {
+    Password(Secret),
+    Token(Secret),
+    /// The channel has it.
+    External,
+    /// None.
+    Anonymous,
 }
 
 impl Credentials {
@@ -91,13 +150,39 @@ impl Credentials {
                 return Err(Invalid::new(what, "not empty, and without NUL (RFC 4616 §2)"));
             }
         }
-        Ok(Self {
-            user: user.into(),
-            password: Secret::new(password.as_bytes()),
-            act_as: None,
-            mechanism: None,
-            exposure: Exposure::default(),
-        })
+        Ok(Self::with(user, Proof::Password(Secret::new(password.as_bytes()))))
+    }
+
+    /// A user name and a bearer token (RFC 6750), for OAUTHBEARER or XOAUTH2.
+    ///
+    /// # Errors
+    /// [`Invalid`] if the name is empty or holds a control character, or the token is none.
+    pub fn bearer(user: &str, token: &str) -> Result<Self, Invalid> {
+        let token = Secret::new(token.as_bytes());
+        Bearer::new(user, &token)?;
+        Ok(Self::with(user, Proof::Token(token)))
+    }
+
+    /// What the channel vouches for: a client certificate, or the user that this program runs as. For EXTERNAL.
+    #[must_use]
+    pub fn external() -> Self {
+        Self::with("", Proof::External)
+    }
+
+    /// Nobody, for ANONYMOUS. `trace` is what the server's log is to have, such as a mail address, or empty.
+    ///
+    /// # Errors
+    /// [`Invalid`] if it is longer than 255 characters or holds a NUL (RFC 4505 §2).
+    pub fn anonymous(trace: &str) -> Result<Self, Invalid> {
+        if trace.chars().count() > 255 || trace.contains('\0') {
+            return Err(Invalid::new("trace information", "at most 255 characters, without NUL (RFC 4505 §2)"));
+        }
+        Ok(Self::with(trace, Proof::Anonymous))
+    }
+
+    fn with(user: &str, proof: Proof) -> Self {
+        let (least, exposure) = (Strength::default(), Exposure::default());
+        Self { user: user.into(), proof, act_as: None, mechanism: None, least, exposure }
     }
 
     /// The same, acting as another user: the authorization identity (RFC 4422 §2).
@@ -119,6 +204,13 @@ impl Credentials {
         self
     }
 
+    /// The same by no weaker mechanism, whatever the server offers.
+    #[must_use]
+    pub const fn at_least(mut self, strength: Strength) -> Self {
+        self.least = strength;
+        self
+    }
+
     /// The same where the secret may also go elsewhere.
     #[must_use]
     pub const fn exposed(mut self, exposure: Exposure) -> Self {
@@ -126,16 +218,20 @@ impl Credentials {
         self
     }
 
-    /// The user's name.
+    /// The user's name; for [`Credentials::anonymous`] the trace information.
     #[must_use]
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// The password.
+    /// The password or the token; empty where there is none.
     #[must_use]
-    pub const fn password(&self) -> &Secret {
-        &self.password
+    pub fn secret(&self) -> &Secret {
+        static NONE: std::sync::LazyLock<Secret> = std::sync::LazyLock::new(Secret::default);
+        match &self.proof {
+            Proof::Password(secret) | Proof::Token(secret) => secret,
+            Proof::External | Proof::Anonymous => &NONE,
+        }
     }
 
     /// The authorization identity, if it is another than the user.
@@ -149,31 +245,7 @@ impl Credentials {
     pub const fn exposure(&self) -> Exposure {
         self.exposure
     }
-
-    /// The strongest mechanism that is among those `offered`, and allowed on `channel`.
-    pub(crate) fn choose<'a>(
-        &self,
-        offered: impl Iterator<Item = &'a str> + Clone,
-        channel: &ChannelInfo,
-    ) -> Result<Box<dyn Mechanism>, Local> {
-        let known = MECHANISMS.iter().filter(|(name, _)| self.mechanism.as_deref().is_none_or(|pin| pin == *name));
-        let mut hindrance = None;
-        for (_, make) in known.filter(|(name, _)| offered.clone().any(|o| o.eq_ignore_ascii_case(name))) {
-            let mechanism = make(self);
-            match self.exposure.allows(channel) {
-                Err(why) if mechanism.exposes_secret() => hindrance = hindrance.or(Some(why)),
-                Err(_) | Ok(()) => return Ok(mechanism),
-            }
-        }
-        Err(hindrance.unwrap_or_else(|| Local::NoMechanism { offered: offered.collect::<Vec<_>>().join(" ") }))
-    }
 }
-
-type Make = fn(&Credentials) -> Box<dyn Mechanism>;
-
-/// All that is known, the strongest first.
-const MECHANISMS: [(&str, Make); 2] =
-    [(Plain::NAME, |c| Box::new(Plain::new(c))), (Login::NAME, |c| Box::new(Login::new(c)))];
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -181,6 +253,7 @@ impl fmt::Debug for Credentials {
             .field("user", &self.user)
             .field("act_as", &self.act_as)
             .field("mechanism", &self.mechanism)
+            .field("least", &self.least)
             .field("exposure", &self.exposure)
             .finish_non_exhaustive()
     }
@@ -189,42 +262,6 @@ impl fmt::Debug for Credentials {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use smtp_core::channel::{Peer, TlsInfo};
-
-    fn choose(credentials: &Credentials, offered: &str, channel: &ChannelInfo) -> Result<String, Local> {
-        credentials.choose(offered.split(' '), channel).map(|m| m.name().to_owned())
-    }
-
-    fn channel(tls: Option<bool>) -> ChannelInfo {
-        let mut info = ChannelInfo::new("tcp", Peer::Named("x".into()));
-        info.secure = tls.is_some();
-        info.tls = tls.map(|verified| TlsInfo { verified, ..TlsInfo::default() });
-        info
-    }
-
-    #[test]
-    fn the_strongest_or_the_pinned_one() {
-        let (jo, secure) = (Credentials::new("jo", "pw").unwrap(), channel(Some(true)));
-        assert_eq!(choose(&jo, "LOGIN plain CRAM-MD5", &secure).unwrap(), "PLAIN");
-        assert_eq!(choose(&jo, "LOGIN", &secure).unwrap(), "LOGIN");
-        assert_eq!(choose(&jo.clone().pinned("login"), "LOGIN PLAIN", &secure).unwrap(), "LOGIN");
-        let none = Err(Local::NoMechanism { offered: "PLAIN".into() });
-        assert_eq!(choose(&jo.pinned("LOGIN"), "PLAIN", &secure), none);
-    }
-
-    #[test]
-    fn secrets_travel_only_where_they_may() {
-        let jo = Credentials::new("jo", "pw").unwrap();
-        assert_eq!(choose(&jo, "PLAIN", &channel(None)), Err(Local::Overheard));
-        assert_eq!(choose(&jo, "PLAIN", &channel(Some(false))), Err(Local::Unverified));
-        assert!(choose(&jo, "PLAIN", &ChannelInfo::memory("x")).is_ok());
-        let unverified = Exposure { to_unverified: true, ..Exposure::default() };
-        let jo = jo.exposed(unverified);
-        assert!(choose(&jo, "PLAIN", &channel(Some(false))).is_ok());
-        assert_eq!(choose(&jo, "PLAIN", &channel(None)), Err(Local::Overheard));
-        let jo = jo.exposed(Exposure { in_clear: true, ..unverified });
-        assert!(choose(&jo, "PLAIN", &channel(None)).is_ok());
-    }
 
     #[test]
     fn what_would_break_the_encoding_is_refused() {
@@ -232,6 +269,14 @@ mod tests {
         assert!(Credentials::new("jo", "p\0w").is_err());
         assert!(Credentials::new("", "pw").is_err());
         assert!(Credentials::new("jo", "pw").unwrap().act_as("a\0b").is_err());
+        assert!(Credentials::bearer("jo", "two words").is_err());
+        assert!(Credentials::bearer("jo\u{1}", "token").is_err());
+        assert!(Credentials::anonymous(&"x".repeat(256)).is_err());
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
         assert!(!format!("{:?}", Credentials::new("jo", "hunter2").unwrap()).contains("hunter2"));
+        assert!(!format!("{:?}", Credentials::bearer("jo", "hunter2").unwrap()).contains("hunter2"));
     }
 }

@@ -103,6 +103,13 @@ pub struct TlsInfo {
     pub verified: bool,
     /// The `tls-exporter` channel binding (RFC 9266), where the version allows it.
     pub exporter: Option<[u8; 32]>,
+    /// The `tls-server-end-point` channel binding (RFC 5929 §4): the hash of the server's certificate, where the hash
+    /// is defined and the transport tells which certificate was served.
+    pub server_end_point: Option<Box<[u8]>>,
+    /// The SHA-256 of the peer's public key (SubjectPublicKeyInfo), if it sent a certificate. Filled by servers.
+    pub peer_key: Option<[u8; 32]>,
+    /// The mail addresses (`rfc822Name`, RFC 5280 §4.2.1.6) in the peer's certificate. Filled by servers.
+    pub peer_mailboxes: Vec<Box<str>>,
     /// True if the session was resumed from a ticket.
     pub resumed: bool,
 }
@@ -146,6 +153,14 @@ impl ChannelInfo {
         }
     }
 
+    /// True if the channel itself vouches for who the peer is: by a client certificate that was verified, or by the
+    /// credentials of a local process.
+    #[must_use]
+    pub fn identifies_peer(&self) -> bool {
+        let certified = self.tls.as_ref().is_some_and(|tls| tls.verified && !tls.peer_certificates.is_empty());
+        certified || matches!(self.peer, Peer::Process { .. })
+    }
+
     /// The facts of a channel inside this process, which counts as secure.
     #[must_use]
     pub fn memory(name: &str) -> Self {
@@ -160,6 +175,14 @@ pub struct Identity {
     pub user: Box<str>,
     /// The SASL mechanism that proved it.
     pub mechanism: Box<str>,
+}
+
+impl Identity {
+    /// True for somebody who proved nothing: ANONYMOUS (RFC 4505). Such an identity gives no rights.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        &*self.mechanism == "ANONYMOUS"
+    }
 }
 
 /// What services are told of the session that a request belongs to.
@@ -185,6 +208,12 @@ impl SessionInfo {
     #[must_use]
     pub const fn new(id: u64, channel: ChannelInfo) -> Self {
         Self { id, channel, hello: None, identity: None, client: None }
+    }
+
+    /// The user that the client proved to be; `None` if it has not authenticated, or anonymously.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        self.identity.as_ref().filter(|identity| !identity.is_anonymous()).map(|identity| &*identity.user)
     }
 
     /// A session for programs that make a `Transaction` themselves rather than

@@ -22,7 +22,7 @@ fn serve(identity: Identity, up: &std::sync::mpsc::Sender<[u16; 2]>) {
         let tls = ServerTls::builder().identity(identity).build().unwrap();
         let [fixed, moving] = [false, true].map(|migration| {
             let any = SocketAddr::from((Side::B.address(), 0));
-            QuicListener::bind(any, &tls, QuicOptions { migration, ..QuicOptions::default() }).unwrap()
+            QuicListener::bind(any, &tls, QuicOptions { migration: Some(migration), ..QuicOptions::default() }).unwrap()
         });
         up.send([fixed.local_addr().port(), moving.local_addr().port()]).unwrap();
         let domain = "there.example".parse().unwrap();

@@ -55,7 +55,8 @@
 //!   them is at the bottom of every policy, so nothing becomes an open relay by leaving something out.
 //! - [`policy`]: layers that see each command: log, session limits, TLS first, authentication first; and the services
 //!   behind VRFY, EXPN, HELP, ETRN and RRVS.
-//! - [`auth`]: AUTH with PLAIN and LOGIN, users with Argon2id hashes, and brakes for guessers.
+//! - [`auth`]: AUTH with SCRAM, PLAIN, EXTERNAL, tokens and more; users with hashed passwords; whom they may send as;
+//!   and brakes for guessers.
 //! - [`delivery`]: layers that see each transaction (`Received`, loop check, log), [`Sink`] and [`Recorder`].
 //! - [`maildir`]: the store. What it has acknowledged survives a power cut.
 //! - [`server`]: the accept loop, limits on connections, and the drain.
@@ -63,8 +64,8 @@
 //! # The order of layers
 //!
 //! The first to see a command comes first: [`TraceLayer`], so that the log has refusals too; [`SessionLimitLayer`];
-//! [`RequireTlsLayer`]; [`AuthLayer`]; [`RequireAuthLayer`]; [`EtrnLayer`], [`ExpandLayer`], [`HelpLayer`];
-//! [`RrvsLayer`]; [`VerifyLayer`]; the recipients. For deliveries: [`TraceDeliveryLayer`],
+//! [`RequireTlsLayer`]; [`AuthLayer`]; [`RequireAuthLayer`]; [`SenderLayer`](auth::SenderLayer); [`EtrnLayer`],
+//! [`ExpandLayer`], [`HelpLayer`]; [`RrvsLayer`]; [`VerifyLayer`]; the recipients. For deliveries: [`TraceDeliveryLayer`],
 //! [`LoopLayer`] (it counts what others wrote), [`SubmissionLayer`], [`ReceivedLayer`], the store.
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 use idna::AsciiDenyList;
+use smtp_core::types::Mailbox;
 
 /// The longest folder name that is made, in octets: below the 255 of common file systems, with room for suffixes.
 pub(crate) const FOLDER_MAX: usize = 200;
@@ -57,6 +58,24 @@ pub(crate) fn folder(local: &str) -> Option<Cow<'_, str>> {
 
 const fn is_plain(byte: u8) -> bool {
     matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'+' | b'=' | b'-')
+}
+
+/// True if two hosts are one: by [`domain`], or as the same address literal.
+pub(crate) fn same_domain(one: &str, other: &str) -> bool {
+    match (domain(one), domain(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => one.eq_ignore_ascii_case(other),
+    }
+}
+
+/// True if two local parts, without quotes, are one: case does not matter, as in [`folder`].
+pub(crate) fn same_local_part(one: &str, other: &str) -> bool {
+    one == other || one.to_lowercase() == other.to_lowercase()
+}
+
+/// True if two mailboxes are one.
+pub(crate) fn same_mailbox(one: &Mailbox, other: &Mailbox) -> bool {
+    same_domain(one.host(), other.host()) && same_local_part(&one.local_name(), &other.local_name())
 }
 
 #[cfg(test)]

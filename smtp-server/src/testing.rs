@@ -122,6 +122,11 @@ pub(crate) fn authenticated(session: &SessionInfo, user: &str) -> Arc<SessionInf
     Arc::new(SessionInfo { identity, ..session.clone() })
 }
 
+pub(crate) fn anonymous(session: &SessionInfo) -> Arc<SessionInfo> {
+    let identity = Some(Identity { user: "anonymous".into(), mechanism: "ANONYMOUS".into() });
+    Arc::new(SessionInfo { identity, ..session.clone() })
+}
+
 /// A log in memory.
 #[derive(Clone)]
 pub(crate) struct Log {

@@ -182,7 +182,8 @@ async fn every_scenario_agrees_with_itself() {
 /// A transcript is a scenario: what was recorded can be played again.
 #[tokio::test(start_paused = true)]
 async fn what_was_recorded_can_be_played_again() {
-    for (scenario, protocol) in all() {
+    // No two SCRAM exchanges are alike: that is what their nonces are for.
+    for (scenario, protocol) in all().into_iter().filter(|(s, _)| !s.name().contains("auth-scram-")) {
         let reference = reference_stack().speaking(protocol);
         let Ok(Report::Passed(transcript)) = play(&scenario, &reference, &Knobs::default()).await else {
             continue;

@@ -5,6 +5,10 @@ use rustls_pki_types::ServerName;
 use smtp_core::channel::TlsInfo;
 use smtp_core::stream::Verification;
 
+use crate::pin::Pin;
+use crate::server::Shown;
+use crate::x509;
+
 /// The facts of a connection that a client made to `server_name`, whose certificate was held against `verification`.
 /// Complete once the handshake is.
 #[must_use]
@@ -20,18 +24,38 @@ pub fn client_info(
     };
     let exporter = exporter(connection, |out| connection.export_keying_material(out, EXPORTER, Some(&[])));
     let verified = *verification != Verification::None;
-    TlsInfo { sni, verified, exporter, ..common(connection) }
+    let facts = common(connection);
+    let server_end_point = facts.peer_certificates.first().and_then(|leaf| x509::end_point(leaf));
+    TlsInfo { sni, verified, exporter, server_end_point, ..facts }
 }
 
-/// The facts of a connection that a server accepted. Complete once the handshake is.
+/// The facts of a connection that a server accepted, with the certificate that it was `shown`
+/// ([`ServerTls::for_connection`](crate::ServerTls::for_connection)). Complete once the handshake is.
 ///
 /// A client's certificate counts as verified: one that does not hold never gets through the handshake.
 #[must_use]
-pub fn server_info(connection: &ServerConnection) -> TlsInfo {
+pub fn server_info(connection: &ServerConnection, shown: &Shown) -> TlsInfo {
     let exporter = exporter(connection, |out| connection.export_keying_material(out, EXPORTER, Some(&[])));
     let facts = common(connection);
     let verified = !facts.peer_certificates.is_empty();
-    TlsInfo { sni: connection.server_name().map(Into::into), verified, exporter, ..facts }
+    let facts = with_client_certificate(facts);
+    TlsInfo {
+        sni: connection.server_name().map(Into::into),
+        verified,
+        exporter,
+        server_end_point: shown.leaf().and_then(|leaf| x509::end_point(&leaf)),
+        ..facts
+    }
+}
+
+/// The facts of a server's connection with what the client's certificate says of the client, if it sent one.
+#[must_use]
+pub fn with_client_certificate(mut facts: TlsInfo) -> TlsInfo {
+    if let Some(Ok(read)) = facts.peer_certificates.first().map(|leaf| x509::read(leaf)) {
+        facts.peer_key = Some(*Pin::of_spki(&read.spki).as_bytes());
+        facts.peer_mailboxes = read.mailboxes.into_iter().map(Into::into).collect();
+    }
+    facts
 }
 
 /// The label of the `tls-exporter` channel binding (RFC 9266 §4.2); its context is empty, its length 32 octets.
@@ -53,16 +77,14 @@ fn common(state: &CommonState) -> TlsInfo {
         cipher: state.negotiated_cipher_suite().map(|suite| cipher_name(suite.suite())).unwrap_or_default(),
         group: state.negotiated_key_exchange_group().map(|group| group_name(group.name())),
         alpn: state.alpn_protocol().map(|name| smtp_core::types::printable(name).into()),
-        sni: None,
         peer_certificates: state
             .peer_certificates()
             .unwrap_or_default()
             .iter()
             .map(|certificate| certificate.to_vec())
             .collect(),
-        verified: false,
-        exporter: None,
         resumed: state.handshake_kind() == Some(HandshakeKind::Resumed),
+        ..TlsInfo::default()
     }
 }
 

@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::server::{
-    NoServerSessionStorage, ProducesTickets, ServerSessionMemoryCache, StoresServerSessions, WebPkiClientVerifier,
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache,
+    StoresServerSessions, WebPkiClientVerifier,
 };
+use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::CertificateDer;
 
 use crate::identity::{self, Identity, IdentityError, LoadedIdentity};
 use crate::pin::Pin;
@@ -69,6 +72,16 @@ impl ServerTls {
         })))
     }
 
+    /// The configuration for one connection, and what will tell which certificate it was shown: the TLS library does
+    /// not, and the `tls-server-end-point` channel binding needs it. Costs a few small allocations.
+    #[must_use]
+    pub fn for_connection(&self) -> (Arc<ServerConfig>, Shown) {
+        let shown = Shown(Arc::new(Showing { identities: Arc::clone(&self.0.identities), key: OnceLock::new() }));
+        let mut config = ServerConfig::clone(&self.0.config);
+        config.cert_resolver = Arc::clone(&shown.0) as _;
+        (Arc::new(config), shown)
+    }
+
     /// Reads all certificates and keys again. Handshakes that begin after it use them; connections that are up go
     /// on. The client CA is not read again. Blocks for a few small files.
     ///
@@ -94,6 +107,38 @@ impl ServerTls {
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerTls").field("identities", &self.0.identities).finish_non_exhaustive()
+    }
+}
+
+/// Which certificate a connection was shown, once its handshake has come that far.
+#[derive(Clone)]
+pub struct Shown(Arc<Showing>);
+
+impl Shown {
+    /// The server's own certificate, without its chain.
+    #[must_use]
+    pub fn leaf(&self) -> Option<CertificateDer<'static>> {
+        self.0.key.get()?.cert.first().cloned()
+    }
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Shown").field(&self.0.key.get().is_some()).finish()
+    }
+}
+
+/// Picks a certificate for one handshake, and remembers it.
+#[derive(Debug)]
+struct Showing {
+    identities: Arc<Identities>,
+    key: OnceLock<Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for Showing {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let key = self.identities.resolve(hello)?;
+        Some(Arc::clone(self.key.get_or_init(|| key)))
     }
 }
 

@@ -202,7 +202,7 @@ impl Link {
             // A certificate that does not hold never gets through the handshake.
             Role::Server => !peer_certificates.is_empty(),
         };
-        TlsInfo {
+        let facts = TlsInfo {
             version: "TLSv1.3",
             cipher: hello.map(|hello| smtp_tls::cipher_name(hello.cipher)).unwrap_or_default(),
             group: hello.and_then(|hello| hello.group).map(smtp_tls::group_name),
@@ -212,6 +212,12 @@ impl Link {
             verified,
             exporter: exported.then_some(exporter),
             resumed: hello.is_some_and(|hello| hello.resumed),
+            // quinn does not tell which certificate a server showed.
+            ..TlsInfo::default()
+        };
+        match self.role {
+            Role::Client => facts,
+            Role::Server => smtp_tls::with_client_certificate(facts),
         }
     }
 

@@ -11,7 +11,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use smtp_core::channel::{ChannelInfo, Peer};
 use smtp_core::stream::{AcceptProxy, BoxFuture, ByteStream, CloseCode, ProxyInfo, Verification};
-use smtp_tls::{HandshakeError, Role, ServerTls, client_info, server_info};
+use smtp_tls::{HandshakeError, Role, ServerTls, Shown, client_info, server_info};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream as Socket;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
@@ -28,8 +28,13 @@ pub(crate) struct TcpStream {
 
 enum Io {
     Plain(Socket),
-    Server(Box<server::TlsStream<Socket>>),
+    Server(Box<ServerSide>),
     Client(Box<ClientSide>),
+}
+
+struct ServerSide {
+    tls: server::TlsStream<Socket>,
+    shown: Shown,
 }
 
 struct ClientSide {
@@ -79,10 +84,12 @@ impl TcpStream {
         let Self { io, peer, local, upgrade, forwarded } = self;
         let io = match (io, upgrade) {
             (Io::Plain(socket), Upgrade::Server(tls)) => {
-                let acceptor = TlsAcceptor::from(Arc::clone(tls.config()));
-                let tls =
-                    acceptor.accept(socket).await.map_err(|error| HandshakeError::from_io(error, Role::Server))?;
-                Io::Server(Box::new(tls))
+                let (config, shown) = tls.for_connection();
+                let tls = TlsAcceptor::from(config)
+                    .accept(socket)
+                    .await
+                    .map_err(|error| HandshakeError::from_io(error, Role::Server))?;
+                Io::Server(Box::new(ServerSide { tls, shown }))
             }
             (Io::Plain(socket), Upgrade::Client(upgrade)) => {
                 let ClientUpgrade { config, name, verification } = *upgrade;
@@ -100,7 +107,7 @@ impl TcpStream {
     pub(crate) fn socket(&self) -> &Socket {
         match &self.io {
             Io::Plain(socket) => socket,
-            Io::Server(tls) => tls.get_ref().0,
+            Io::Server(side) => side.tls.get_ref().0,
             Io::Client(side) => side.tls.get_ref().0,
         }
     }
@@ -110,7 +117,7 @@ impl ByteStream for TcpStream {
     fn info(&self) -> ChannelInfo {
         let tls = match &self.io {
             Io::Plain(_) => None,
-            Io::Server(tls) => Some(server_info(tls.get_ref().1)),
+            Io::Server(side) => Some(server_info(side.tls.get_ref().1, &side.shown)),
             Io::Client(side) => Some(client_info(side.tls.get_ref().1, &side.name, &side.verification)),
         };
         let mut info = ChannelInfo {
@@ -141,7 +148,7 @@ impl AsyncRead for TcpStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let (poll, own) = match &mut self.io {
             Io::Plain(socket) => return Pin::new(socket).poll_read(cx, buf),
-            Io::Server(tls) => (Pin::new(tls.as_mut()).poll_read(cx, buf), Role::Server),
+            Io::Server(side) => (Pin::new(&mut side.tls).poll_read(cx, buf), Role::Server),
             Io::Client(side) => (Pin::new(&mut side.tls).poll_read(cx, buf), Role::Client),
         };
         poll.map_err(|error| explain(error, own))
@@ -156,8 +163,8 @@ macro_rules! delegate {
                 let $io = Pin::new(socket);
                 $call
             }
-            Io::Server(tls) => {
-                let $io = Pin::new(tls.as_mut());
+            Io::Server(side) => {
+                let $io = Pin::new(&mut side.tls);
                 $call
             }
             Io::Client(side) => {

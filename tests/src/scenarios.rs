@@ -5,7 +5,7 @@
 //! | name | `mx.example` |
 //! | mailboxes | `alice`, `bob` and `postmaster` at `here.example`; anybody else there: 550 5.1.1 |
 //! | other domains | 550 5.7.1, unless the client has authenticated |
-//! | users | `user` with the password `pass`, by PLAIN and LOGIN |
+//! | users | `user` with the password `pass`, by SCRAM-SHA-256, PLAIN and LOGIN |
 //! | limits | 1,000,000 octets, 5 recipients, 20 messages a session, and the defaults of the core |
 //! | promises | every extension that needs one, and one of its own, `XCOLOUR`; not `CONNEG` |
 //! | terms | DELIVERBY from 60 s, MT-PRIORITY as MIXER, held up to 1,000 s; it is always 2014-04-03T23:01:00Z |
@@ -25,7 +25,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -34,10 +34,10 @@ use smtp_core::channel::SessionInfo;
 use smtp_core::driver::{Settings, serve};
 use smtp_core::extension::{EtrnNode, Extension, Forwarders, ParameterRule, Promises, Terms};
 use smtp_core::service::{Delivery, Outcome, Policy, Request, Transaction, Verdict};
-use smtp_core::session::server::{Config, Limits, MechanismOffer, Protocol};
+use smtp_core::session::server::{Config, Limits, Protocol};
 use smtp_core::stream::{BoxFuture, ByteStream};
 use smtp_core::types::{Command, Invalid, Mailbox, Rcpt, Refusal, Reply, Secret};
-use smtp_server::auth::{Check, Throttle, Users};
+use smtp_server::auth::{Check, Hash, Keys, Login, Plain, ScramUsers, Throttle, Unavailable, Users};
 use smtp_server::policy::{Owner, StartQueue, Started, Told};
 use smtp_server::{AuthLayer, EtrnLayer, ExpandLayer, Mailboxes, Recorder, RrvsLayer, VerifyLayer};
 use tower_layer::Layer;
@@ -124,8 +124,11 @@ impl Reference {
     fn new() -> Result<Self, Invalid> {
         // All scenarios come from one address, and many of them fail on purpose.
         let patient = Throttle::new(1_000_000, Duration::from_millis(1));
-        let auth = AuthLayer::passwords(Arc::new(OneUser)).throttle(patient);
-        let mechanisms = auth.names(true).map(|name| MechanismOffer { name, needs_secure: true });
+        let auth = AuthLayer::new()
+            .scram(Hash::Sha256, Arc::new(OneUser))
+            .mechanism(Plain::new(Arc::new(OneUser)))
+            .mechanism(Login::new(Arc::new(OneUser)))
+            .throttle(patient);
         let limits =
             Limits { message_size: 1_000_000, recipients: 5, messages: Some(20), overshoot: 100, ..Limits::default() };
         let terms = Terms {
@@ -137,7 +140,7 @@ impl Reference {
         };
         let mut config = Config::new("mx.example".parse()?)
             .promising(PROMISES)
-            .with_mechanisms(mechanisms.collect())
+            .with_mechanisms(auth.offers())
             .with_terms(terms)
             .with_forwarders(Forwarders {
                 login: PROXIES.parse()?,
@@ -312,6 +315,15 @@ struct OneUser;
 impl Users for OneUser {
     async fn verify(&self, name: &str, password: &Secret) -> Check {
         if name == "user" && password.expose() == b"pass" { Check::Yes } else { Check::No }
+    }
+}
+
+#[async_trait]
+impl ScramUsers for OneUser {
+    async fn keys(&self, hash: Hash, name: &str) -> Result<Keys, Unavailable> {
+        static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::derive(Hash::Sha256, "pass", b"some salt", 4_096));
+        let decoy = Keys::decoy(hash, b"a secret", name, 4_096);
+        Ok(if name == "user" && hash == Hash::Sha256 { KEYS.clone() } else { decoy })
     }
 }
 

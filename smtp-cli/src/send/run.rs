@@ -219,6 +219,17 @@ fn credentials(
     mechanism: Option<&str>,
     insecure: bool,
 ) -> Result<Credentials, Failure> {
+    let is = |name: &str| mechanism.is_some_and(|mechanism| mechanism.eq_ignore_ascii_case(name));
+    if is("EXTERNAL") {
+        // The channel says who we are; --user is whom to act as.
+        let external = Credentials::external();
+        return user
+            .map_or_else(|| Ok(external.clone()), |user| external.clone().act_as(user))
+            .map_err(Failure::config);
+    }
+    if is("ANONYMOUS") {
+        return Credentials::anonymous(user.unwrap_or_default()).map_err(Failure::config);
+    }
     let user =
         user.ok_or_else(|| Failure::usage("--auth without --user").help("--user NAME says who authenticates"))?;
     let password = match (file, std::env::var("SMTP_SEND_PASSWORD")) {
@@ -234,7 +245,8 @@ fn credentials(
                 .help("--password-file FILE names the file whose first line is the password"));
         }
     };
-    let credentials = Credentials::new(user, &password).map_err(Failure::config)?;
+    let make = if is("OAUTHBEARER") || is("XOAUTH2") { Credentials::bearer } else { Credentials::new };
+    let credentials = make(user, &password).map_err(Failure::config)?;
     let credentials = match mechanism {
         Some(mechanism) => credentials.pinned(mechanism),
         None => credentials,

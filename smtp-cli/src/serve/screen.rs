@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
+use smtp_server::AuthLayer;
 
 use super::Plan;
 use super::store::Store;
@@ -43,9 +44,13 @@ fn write(out: &mut impl Write, plan: &Plan, store: &Store, sockets: &[Shown], pr
     writeln!(out, "  {LABEL}{:13}{LABEL:#}{}", "takes", takes(plan))?;
     writeln!(out, "  {LABEL}{:13}{LABEL:#}{}/<domain>/<user>/new", "keeps it in", store.mail_dir.display())?;
     let users = match &store.users {
-        None => "nobody; --user-file FILE or --user NAME:PASSWORD names some".to_owned(),
-        Some(users) if users.len() == 1 => "1 user, by PLAIN and LOGIN under TLS".to_owned(),
-        Some(users) => format!("{} users, by PLAIN and LOGIN under TLS", users.len()),
+        None => "nobody; `smtp user add NAME` makes a file for --user-file".to_owned(),
+        Some(users) => {
+            let auth = AuthLayer::users(users, &plan.hostname);
+            let names: Vec<&str> = auth.names().filter(|name| !name.ends_with("-PLUS")).collect();
+            let (count, names) = (users.list().len(), names.join(", "));
+            format!("{count} {}, by {names}", if count == 1 { "user" } else { "users" })
+        }
     };
     writeln!(out, "  {LABEL}{:13}{LABEL:#}{users}", "signs in")?;
     let self_signed = store.tls.as_ref().and_then(|tls| tls.self_signed.as_ref());

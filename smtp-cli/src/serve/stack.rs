@@ -6,9 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use smtp_core::channel::SessionInfo;
 use smtp_core::driver;
 use smtp_core::service::{Delivery, Policy};
-use smtp_core::session::server::{Config, Limits, MechanismOffer};
+use smtp_core::session::server::{Config, Limits};
 use smtp_queue::Queue;
-use smtp_server::auth::{UserList, Users};
+use smtp_server::auth::{SenderLayer, SharedUsers};
 use smtp_server::{
     AuthLayer, LoopLayer, Mailboxes, Maildir, ReceivedLayer, RequireAuthLayer, RequireTlsLayer, SessionLimitLayer,
     Settings, SubmissionLayer, TraceDeliveryLayer, TraceLayer,
@@ -67,9 +67,8 @@ impl Current {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn replace(&self, change: impl FnOnce(&Stack) -> Stack) {
-        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        *current = Arc::new(change(&current));
+    pub(super) fn replace(&self, stack: Stack) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(stack);
     }
 }
 
@@ -78,7 +77,7 @@ impl Current {
 pub(super) struct Stack {
     sessions: SessionLimitLayer,
     strict: Strict,
-    auth: Option<AuthLayer>,
+    auth: Option<(AuthLayer, SenderLayer)>,
     mailboxes: Mailboxes,
     submission: SubmissionLayer,
     received: ReceivedLayer,
@@ -90,31 +89,40 @@ pub(super) struct Stack {
 
 impl Stack {
     /// The parts, from the settings and the store.
-    pub(super) fn new(plan: &Plan, store: &Store, mailboxes: Mailboxes, relay: Option<&Relay>, strict: Strict) -> Self {
-        Self {
+    pub(super) fn new(
+        plan: &Plan,
+        store: &Store,
+        mailboxes: Mailboxes,
+        relay: Option<&Relay>,
+        strict: Strict,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
             sessions: SessionLimitLayer::new(),
             strict,
-            auth: store.users.clone().map(auth),
+            auth: store.users.as_ref().map(|users| auth(plan, users)).transpose()?,
             mailboxes,
             submission: SubmissionLayer::new(&plan.hostname),
             received: ReceivedLayer::new(&plan.hostname),
             maildir: store.maildir.clone(),
             queue: relay.map(|relay| relay.queue.clone()),
             last_session: Arc::default(),
-        }
+        })
     }
 
-    /// The same with users and mailboxes that were read again. Whether anybody can authenticate stays as it was: what
-    /// EHLO offers does not change.
-    pub(super) fn again(&self, _: &Plan, users: Option<Arc<UserList>>, mailboxes: Mailboxes) -> Self {
-        let users = users.unwrap_or_default();
-        Self { auth: self.auth.is_some().then(|| auth(users)), mailboxes, ..self.clone() }
+    /// The same with what was read again. Whether anybody can authenticate stays as it was: what EHLO offers does not
+    /// change.
+    ///
+    /// # Errors
+    /// If a domain is none.
+    pub(super) fn again(&self, plan: &Plan, store: &Store, mailboxes: Mailboxes) -> Result<Self, Failure> {
+        let auth = store.users.as_ref().map(|users| auth(plan, users)).transpose()?;
+        Ok(Self { auth, mailboxes, ..self.clone() })
     }
 
     /// What the sessions of one of several doors are told of the server. Connections are shared out among doors.
     pub(super) fn settings(&self, plan: &Plan, door: Door, doors: usize) -> Settings {
         let limits = Limits { message_size: plan.message_size(), ..Limits::default() };
-        let mechanisms = self.auth.as_ref().filter(|_| door.authenticates()).map(mechanisms);
+        let mechanisms = self.auth.as_ref().filter(|_| door.authenticates()).map(|(auth, _)| auth.offers());
         let config = Config::new(plan.hostname.clone())
             .promising(Maildir::PROMISES)
             .with_mechanisms(mechanisms.unwrap_or_default())
@@ -132,10 +140,13 @@ impl Stack {
         let relays = self.queue.is_some();
         let mailboxes = self.mailboxes.clone().relay_for_authenticated(relays && door.authenticates());
         let policy = mailboxes.relay_for_processes(relays && door == Door::Programs);
-        // Users first show who they are.
+        // Whoever has shown who they are sends as themselves.
+        let (auth, sender) = self.auth.clone().filter(|_| door.authenticates()).unzip();
+        let policy = option_layer(sender).layer(policy);
+        // Users first do so.
         let policy = option_layer((door == Door::Submission).then_some(RequireAuthLayer)).layer(policy);
         // AUTH, if somebody can authenticate.
-        let policy = option_layer(self.auth.clone().filter(|_| door.authenticates())).layer(policy);
+        let policy = option_layer(auth).layer(policy);
         // `?tls=required`: nothing that matters is said in clear.
         let policy = option_layer(self.strict.holds(session).then_some(RequireTlsLayer)).layer(policy);
         // One peer cannot take all the places.
@@ -156,10 +167,6 @@ impl Stack {
         let delivery = TraceDeliveryLayer.layer(delivery);
         (policy, delivery)
     }
-}
-
-fn auth(users: Arc<UserList>) -> AuthLayer {
-    AuthLayer::passwords(users as Arc<dyn Users>)
 }
 
 /// Who gets mail here.
@@ -197,7 +204,9 @@ pub(super) fn mailboxes(plan: &Plan) -> Result<Mailboxes, Failure> {
     Ok(mailboxes)
 }
 
-fn mechanisms(auth: &AuthLayer) -> Vec<MechanismOffer> {
-    let open: Vec<&str> = auth.names(false).collect();
-    auth.names(true).map(|name| MechanismOffer { name, needs_secure: !open.contains(&name) }).collect()
+fn auth(plan: &Plan, users: &Arc<SharedUsers>) -> Result<(AuthLayer, SenderLayer), Failure> {
+    let domain = |error| Failure::config(format!("--domain: {error}"));
+    let sender = SenderLayer::new(Arc::clone(users) as _);
+    let sender = plan.domains.iter().try_fold(sender, SenderLayer::local).map_err(domain)?;
+    Ok((AuthLayer::users(users, &plan.hostname), sender))
 }

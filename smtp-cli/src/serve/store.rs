@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use smtp_core::types::Secret;
 use smtp_server::Maildir;
-use smtp_server::auth::UserList;
-use smtp_tls::{SelfSigned, ServerTls};
+use smtp_server::auth::{SharedUsers, UserList};
+use smtp_tls::{ClientCertificates, SelfSigned, ServerTls};
 
 use super::Plan;
 use crate::exit::{Failure, warn};
@@ -25,7 +25,7 @@ pub(super) struct Store {
     /// TLS, if a listener wants it.
     pub(super) tls: Option<StoredTls>,
     /// Who may authenticate, if anybody.
-    pub(super) users: Option<Arc<UserList>>,
+    pub(super) users: Option<Arc<SharedUsers>>,
 }
 
 /// TLS, and what there is to tell of it.
@@ -43,6 +43,7 @@ pub(super) struct StoredTls {
 /// If something cannot be used; says what, and what to do.
 pub(super) fn open(plan: &Plan) -> Result<Store, Failure> {
     let users = users(plan)?;
+    let users = (!users.is_empty()).then(|| Arc::new(SharedUsers::new(users)));
     private_folder(&plan.data_dir).map_err(|error| {
         Failure::config(format!("cannot keep data in {}: {error}", plan.data_dir.display()))
             .help("--data-dir DIR names another folder; it has to belong to the user that this program runs as")
@@ -89,7 +90,11 @@ fn tls(plan: &Plan) -> Result<StoredTls, Failure> {
             (made.identity(), Some(made))
         }
     };
-    let server = ServerTls::builder().identity(identity).key_log(plan.key_log).build().map_err(Failure::config)?;
+    let mut server = ServerTls::builder().identity(identity).key_log(plan.key_log);
+    if let Some(ca) = &plan.client_ca {
+        server = server.client_ca(ca, ClientCertificates::Optional);
+    }
+    let server = server.build().map_err(Failure::config)?;
     Ok(StoredTls { server, self_signed })
 }
 
@@ -97,11 +102,10 @@ fn tls(plan: &Plan) -> Result<StoredTls, Failure> {
 ///
 /// # Errors
 /// If the file or a user cannot be used.
-pub(super) fn users(plan: &Plan) -> Result<Option<Arc<UserList>>, Failure> {
+pub(super) fn users(plan: &Plan) -> Result<UserList, Failure> {
     let mut users = match &plan.user_file {
-        Some(path) => UserList::from_file(path).map_err(|error| {
-            Failure::config(error).help("a line of the file named by --user-file is name:$argon2id$…")
-        })?,
+        Some(path) => UserList::from_file(path)
+            .map_err(|error| Failure::config(error).help("`smtp user add NAME --user-file FILE` writes such a file"))?,
         None => UserList::new(),
     };
     for user in &plan.users {
@@ -114,7 +118,7 @@ pub(super) fn users(plan: &Plan) -> Result<Option<Arc<UserList>>, Failure> {
         users =
             users.with(name, &Secret::new(password)).map_err(|error| Failure::config(format!("--user: {error}")))?;
     }
-    Ok((!users.is_empty()).then(|| Arc::new(users)))
+    Ok(users)
 }
 
 #[cfg(test)]

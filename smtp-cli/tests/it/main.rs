@@ -19,3 +19,4 @@ mod settings;
 mod shell;
 mod sink;
 mod transports;
+mod user;

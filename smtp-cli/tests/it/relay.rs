@@ -182,11 +182,10 @@ fn an_administrator_sees_and_changes_the_queue() {
         assert_eq!(count(filter), n, "{filter:?}");
     }
     let shown = queue(&server, &["show", "--recipient", "eve"]);
-    assert!(
-        shown.stdout.contains("Connection refused") && shown.stdout.contains("next         in 59m")
-            || shown.stdout.contains("next         in 1h"),
-        "{shown:?}"
-    );
+    assert!(shown.stdout.contains("Connection refused"), "{shown:?}");
+    // An hour, more or less a tenth.
+    let next = shown.stdout.lines().find_map(|line| line.trim().strip_prefix("next         in ")).unwrap();
+    assert!(next == "1h" || (next.ends_with('m') && next.starts_with('5')), "{shown:?}");
 
     // Nothing is changed by leaving something out.
     let all = queue(&server, &["cancel"]);

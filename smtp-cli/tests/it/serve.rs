@@ -151,26 +151,26 @@ fn listed_mailboxes_and_postmaster_exist_and_no_others() {
 
 #[test]
 fn auth_is_offered_where_it_cannot_be_overheard() {
-    let server = Server::serve(&["--user", "jo:se:cret"]);
+    let server = Server::serve(&["--user", "a@sender.example:se:cret"]);
     let folder = tempfile::tempdir().unwrap();
     let right = crate::play::file(folder.path(), "right", "se:cret\n");
     let wrong = crate::play::file(folder.path(), "wrong", "secret\n");
     let mut line = server.connect();
     line.say("EHLO me");
-    let reply = line.say("AUTH PLAIN AGpvAHNlOmNyZXQ=");
+    let reply = line.say("AUTH PLAIN AGFAc2VuZGVyLmV4YW1wbGUAc2U6Y3JldA==");
     assert!(reply.starts_with('5'), "not in clear: {reply}");
     drop(line);
     let certificate = server.folder().join("smtp-data/tls/certificate.pem");
     let certificate = certificate.to_str().unwrap();
-    for mechanism in ["PLAIN", "LOGIN"] {
+    for mechanism in ["PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"] {
         for (password, code) in [(&right, 0), (&wrong, 77)] {
-            let more = ["--to", "u@localhost", "--user", "jo", "--auth", mechanism, "--password-file"];
+            let more = ["--to", "u@localhost", "--user", "a@sender.example", "--auth", mechanism, "--password-file"];
             let tls = [password.to_str().unwrap(), "--tls-ca", certificate, "--transcript"];
             let sent = send(server.url(), &[&more[..], &tls].concat());
             assert_eq!(sent.code, Some(code), "{mechanism} {sent:?}");
             assert!(sent.stdout.contains(&format!("~> AUTH {mechanism}")), "{sent:?}");
             // base64 of the password, and of the whole PLAIN message.
-            for secret in ["se:cret", "c2U6Y3JldA", "AGpvAHNl"] {
+            for secret in ["se:cret", "c2U6Y3JldA", "AGFAc2VuZGVy"] {
                 assert!(!sent.stdout.contains(secret) && !sent.stderr.contains(secret), "{sent:?}");
             }
         }

@@ -42,7 +42,7 @@ fn auth_helps_where_it_is_safe() {
     assert!(!talk.stdout.contains("secret") && !talk.stdout.contains("AGpv"), "{talk:?}");
 
     // The same without knowing the server: the password stays here.
-    let input = b"EHLO me\nstarttls\nEHLO me\nauth\njo\nsecret\nquit\n";
+    let input = b"EHLO me\nstarttls\nEHLO me\nauth plain\njo\nsecret\nquit\n";
     let talk = run_with(smtp(["shell", server.url()]), input);
     assert!(!talk.stdout.contains("> AUTH") && talk.stdout.contains("credentials are not sent"), "{talk:?}");
 }

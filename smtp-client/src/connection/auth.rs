@@ -16,7 +16,8 @@ const LINE_MAX: usize = 512;
 const ROUNDS_MAX: usize = 32;
 
 impl Connection {
-    /// Authenticates by the strongest mechanism that is offered, known and allowed, or by the pinned one.
+    /// Authenticates by the strongest mechanism that is offered, known, and allowed on this channel, or by the pinned
+    /// one; see [`Credentials`] for the order.
     ///
     /// # Errors
     /// [`Error::Local`] before anything is sent if there is no such mechanism, or if the channel may not see the
@@ -60,7 +61,7 @@ impl Connection {
             let response = match (decode_response(reply.text().as_bytes()), held.take()) {
                 (Ok(Some(challenge)), Some(held)) if challenge.expose().is_empty() => Ok(held),
                 (Ok(Some(_)), Some(_)) => Err(Local::from(SaslError("the server did not wait for the first message"))),
-                (Ok(Some(challenge)), None) => mechanism.respond(challenge.expose()).map_err(Local::from),
+                (Ok(Some(challenge)), None) => mechanism.respond(challenge.expose()).await.map_err(Local::from),
                 (Ok(None), _) => Err(Local::from(SaslError("a challenge that is not base64"))),
                 (Err(invalid), _) => Err(Local::from(invalid)),
             };

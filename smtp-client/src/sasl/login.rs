@@ -1,5 +1,6 @@
 //! LOGIN, which no RFC describes and many servers speak.
 
+use async_trait::async_trait;
 use smtp_core::types::Secret;
 
 use super::{Credentials, Mechanism, SaslError};
@@ -19,16 +20,17 @@ impl Login {
     #[must_use]
     pub fn new(credentials: &Credentials) -> Self {
         let user = Secret::new(credentials.user().as_bytes());
-        Self { answers: [Some(user), Some(credentials.password().clone())] }
+        Self { answers: [Some(user), Some(credentials.secret().clone())] }
     }
 }
 
+#[async_trait]
 impl Mechanism for Login {
     fn name(&self) -> &str {
         Self::NAME
     }
 
-    fn respond(&mut self, _: &[u8]) -> Result<Secret, SaslError> {
+    async fn respond(&mut self, _: &[u8]) -> Result<Secret, SaslError> {
         self.answers
             .iter_mut()
             .find_map(Option::take)
@@ -40,12 +42,12 @@ impl Mechanism for Login {
 mod tests {
     use super::*;
 
-    #[test]
-    fn two_answers_and_no_third() {
+    #[tokio::test]
+    async fn two_answers_and_no_third() {
         let mut login = Login::new(&Credentials::new("jo", "pw").unwrap());
         assert!(login.initial().unwrap().is_none());
-        assert_eq!(login.respond(b"Username:").unwrap().expose(), b"jo");
-        assert_eq!(login.respond(b"Password:").unwrap().expose(), b"pw");
-        assert!(login.respond(b"Password:").is_err());
+        assert_eq!(login.respond(b"Username:").await.unwrap().expose(), b"jo");
+        assert_eq!(login.respond(b"Password:").await.unwrap().expose(), b"pw");
+        assert!(login.respond(b"Password:").await.is_err());
     }
 }

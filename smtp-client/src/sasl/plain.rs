@@ -1,5 +1,6 @@
 //! PLAIN (RFC 4616).
 
+use async_trait::async_trait;
 use smtp_core::types::Secret;
 
 use super::{Credentials, Mechanism, SaslError};
@@ -16,11 +17,12 @@ impl Plain {
     #[must_use]
     pub fn new(credentials: &Credentials) -> Self {
         let authorization = credentials.authorization().unwrap_or_default();
-        let parts = [authorization.as_bytes(), credentials.user().as_bytes(), credentials.password().expose()];
+        let parts = [authorization.as_bytes(), credentials.user().as_bytes(), credentials.secret().expose()];
         Self(Some(Secret::new(parts.join(&0))))
     }
 }
 
+#[async_trait]
 impl Mechanism for Plain {
     fn name(&self) -> &str {
         Self::NAME
@@ -30,7 +32,7 @@ impl Mechanism for Plain {
         Ok(self.0.take())
     }
 
-    fn respond(&mut self, _: &[u8]) -> Result<Secret, SaslError> {
+    async fn respond(&mut self, _: &[u8]) -> Result<Secret, SaslError> {
         Err(SaslError("PLAIN has one message, and the server asks for more"))
     }
 }

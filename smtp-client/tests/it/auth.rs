@@ -59,9 +59,9 @@ async fn no_octet_of_a_secret_leaves_where_it_must_not() {
 
 #[tokio::test(start_paused = true)]
 async fn no_mechanism_in_common() {
-    let (mut connection, mut peer) = secure("AUTH GSSAPI SCRAM-SHA-256", true).await;
+    let (mut connection, mut peer) = secure("AUTH GSSAPI NTLM", true).await;
     let error = connection.auth(&jo()).await.unwrap_err();
-    let offered = "GSSAPI SCRAM-SHA-256".to_owned();
+    let offered = "GSSAPI NTLM".to_owned();
     assert!(matches!(&error, Error::Local { cause: Local::NoMechanism { offered: o }, .. } if *o == offered));
     peer.silent().await;
 }
@@ -101,6 +101,7 @@ struct Own {
     exposes: bool,
 }
 
+#[async_trait::async_trait]
 impl Mechanism for Own {
     fn name(&self) -> &str {
         "X-OWN"
@@ -110,7 +111,7 @@ impl Mechanism for Own {
         self.exposes
     }
 
-    fn respond(&mut self, challenge: &[u8]) -> Result<Secret, SaslError> {
+    async fn respond(&mut self, challenge: &[u8]) -> Result<Secret, SaslError> {
         self.done |= challenge == b"proof";
         Ok(Secret::new(*b"x"))
     }

@@ -10,7 +10,7 @@ mod content;
 mod forward;
 
 pub use answer::Verdict;
-pub use config::{Config, Limits, MechanismOffer, Protocol};
+pub use config::{Config, Limits, MechanismOffer, Needs, Protocol};
 
 use alloc::borrow::Cow;
 use alloc::boxed::Box;

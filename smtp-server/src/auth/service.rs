@@ -7,15 +7,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
-use smtp_core::channel::{Identity, SessionInfo};
+use smtp_core::channel::{ChannelInfo, Identity, SessionInfo};
 use smtp_core::service::{Request, Verdict};
-use smtp_core::session::server::MechanismOffer;
+use smtp_core::session::server::{MechanismOffer, Needs};
 use smtp_core::stream::BoxFuture;
-use smtp_core::types::{Command, Refusal, Secret};
+use smtp_core::types::{Command, Domain, Refusal, Secret};
+use smtp_sasl::scram::Hash;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{Exchange, Login, Mechanism, Plain, Step, Throttle, Users};
+use super::{
+    CramMd5, Exchange, External, Login, Mechanism, Plain, Scram, ScramUsers, SharedUsers, Step, Throttle, Users,
+};
 use crate::policy::Decided;
 
 /// Answers AUTH and the responses that follow it; everything else goes to the inner service.
@@ -23,7 +26,7 @@ use crate::policy::Decided;
 /// - An unknown mechanism, and one that would show the password on a channel that is not secure: 504 5.5.4. RFC 4954
 ///   §4 has this one code for both; 538 it keeps "for historical purposes only" (§6).
 /// - Credentials that do not hold: 535 5.7.8, the same for an unknown user and a wrong password. The third failure of
-///   a session ends it: 421 4.7.0.
+///   a session ends it: 421 4.7.0. A channel binding that does not fit is told as such: somebody is in between.
 /// - A peer that failed too often ([`Throttle`]): 421 4.7.0, before any work is done.
 /// - No answer from whoever knows the users: 454 4.7.0.
 #[derive(Clone)]
@@ -47,6 +50,33 @@ impl AuthLayer {
     #[must_use]
     pub fn passwords(users: Arc<dyn Users>) -> Self {
         Self::new().mechanism(Plain::new(Arc::clone(&users))).mechanism(Login::new(users))
+    }
+
+    /// All that `users` can log in by, the strongest first: SCRAM with SHA-256 if every password has its keys, the same
+    /// with SHA-1, EXTERNAL if somebody has a certificate or a uid, PLAIN and LOGIN; CRAM-MD5 only if somebody's
+    /// password is kept for it. Decided once: who comes later may have to do with what is there.
+    #[must_use]
+    pub fn users(users: &Arc<SharedUsers>, hostname: &Domain) -> Self {
+        let (list, mut layer) = (users.list(), Self::new());
+        for hash in [Hash::Sha256, Hash::Sha1].into_iter().filter(|hash| list.has_keys(*hash)) {
+            layer = layer.scram(hash, Arc::clone(users) as _);
+        }
+        if list.has_external() {
+            layer = layer.mechanism(External::new(Arc::clone(users) as _));
+        }
+        if list.has_passwords() {
+            layer = layer.mechanism(Plain::new(Arc::clone(users) as _)).mechanism(Login::new(Arc::clone(users) as _));
+        }
+        if list.has_secrets() {
+            layer = layer.mechanism(CramMd5::new(Arc::clone(users) as _, hostname));
+        }
+        layer
+    }
+
+    /// With SCRAM by `hash`, with channel binding and without.
+    #[must_use]
+    pub fn scram(self, hash: Hash, users: Arc<dyn ScramUsers>) -> Self {
+        Scram::pair(hash, users).into_iter().fold(self, Self::mechanism)
     }
 
     /// With `mechanism` at the end of the list, which clients are shown in this order.
@@ -75,13 +105,13 @@ impl AuthLayer {
     /// [`Config::with_mechanisms`]: smtp_core::session::server::Config::with_mechanisms
     #[must_use]
     pub fn offers(&self) -> Vec<MechanismOffer> {
-        let offer = |m: &Arc<dyn Mechanism>| MechanismOffer { name: m.name(), needs_secure: m.reveals_password() };
+        let offer = |m: &Arc<dyn Mechanism>| MechanismOffer { name: m.name(), needs: m.needs() };
         self.0.mechanisms.iter().map(offer).collect()
     }
 
-    /// The names in EHLO's AUTH line, on a channel that is `secure` or not.
-    pub fn names(&self, secure: bool) -> impl Iterator<Item = &'static str> {
-        self.0.mechanisms.iter().filter(move |m| secure || !m.reveals_password()).map(|m| m.name())
+    /// The names in EHLO's AUTH line on a channel that has what the mechanisms need.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.mechanisms.iter().map(|m| m.name())
     }
 }
 
@@ -93,7 +123,7 @@ impl Default for AuthLayer {
 
 impl fmt::Debug for AuthLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.names(true).collect();
+        let names: Vec<_> = self.names().collect();
         f.debug_struct("AuthLayer")
             .field("mechanisms", &names)
             .field("failures", &self.0.failures)
@@ -127,18 +157,20 @@ struct Attempts {
 struct Attempt {
     mechanism: &'static str,
     exchange: Box<dyn Exchange>,
+    /// It has failed, and the client has yet to answer the challenge that said so.
+    failed: bool,
 }
 
 impl<S> Auth<S> {
-    fn begin(&self, name: &str, secure: bool) -> Result<Attempt, Refusal> {
+    fn begin(&self, name: &str, channel: &ChannelInfo) -> Result<Attempt, Refusal> {
         let mechanism = self.settings.mechanisms.iter().find(|m| m.name().eq_ignore_ascii_case(name));
         let Some(mechanism) = mechanism else {
             return Err(Refusal::fixed(504, (5, 5, 4), "unrecognized authentication mechanism"));
         };
-        if mechanism.reveals_password() && !secure {
-            return Err(Refusal::fixed(504, (5, 5, 4), "this mechanism needs TLS; issue STARTTLS first"));
+        if !mechanism.needs().met_by(channel) {
+            return Err(unusable(mechanism.needs()));
         }
-        Ok(Attempt { mechanism: mechanism.name(), exchange: mechanism.start() })
+        Ok(Attempt { mechanism: mechanism.name(), exchange: mechanism.start(), failed: false })
     }
 
     fn go_on(
@@ -163,7 +195,7 @@ async fn step(
         return Refusal::fixed(421, (4, 7, 0), "too many failed attempts from your address; try again later").into();
     };
     let step = attempt.exchange.step(response, &session).await;
-    if step != Step::Failed {
+    if !matches!(step, Step::Failed | Step::FailedWith(_) | Step::Refused(_)) {
         charge.refund();
     }
     match step {
@@ -172,18 +204,46 @@ async fn step(
             Verdict::Challenge(challenge)
         }
         Step::Success { user } => Verdict::Authenticated(Identity { user, mechanism: attempt.mechanism.into() }),
-        Step::Failed => {
+        Step::Failed => failed(&settings, &attempts, INVALID).into(),
+        Step::FailedWith(challenge) => {
+            let refusal = failed(&settings, &attempts, INVALID);
             let mut attempts = lock(&attempts);
-            attempts.failed += 1;
             if attempts.failed >= settings.failures {
-                Refusal::fixed(421, (4, 7, 0), "too many failed attempts").into()
-            } else {
-                Refusal::fixed(535, (5, 7, 8), "authentication credentials invalid").into()
+                return refusal.into();
             }
+            attempts.open = Some(Attempt { failed: true, ..attempt });
+            Verdict::Challenge(challenge)
+        }
+        Step::Refused(text) => {
+            tracing::warn!(session = session.id, mechanism = attempt.mechanism, reason = text, "AUTH refused");
+            failed(&settings, &attempts, text).into()
         }
         Step::Malformed => Refusal::fixed(501, (5, 5, 2), "not a message of this mechanism").into(),
+        Step::Unusable(text) => Refusal::fixed(504, (5, 5, 4), text).into(),
         Step::Unavailable => Refusal::fixed(454, (4, 7, 0), "temporary authentication failure; try again later").into(),
     }
+}
+
+/// What is said of credentials that do not hold, whatever is wrong with them.
+const INVALID: &str = "authentication credentials invalid";
+
+/// Counts a failure: 535, and 421 for the last that a session may have.
+fn failed(settings: &Settings, attempts: &Mutex<Attempts>, text: &'static str) -> Refusal {
+    let mut attempts = lock(attempts);
+    attempts.failed += 1;
+    if attempts.failed >= settings.failures {
+        Refusal::fixed(421, (4, 7, 0), "too many failed attempts")
+    } else {
+        Refusal::fixed(535, (5, 7, 8), text)
+    }
+}
+
+fn unusable(needs: Needs) -> Refusal {
+    let text = match needs {
+        Needs::Identity => "this mechanism needs a client certificate, or a local socket",
+        Needs::Secrecy | Needs::Nothing => "this mechanism needs TLS here",
+    };
+    Refusal::fixed(504, (5, 5, 4), text)
 }
 
 fn lock(attempts: &Mutex<Attempts>) -> MutexGuard<'_, Attempts> {
@@ -202,13 +262,16 @@ impl<S: Service<Request, Response = Verdict>> Service<Request> for Auth<S> {
     fn call(&mut self, request: Request) -> Self::Future {
         let Request { session, command } = request;
         match command {
-            Command::Auth { mechanism, initial } => match self.begin(&mechanism, session.channel.secure) {
+            Command::Auth { mechanism, initial } => match self.begin(&mechanism, &session.channel) {
                 Ok(attempt) => AuthFuture::step(self.go_on(session, attempt, initial)),
                 Err(refusal) => AuthFuture::decided(Decided::refused(refusal)),
             },
             Command::Response(response) => {
                 let open = lock(&self.attempts).open.take();
                 match open {
+                    Some(Attempt { failed: true, .. }) => {
+                        AuthFuture::decided(Decided::refused(Refusal::fixed(535, (5, 7, 8), INVALID)))
+                    }
                     Some(attempt) => AuthFuture::step(self.go_on(session, attempt, Some(response))),
                     None => {
                         let refusal = Refusal::fixed(503, (5, 5, 1), "no authentication is under way");
@@ -319,8 +382,8 @@ mod tests {
             assert_code!(ask(&mut policy, &clear, auth(mechanism, Some(b"\0jo\0right"))).await, 504, "5.5.4");
             assert_code!(ask(&mut policy, &clear, Command::Response(Secret::new(*b"x"))).await, 503, "5.5.1");
         }
-        assert_eq!(layer().names(false).count(), 0);
-        assert_eq!(layer().names(true).collect::<Vec<_>>(), ["PLAIN", "LOGIN"]);
+        assert!(layer().offers().iter().all(|offer| offer.needs == Needs::Secrecy));
+        assert_eq!(layer().names().collect::<Vec<_>>(), ["PLAIN", "LOGIN"]);
     }
 
     #[tokio::test]
@@ -367,6 +430,111 @@ mod tests {
         let mut policy = policy(&AuthLayer::passwords(OneUser::down()).failures(1));
         for _ in 0..20 {
             assert_code!(ask(&mut policy, &peer(), auth("PLAIN", Some(b"\0jo\0right"))).await, 454, "4.7.0");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_does_not_hold_counts_before_the_client_has_said_a_word_to_it() {
+        use crate::auth::OAuthBearer;
+        use crate::auth::testing::OneToken;
+        let layer = AuthLayer::new().mechanism(OAuthBearer::new(Arc::new(OneToken)));
+        let mut policy = policy(&layer);
+        let bad = || auth("OAUTHBEARER", Some(b"n,,\x01auth=Bearer bad\x01\x01"));
+        let told = Verdict::Challenge(Bytes::from_static(br#"{"status":"invalid_token"}"#));
+        assert_eq!(ask(&mut policy, &peer(), bad()).await, told);
+        assert_code!(ask(&mut policy, &peer(), Command::Response(Secret::new(*b"\x01"))).await, 535, "5.7.8");
+        // This client gives up instead of answering; the session tells nobody of that.
+        assert_eq!(ask(&mut policy, &peer(), bad()).await, told);
+        assert_code!(ask(&mut policy, &peer(), bad()).await, 421, "4.7.0");
+    }
+
+    #[tokio::test]
+    async fn external_needs_a_channel_that_says_who_it_is() {
+        use crate::auth::{External, UserList};
+        let users = UserList::new().and("jo: uid=1000".parse().unwrap()).unwrap();
+        let mut policy = policy(&AuthLayer::new().mechanism(External::new(Arc::new(users))));
+        assert_code!(ask(&mut policy, &peer(), auth("EXTERNAL", Some(b""))).await, 504, "5.5.4");
+        let mut local = SessionInfo::clone(&peer());
+        local.channel.peer = smtp_core::channel::Peer::Process { uid: 1000, gid: 1000, pid: None };
+        assert_eq!(ask(&mut policy, &Arc::new(local), auth("EXTERNAL", Some(b""))).await, jo("EXTERNAL"));
+    }
+
+    #[test]
+    fn the_list_is_what_the_users_have() {
+        use crate::auth::{User, UserList};
+        let names = |users: &[User]| {
+            let list = users.iter().cloned().try_fold(UserList::new(), UserList::and).unwrap();
+            let layer = AuthLayer::users(&Arc::new(SharedUsers::new(list)), &"mx.example".parse().unwrap());
+            layer.names().collect::<Vec<_>>().join(" ")
+        };
+        let password = Secret::new(*b"right");
+        let jo = User::new("jo").unwrap().with_password(&password).unwrap();
+        assert_eq!(names(std::slice::from_ref(&jo)), "SCRAM-SHA-256-PLUS SCRAM-SHA-256 PLAIN LOGIN");
+        let old = jo.with_keys(Hash::Sha1, &password).unwrap().with_secret(&password).unwrap().with_uid(7);
+        let all = "SCRAM-SHA-256-PLUS SCRAM-SHA-256 SCRAM-SHA-1-PLUS SCRAM-SHA-1 EXTERNAL PLAIN LOGIN CRAM-MD5";
+        assert_eq!(names(std::slice::from_ref(&old)), all);
+        assert_eq!(names(&[User::new("ci").unwrap().with_uid(8)]), "EXTERNAL");
+        assert_eq!(names(&[]), "");
+    }
+
+    mod garbage {
+        use super::*;
+        use crate::auth::testing::OneToken;
+        use crate::auth::{OAuthBearer, UserList, XOAuth2};
+        use proptest::prelude::*;
+        use smtp_core::channel::TlsInfo;
+
+        /// Messages that begin like real ones go further than noise.
+        fn message() -> impl Strategy<Value = Vec<u8>> {
+            prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..60),
+                "(n|y|p=tls-exporter),(a=jo)?,n=(jo|no),r=[a-z]{1,5}(,m=x)?".prop_map(String::into_bytes),
+                "c=(biws|eSws)?,r=[a-z]{0,5},p=[A-Za-z0-9+/]{0,44}=?".prop_map(String::into_bytes),
+                "(n,a=jo,|user=jo)\u{1}auth=Bearer [a-z]{0,5}\u{1}{0,2}".prop_map(String::into_bytes),
+                "jo [0-9a-f]{30,34}".prop_map(String::into_bytes),
+                "\0{0,2}jo\0[a-z]{0,5}".prop_map(String::into_bytes),
+            ]
+        }
+
+        proptest! {
+            #![proptest_config(ProptestConfig::with_cases(64))]
+
+            /// Whatever is said in whatever order: an answer each time, nobody gets in, and who knows the password
+            /// does afterwards.
+            #[test]
+            fn lets_nobody_in_and_locks_nobody_out(
+                said in prop::collection::vec((0..11usize, prop::option::of(message())), 1..12)
+            ) {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let keys = |hash| smtp_sasl::scram::Keys::derive(hash, "unguessed", b"salt", 4096).expose();
+                    let hash = crate::auth::testing::cheap_hash("unguessed");
+                    let (sha256, sha1) = (keys(Hash::Sha256), keys(Hash::Sha1));
+                    let jo = format!("jo: {hash} {sha256} {sha1} CRAM-MD5$dW5ndWVzc2Vk uid=1000");
+                    let users = SharedUsers::new(UserList::new().and(jo.parse().unwrap()).unwrap());
+                    let layer = AuthLayer::users(&Arc::new(users), &"mx.example".parse().unwrap())
+                        .mechanism(OAuthBearer::new(Arc::new(OneToken)))
+                        .mechanism(XOAuth2::new(Arc::new(OneToken)))
+                        .throttle(Throttle::new(1_000, Duration::from_secs(1)))
+                        .failures(1_000);
+                    let names: Vec<_> = layer.names().chain(["X-UNKNOWN"]).collect();
+                    let mut session = SessionInfo::clone(&peer());
+                    session.channel.tls = Some(TlsInfo { exporter: Some([7; 32]), ..TlsInfo::default() });
+                    let (session, mut policy) = (Arc::new(session), policy(&layer));
+                    for (name, message) in &said {
+                        let command = match (names.get(*name), message) {
+                            (Some(name), message) => auth(name, message.as_deref()),
+                            (None, message) => Command::Response(Secret::new(message.as_deref().unwrap_or_default())),
+                        };
+                        let verdict = ask(&mut policy, &session, command).await;
+                        let good = message.as_ref().is_some_and(|m| m.windows(11).any(|w| w == b"Bearer good"));
+                        assert!(good || matches!(verdict, Verdict::Refuse(_) | Verdict::Challenge(_)), "{verdict:?}");
+                        assert!(verdict != Verdict::Proceed);
+                    }
+                    let right = auth("PLAIN", Some(b"\0jo\0unguessed"));
+                    assert_eq!(ask(&mut policy, &session, right).await, super::jo("PLAIN"));
+                });
+            }
         }
     }
 

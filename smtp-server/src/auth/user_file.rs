@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{UserError, UserList};
 
 impl UserList {
-    /// Reads a user file: a user a line, `name:$argon2id$…` with the password hash in PHC form, as
-    /// [`hash_password`](super::hash_password) makes it. Blank lines and lines that start with `#` are skipped.
+    /// Reads a user file: a [`User`](super::User) a line. Blank lines and lines that start with `#` are skipped.
     ///
     /// Blocks while it reads. The file should be readable by its owner only.
     ///
@@ -24,9 +23,7 @@ impl UserList {
                 continue;
             }
             let at = |why| UserFileError::Line { path: path.to_owned(), line: i + 1, why };
-            // Without ':' the line may be a bare password: none of it may appear in the error.
-            let (name, hash) = line.split_once(':').ok_or_else(|| at(UserError::Name))?;
-            users = users.with_hash(name.trim_end(), hash.trim_start()).map_err(at)?;
+            users = line.parse().and_then(|user| users.and(user)).map_err(at)?;
         }
         Ok(users)
     }
@@ -60,7 +57,7 @@ pub enum UserFileError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::user_list::tests::cheap_hash;
+    use super::super::testing::cheap_hash;
     use super::super::{Check, Users};
     use super::*;
     use smtp_core::types::Secret;

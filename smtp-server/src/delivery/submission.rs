@@ -92,7 +92,7 @@ where
         Box::pin(async move {
             let Transaction { session, envelope, body } = transaction;
             let process = matches!(session.channel.peer, Peer::Process { .. });
-            if session.identity.is_none() && !(processes && process) {
+            if session.user().is_none() && !(processes && process) {
                 return inner.call(Transaction { session, envelope, body }).await.map_err(Into::into);
             }
             let Ok(body) = shared.complete(body).await else { return Ok(truncated(envelope.recipients.len())) };

@@ -10,7 +10,7 @@ use tower_service::Service;
 use super::Decided;
 
 /// Refuses MAIL from a client that has not authenticated: 530 5.7.0 (RFC 4954 §6), as message submission wants it
-/// (RFC 6409 §4.3). VRFY and EXPN are refused alike: they tell who exists.
+/// (RFC 6409 §4.3). VRFY and EXPN are refused alike: they tell who exists. ANONYMOUS is no authentication.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RequireAuthLayer;
 
@@ -39,7 +39,7 @@ impl<S: Service<Request, Response = Verdict>> Service<Request> for RequireAuth<S
 
     fn call(&mut self, request: Request) -> Self::Future {
         let asks = matches!(request.command, Command::Mail(_) | Command::Vrfy(_) | Command::Expn(_));
-        if asks && request.session.identity.is_none() {
+        if asks && request.session.user().is_none() {
             return Decided::refused(Refusal::fixed(530, (5, 7, 0), "authentication required"));
         }
         Decided::inner(self.inner.call(request))
@@ -50,7 +50,7 @@ impl<S: Service<Request, Response = Verdict>> Service<Request> for RequireAuth<S
 mod tests {
     use super::*;
     use crate::AnyRecipient;
-    use crate::testing::{ask, authenticated, hello, mail, remote_session};
+    use crate::testing::{anonymous, ask, authenticated, hello, mail, remote_session};
     use smtp_core::types::HelloKind;
 
     #[tokio::test]
@@ -63,6 +63,8 @@ mod tests {
         for command in [Command::Connect, Command::Hello(hello(HelloKind::Ehlo, "a.example")), Command::StartTls] {
             assert_eq!(ask(&mut policy, &stranger, command).await, Verdict::Proceed);
         }
+        let nobody = anonymous(&stranger);
+        assert_code!(ask(&mut policy, &nobody, mail("<a@b.example>")).await, 530, "5.7.0");
         let jo = authenticated(&stranger, "jo");
         assert_eq!(ask(&mut policy, &jo, mail("<a@b.example>")).await, Verdict::Proceed);
     }

@@ -89,8 +89,8 @@ impl Said {
             }
             Verdict::Challenge(_) => debug!(session, peer, command = command().as_str(), "challenged"),
             Verdict::Authenticated(identity) => {
-                let user = safe(&identity.user);
-                info!(session, peer, command = command().as_str(), user = user.as_str(), "authenticated");
+                let (user, mechanism) = (safe(&identity.user), safe(&identity.mechanism));
+                info!(session, peer, user = user.as_str(), mechanism = mechanism.as_str(), "authenticated");
             }
             Verdict::Proceed => debug!(session, peer, command = command().as_str(), "accepted"),
         }

@@ -128,7 +128,7 @@ impl Mailboxes {
         let Some(users) = domain.as_ref().and_then(|domain| self.0.domains.get(&**domain)) else {
             let relayed = domain.is_some_and(|domain| self.0.relayed.contains(&*domain));
             let process = matches!(session.channel.peer, Peer::Process { .. });
-            return if self.0.relay_for_authenticated && session.identity.is_some()
+            return if self.0.relay_for_authenticated && session.user().is_some()
                 || self.0.relay_for_processes && process
                 || relayed && !local.contains(ROUTE)
             {

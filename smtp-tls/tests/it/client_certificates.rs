@@ -1,7 +1,7 @@
 //! Certificates of clients: who is asked, who gets in, what the others are told.
 
 use smtp_core::stream::Verification;
-use smtp_tls::{ClientCertificates, HandshakeError, Role, Versions, server_info};
+use smtp_tls::{ClientCertificates, HandshakeError, Role, Versions};
 
 use crate::pair::{client, connect, server};
 use crate::pki::{Ca, Leaf, expired, valid};
@@ -29,7 +29,7 @@ fn optional_and_required() {
                 let client = client.build().unwrap();
                 // Twice, as the second is a resumption, which must know the certificate all the same.
                 connect(&server, &client, &Verification::None, "mx.example")?;
-                let info = server_info(&connect(&server, &client, &Verification::None, "mx.example")?.server);
+                let info = connect(&server, &client, &Verification::None, "mx.example")?.server_info();
                 assert!(info.resumed);
                 Ok::<_, HandshakeError>((info.verified, info.peer_certificates))
             };
@@ -60,6 +60,22 @@ fn optional_and_required() {
             }
         }
     }
+}
+
+#[test]
+fn the_server_knows_key_and_mail_address_of_the_client() {
+    let ca = Ca::new("Client CA");
+    let mut params = valid(&["client.example"]);
+    params.subject_alt_names.push(rcgen::SanType::Rfc822Name("jo@example.org".try_into().unwrap()));
+    let leaf = ca.issue(&params);
+    let own = Leaf::self_signed(&valid(&["mx.example"]));
+    let ca_file = ca.file();
+    let server = server().identity(own.identity()).client_ca(ca_file.path(), ClientCertificates::Required);
+    let server = server.build().unwrap();
+    let client = client().identity(leaf.identity()).build().unwrap();
+    let info = connect(&server, &client, &Verification::None, "mx.example").unwrap().server_info();
+    assert_eq!(info.peer_key, smtp_tls::pin_of(&leaf.certificate).ok());
+    assert_eq!(info.peer_mailboxes, ["jo@example.org".into()]);
 }
 
 /// The client learns it by an alert.

@@ -1,7 +1,7 @@
 //! What the two ends know of the channel afterwards.
 
 use smtp_core::stream::Verification;
-use smtp_tls::{Versions, client_info, server_info};
+use smtp_tls::{Versions, client_info};
 
 use crate::pair::{client, connect, server};
 use crate::pki::{Leaf, valid};
@@ -18,7 +18,7 @@ fn both_ends_tell_the_same_story() {
             for resumed in [false, true] {
                 let pair = connect(&server, &client, &verification, "mx.example").unwrap();
                 let ours = client_info(&pair.client, &name, &verification);
-                let theirs = server_info(&pair.server);
+                let theirs = pair.server_info();
                 for info in [&ours, &theirs] {
                     assert_eq!(info.version, version);
                     assert_eq!(info.alpn.as_deref(), Some("smtp"));
@@ -33,6 +33,9 @@ fn both_ends_tell_the_same_story() {
                 // RFC 9266: with TLS 1.2 only after a check that rustls does not allow.
                 assert_eq!(ours.exporter, theirs.exporter);
                 assert_eq!(ours.exporter.is_some(), version == "TLSv1.3");
+                // Resumed or not: the client remembers what it was shown first.
+                assert_eq!(ours.server_end_point, theirs.server_end_point);
+                assert!(ours.server_end_point.is_some());
                 assert_eq!(ours.verified, verification != Verification::None);
                 assert!(!theirs.verified);
                 assert_eq!(ours.peer_certificates, [leaf.certificate.to_vec()]);
@@ -43,13 +46,29 @@ fn both_ends_tell_the_same_story() {
 }
 
 #[test]
+fn the_end_point_is_that_of_the_certificate_that_was_asked_for() {
+    let (default, other) = (Leaf::self_signed(&valid(&["mx.example"])), Leaf::self_signed(&valid(&["other.example"])));
+    let server = server().identity(default.identity()).identity(other.identity()).build().unwrap();
+    let client = client().build().unwrap();
+    let end_point = |name: &str| {
+        let pair = connect(&server, &client, &Verification::None, name).unwrap();
+        let name = smtp_tls::server_name(&name.parse().unwrap()).unwrap();
+        let ours = client_info(&pair.client, &name, &Verification::None).server_end_point.unwrap();
+        assert_eq!(pair.server_info().server_end_point.as_ref(), Some(&ours));
+        ours
+    };
+    assert_ne!(end_point("mx.example"), end_point("other.example"));
+    assert_eq!(end_point("mx.example"), end_point("mx.example"));
+}
+
+#[test]
 fn every_connection_has_a_channel_binding_of_its_own() {
     let leaf = Leaf::self_signed(&valid(&["mx.example"]));
     let server = server().identity(leaf.identity()).build().unwrap();
     let client = client().build().unwrap();
     let exporter = || {
         let pair = connect(&server, &client, &Verification::None, "mx.example").unwrap();
-        server_info(&pair.server).exporter.unwrap()
+        pair.server_info().exporter.unwrap()
     };
     assert_ne!(exporter(), exporter());
 }
@@ -62,6 +81,6 @@ fn names_are_ianas() {
     provider.cipher_suites = vec![rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
     let server = server().identity(leaf.identity()).build().unwrap();
     let client = client().provider(provider.into()).versions(Versions::Tls13).build().unwrap();
-    let info = server_info(&connect(&server, &client, &Verification::None, "mx.example").unwrap().server);
+    let info = connect(&server, &client, &Verification::None, "mx.example").unwrap().server_info();
     assert_eq!((&*info.cipher, info.group.as_deref()), ("TLS_AES_128_GCM_SHA256", Some("x25519")));
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 use smtp_core::stream::Verification;
-use smtp_tls::{ClientTls, ClientTlsBuilder, HandshakeError, Role, ServerTls, ServerTlsBuilder};
+use smtp_tls::{ClientTls, ClientTlsBuilder, HandshakeError, Role, ServerTls, ServerTlsBuilder, Shown};
 
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
@@ -23,6 +23,7 @@ pub(crate) fn client() -> ClientTlsBuilder {
 pub(crate) struct Pair {
     pub(crate) client: ClientConnection,
     pub(crate) server: ServerConnection,
+    pub(crate) shown: Option<Shown>,
 }
 
 /// Connects `client` to `server` as `name`; the error is that of the end that noticed first.
@@ -32,7 +33,9 @@ pub(crate) fn connect(
     verification: &Verification,
     name: &str,
 ) -> Result<Pair, HandshakeError> {
-    handshake(Arc::clone(server.config()), client.config(verification).unwrap(), name)
+    let (config, shown) = server.for_connection();
+    let pair = handshake(config, client.config(verification).unwrap(), name)?;
+    Ok(Pair { shown: Some(shown), ..pair })
 }
 
 pub(crate) fn handshake(
@@ -41,14 +44,22 @@ pub(crate) fn handshake(
     name: &str,
 ) -> Result<Pair, HandshakeError> {
     let name = smtp_tls::server_name(&name.parse().unwrap()).unwrap();
-    let mut pair =
-        Pair { client: ClientConnection::new(client, name).unwrap(), server: ServerConnection::new(server).unwrap() };
+    let mut pair = Pair {
+        client: ClientConnection::new(client, name).unwrap(),
+        server: ServerConnection::new(server).unwrap(),
+        shown: None,
+    };
     pair.run()?;
     assert!(!pair.client.is_handshaking() && !pair.server.is_handshaking());
     Ok(pair)
 }
 
 impl Pair {
+    /// What the server knows of it.
+    pub(crate) fn server_info(&self) -> smtp_core::channel::TlsInfo {
+        smtp_tls::server_info(&self.server, self.shown.as_ref().unwrap())
+    }
+
     /// Carries what either end has to say until both are silent.
     pub(crate) fn run(&mut self) -> Result<(), HandshakeError> {
         while self.client.wants_write() || self.server.wants_write() {

@@ -1,7 +1,7 @@
 //! Several certificates, reload, tickets, ALPN.
 
 use smtp_core::stream::Verification;
-use smtp_tls::{HandshakeError, Identity, Pin, Role, ServerTls, Versions, client_info, server_info};
+use smtp_tls::{HandshakeError, Identity, Pin, Role, ServerTls, Versions, client_info};
 
 use crate::pair::{Pair, client, connect, server};
 use crate::pki::{Leaf, valid};
@@ -26,7 +26,7 @@ fn the_certificate_follows_the_name_asked_for() {
         let pair = connect(&server, &client, &Verification::None, name).unwrap();
         assert_eq!(shown(&pair), pin(expected), "{name}");
         let sni = (!name.starts_with('[')).then_some(name);
-        assert_eq!(server_info(&pair.server).sni.as_deref(), sni);
+        assert_eq!(pair.server_info().sni.as_deref(), sni);
     }
 }
 
@@ -80,7 +80,7 @@ fn a_session_of_one_listener_does_not_resume_on_another() {
             let client = client().versions(versions).build().unwrap();
             let resumed = |server: &ServerTls| {
                 let pair = connect(server, &client, &Verification::None, "mx.example").unwrap();
-                let resumed = server_info(&pair.server).resumed;
+                let resumed = pair.server_info().resumed;
                 let client = &pair.client;
                 let name = smtp_tls::server_name(&"mx.example".parse().unwrap()).unwrap();
                 assert_eq!(client_info(client, &name, &Verification::None).resumed, resumed);
@@ -105,7 +105,7 @@ fn resumption_can_be_turned_off_on_either_side() {
             let client = client().sessions(client_sessions).versions(versions).build().unwrap();
             for _ in 0..3 {
                 let pair = connect(&server, &client, &Verification::None, "mx.example").unwrap();
-                assert!(!server_info(&pair.server).resumed);
+                assert!(!pair.server_info().resumed);
             }
         }
     }
@@ -116,7 +116,7 @@ fn application_protocols_must_meet_if_both_sides_name_some() {
     let leaf = Leaf::self_signed(&valid(&["mx.example"]));
     let server = server().identity(leaf.identity()).alpn(&[b"smtp"]).build().unwrap();
     let agreed = |client: &smtp_tls::ClientTls| {
-        connect(&server, client, &Verification::None, "mx.example").map(|pair| server_info(&pair.server).alpn)
+        connect(&server, client, &Verification::None, "mx.example").map(|pair| pair.server_info().alpn)
     };
     let plain = client().build().unwrap();
     assert_eq!(agreed(&plain).unwrap(), None);

@@ -172,7 +172,7 @@ fn a_session_does_not_resume_under_another_verification() {
         let client = client().ca_file(ca_file.path()).versions(versions).build().unwrap();
         let resumed = |verification: &Verification| {
             let pair = connect(&server, &client, verification, "mx.example").unwrap();
-            smtp_tls::server_info(&pair.server).resumed
+            pair.server_info().resumed
         };
         assert_eq!([resumed(&Verification::None), resumed(&Verification::None)], [false, true], "{versions:?}");
         assert_eq!([resumed(&Verification::Pkix), resumed(&Verification::Pkix)], [false, true], "{versions:?}");

@@ -38,11 +38,22 @@ pub struct PostfixOptions {
     /// Default: none. For example `("transport_maps",
     /// "inline:{{ours.test=lmtp:inet:127.0.0.1:10024}}")` makes it an LMTP client.
     pub main_cf: Vec<(String, String)>,
+    /// More files for its configuration folder, by name and text, such as `sasl/smtpd.conf`, where Debian's Postfix
+    /// looks for what Cyrus SASL is to do.
+    ///
+    /// Default: none.
+    pub files: Vec<(String, String)>,
 }
 
 impl Default for PostfixOptions {
     fn default() -> Self {
-        Self { next_hop: None, tls: ClientTls::default(), users: default_users(), main_cf: Vec::new() }
+        Self {
+            next_hop: None,
+            tls: ClientTls::default(),
+            users: default_users(),
+            main_cf: Vec::new(),
+            files: Vec::new(),
+        }
     }
 }
 
@@ -209,6 +220,12 @@ impl Postfix {
         owner.arg("postfix").arg(self.path("data"));
         run_ok(owner, b"", COMMAND_LIMIT)?;
 
+        for (name, text) in &options.files {
+            if let Some(folder) = self.path("etc").join(name).parent() {
+                fs::create_dir_all(folder)?;
+            }
+            self.write(name, text)?;
+        }
         let users = options.users.iter().fold(String::new(), |mut text, user| {
             let _ = writeln!(text, "{user}@postfix.test {user}/");
             text

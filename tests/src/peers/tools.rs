@@ -28,6 +28,27 @@ pub fn swaks<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Result<Outpu
     tool(&locate("swaks")?, args, b"")
 }
 
+/// Runs `gsasl`, GNU SASL's own client, for example with `--smtp --connect=127.0.0.1:10025 -m SCRAM-SHA-256`: an
+/// independent SCRAM, with channel binding.
+///
+/// # Errors
+///
+/// When it is not installed or cannot be run. That the server refused is in the
+/// [`Output`], as is a run that was killed.
+pub fn gsasl<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Result<Output, Skip> {
+    tool(&locate("gsasl")?, args, b"")
+}
+
+/// Runs `saslpasswd2` to put a user into a `sasldb` file; `args` are its own, and the password comes on its standard
+/// input (`-p`).
+///
+/// # Errors
+///
+/// When it is not installed or cannot be run.
+pub fn saslpasswd<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, password: &str) -> Result<Output, Skip> {
+    tool(&locate("saslpasswd2")?, args, password.as_bytes())
+}
+
 /// Runs `curl` to send a message; `url` is `smtp://host:port/ehlo-name` or
 /// `smtps://…`, and `more` are further arguments such as `--ssl-reqd`,
 /// `--insecure` or `--user name:password`.

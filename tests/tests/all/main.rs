@@ -15,6 +15,7 @@ mod quic_server;
 mod replay;
 mod routing;
 mod rust_clients;
+mod sasl;
 mod served;
 mod transports;
 

@@ -1,6 +1,6 @@
 //! What the registry and the extensions' own rules have against a command that the table allows.
 
-use super::{OpenTransaction, Protocol, Session};
+use super::{Needs, OpenTransaction, Protocol, Session};
 use crate::extension::{Attribute, Context, Forwarded, Registry, SmtpUtf8, bad_value};
 use crate::types::{Command, HelloKind, Mail, Parameter, Rcpt, Refusal};
 
@@ -71,8 +71,12 @@ impl Session {
         match offer {
             _ if config.mechanisms().is_empty() => Err(Refusal::fixed(502, (5, 5, 1), "AUTH is not offered here")),
             // RFC 4954 §4; 538 is "for historical purposes only" (§6).
-            Some(offer) if offer.needs_secure && !self.info.channel.secure => {
-                Err(Refusal::fixed(504, (5, 5, 4), "this mechanism needs encryption: use STARTTLS first"))
+            Some(offer) if !offer.needs.met_by(&self.info.channel) => {
+                let text = match offer.needs {
+                    Needs::Identity if self.info.channel.secure => "this mechanism needs a client certificate",
+                    _ => "this mechanism needs encryption: use STARTTLS first",
+                };
+                Err(Refusal::fixed(504, (5, 5, 4), text))
             }
             Some(_) => Ok(()),
             None => Err(Refusal::fixed(504, (5, 5, 4), "mechanism not offered")),

@@ -23,8 +23,36 @@ pub enum Protocol {
 pub struct MechanismOffer {
     /// Its name, in upper case.
     pub name: &'static str,
-    /// True if it shows the password to whoever listens, so that it is offered on secure channels only.
-    pub needs_secure: bool,
+    /// What a channel has to have for it to be offered and taken there.
+    pub needs: Needs,
+}
+
+/// What a channel has to have for a SASL mechanism. Each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Needs {
+    /// Nothing: whoever overhears the exchange has nothing to log in with.
+    Nothing,
+    /// A channel that cannot be overheard ([`ChannelInfo::secure`]): the password, or something as good, goes over it.
+    Secrecy,
+    /// A channel that says who the peer is ([`ChannelInfo::identifies_peer`]).
+    Identity,
+}
+
+impl Needs {
+    /// True if `channel` has it.
+    #[must_use]
+    pub fn met_by(self, channel: &ChannelInfo) -> bool {
+        self <= Self::most_on(channel)
+    }
+
+    /// The most that a mechanism may need on `channel`.
+    fn most_on(channel: &ChannelInfo) -> Self {
+        match (channel.secure, channel.identifies_peer()) {
+            (true, true) => Self::Identity,
+            (true, false) => Self::Secrecy,
+            (false, _) => Self::Nothing,
+        }
+    }
 }
 
 /// Bounds on what a client may make the server hold or do. Each has a default.
@@ -108,8 +136,8 @@ pub struct Config {
     /// Bounds.
     pub limits: Limits,
     mechanisms: Vec<MechanismOffer>,
-    plain_mechanisms: String,
-    secure_mechanisms: String,
+    /// Their names, separated by blanks, for channels with each of [`Needs`].
+    mechanism_names: [String; 3],
 }
 
 impl Config {
@@ -126,8 +154,7 @@ impl Config {
             forwarders: Forwarders::default(),
             limits: Limits::default(),
             mechanisms: Vec::new(),
-            plain_mechanisms: String::new(),
-            secure_mechanisms: String::new(),
+            mechanism_names: Default::default(),
         }
     }
 
@@ -141,11 +168,10 @@ impl Config {
     /// The same with the SASL mechanisms that its policy can run, the preferred one first.
     #[must_use]
     pub fn with_mechanisms(mut self, mechanisms: Vec<MechanismOffer>) -> Self {
-        let names = |keep: fn(&&MechanismOffer) -> bool| {
-            mechanisms.iter().filter(keep).map(|offer| offer.name).collect::<Vec<_>>().join(" ")
-        };
-        self.plain_mechanisms = names(|offer| !offer.needs_secure);
-        self.secure_mechanisms = names(|_| true);
+        self.mechanism_names = [Needs::Nothing, Needs::Secrecy, Needs::Identity].map(|most| {
+            let usable = mechanisms.iter().filter(|offer| offer.needs <= most);
+            usable.map(|offer| offer.name).collect::<Vec<_>>().join(" ")
+        });
         self.mechanisms = mechanisms;
         self
     }
@@ -179,6 +205,42 @@ impl Config {
 
     /// The mechanisms that can be used on `channel`, separated by blanks.
     pub(super) fn mechanisms_on(&self, channel: &ChannelInfo) -> &str {
-        if channel.secure { &self.secure_mechanisms } else { &self.plain_mechanisms }
+        let [nothing, secrecy, identity] = &self.mechanism_names;
+        match Needs::most_on(channel) {
+            Needs::Nothing => nothing,
+            Needs::Secrecy => secrecy,
+            Needs::Identity => identity,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::{Peer, TlsInfo};
+
+    #[test]
+    fn a_channel_is_offered_what_it_can_carry() {
+        let offer = |name, needs| MechanismOffer { name, needs };
+        let offers = alloc::vec![
+            offer("SCRAM", Needs::Nothing),
+            offer("EXTERNAL", Needs::Identity),
+            offer("PLAIN", Needs::Secrecy),
+        ];
+        let Ok(name) = "mx.example".parse() else { panic!() };
+        let config = Config::new(name).with_mechanisms(offers);
+        let mut channel = ChannelInfo::new("tcp", Peer::Named("x".into()));
+        assert_eq!(config.mechanisms_on(&channel), "SCRAM");
+        channel.secure = true;
+        assert_eq!(config.mechanisms_on(&channel), "SCRAM PLAIN");
+        let mut local = channel.clone();
+        local.peer = Peer::Process { uid: 1000, gid: 1000, pid: None };
+        assert_eq!(config.mechanisms_on(&local), "SCRAM EXTERNAL PLAIN");
+        let certificate =
+            |verified| TlsInfo { verified, peer_certificates: alloc::vec![alloc::vec![0]], ..TlsInfo::default() };
+        channel.tls = Some(certificate(false));
+        assert_eq!(config.mechanisms_on(&channel), "SCRAM PLAIN");
+        channel.tls = Some(certificate(true));
+        assert_eq!(config.mechanisms_on(&channel), "SCRAM EXTERNAL PLAIN");
     }
 }
