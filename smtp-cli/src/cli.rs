@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::settings::with_environment;
-use crate::{manual, replay, send, serve, shell, sink, user};
+use crate::{config, manual, queue, replay, send, sendmail, serve, shell, sink, user};
 
 /// SMTP: a mail server in one command, a sink, a sender, a shell.
 #[derive(Debug, Parser)]
@@ -17,7 +17,12 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Subcommands {
     #[command(after_help = serve::MORE_HELP)]
-    Serve(serve::Arguments),
+    Serve(Box<serve::Arguments>),
+    #[command(after_help = queue::MORE_HELP)]
+    Queue(queue::Arguments),
+    Config(config::Arguments),
+    #[command(after_help = sendmail::MORE_HELP)]
+    Sendmail(sendmail::Arguments),
     #[command(after_help = sink::MORE_HELP)]
     Sink(sink::Arguments),
     #[command(after_help = crate::exit::SEND_TABLE, after_long_help = send_help())]

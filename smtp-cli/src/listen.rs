@@ -61,7 +61,8 @@ impl Strict {
 pub(crate) fn bind(urls: &[Url], tls: Option<&ServerTls>, quic: &Quic, mut born: Born) -> Result<Listeners, Failure> {
     let mut sockets = Vec::with_capacity(urls.len());
     for url in urls {
-        sockets.extend(transport::listen(url, tls, quic, &mut born)?);
+        let listened = transport::listen(url, tls, quic, &mut born)?;
+        sockets.extend(listened.into_iter().map(|socket| Socket { role: url.role(), ..socket }));
     }
     born.warn_of_rest();
     let strict = Strict(sockets.iter().filter_map(|socket| socket.strict).collect());

@@ -1,18 +1,23 @@
 //! The binary `smtp`.
 //!
-//! Each subcommand is a module: [`serve`], [`sink`], [`send`], [`shell`], [`user`], [`replay`], [`manual`]. What they
-//! share: [`url`] is the vocabulary for listening and connecting, [`transport`] what stands behind each of its words,
+//! Each subcommand is a module: [`serve`], [`queue`], [`config`], [`sendmail`], [`sink`], [`send`], [`shell`], [`user`],
+//! [`replay`], [`manual`]. What they share: [`admin`] is what a server and its administrator say to each other,
+//! [`url`] is the vocabulary for listening and connecting, [`transport`] what stands behind each of its words,
 //! [`settings`] where options come from, [`connect`] the way to a server, [`listen`] the way to be one, [`transcript`]
 //! what a session looks like on a screen, and [`exit`] what the shell is told.
 
+mod admin;
 mod cli;
+mod config;
 mod connect;
 mod exit;
 mod listen;
 mod logging;
 mod manual;
+mod queue;
 mod replay;
 mod send;
+mod sendmail;
 mod serve;
 mod settings;
 mod shell;
@@ -23,7 +28,6 @@ mod url;
 mod user;
 mod values;
 
-use std::ffi::OsString;
 use std::future::Future;
 use std::io;
 use std::process::ExitCode;
@@ -37,7 +41,7 @@ use crate::settings::load;
 fn main() -> ExitCode {
     // The one place where the cryptography is chosen. It fails only if that was done before.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let arguments = sendmail::by_name(std::env::args_os().collect());
     let exit = match cli::command().try_get_matches_from(&arguments) {
         Ok(matches) => run(&matches),
         // Help and the version are what was asked for.
@@ -61,12 +65,15 @@ fn main() -> ExitCode {
 fn run(matches: &ArgMatches) -> Result<Exit, Failure> {
     let Some((name, matches)) = matches.subcommand() else { return Err(Failure::usage("no subcommand")) };
     match name {
-        "serve" => block_on(&mut Builder::new_multi_thread(), serve::run(load(matches)?)),
+        "serve" => block_on(&mut Builder::new_multi_thread(), serve::run(matches.clone())),
         "sink" => block_on(&mut Builder::new_multi_thread(), sink::run(load(matches)?)),
         "send" => {
             let arguments = load(matches)?;
             block_on(&mut Builder::new_current_thread(), async { Ok(send::run(arguments).await) })
         }
+        "queue" => block_on(&mut Builder::new_current_thread(), queue::run(arguments(matches)?)),
+        "sendmail" => block_on(&mut Builder::new_current_thread(), sendmail::run(arguments(matches)?)),
+        "config" => config::run(&arguments(matches)?),
         "replay" => block_on(&mut Builder::new_current_thread(), replay::run(load(matches)?)),
         "shell" => block_on(&mut Builder::new_current_thread(), shell::run(load(matches)?)),
         "user" => user::run(&load(matches)?),

@@ -92,16 +92,24 @@ fn variable(subcommand: &str, long: &str) -> String {
 pub(crate) fn load<T: Layered>(matches: &ArgMatches) -> Result<T, Failure> {
     let mut options = T::from_arg_matches(matches).map_err(Failure::usage)?;
     if let Some(path) = options.file() {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::config(format!("cannot read the configuration {}: {error}", path.display()))
-                .help("check the path given by --config")
-        })?;
-        let file = parse::<T>(&text).map_err(|fault| fault.failure(path, &text))?;
+        let file = file::<T>(path)?;
         let given =
             |id: &str| matches!(matches.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable));
         options.fill(file, &given);
     }
     Ok(options)
+}
+
+/// What a file says, and nothing else.
+///
+/// # Errors
+/// When it cannot be read or understood.
+pub(crate) fn file<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::config(format!("cannot read the configuration {}: {error}", path.display()))
+            .help("check the path given by --config")
+    })?;
+    parse(&text).map_err(|fault| fault.failure(path, &text))
 }
 
 /// What is wrong with a file, and where in it.

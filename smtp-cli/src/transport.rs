@@ -22,7 +22,7 @@ use smtp_transport_unix::{
 use smtp_transport_websocket::{WebSocketConnector, WebSocketListener};
 
 use crate::exit::{Exit, Failure, warn};
-use crate::url::{Carrier, Place, TlsChoice, Url};
+use crate::url::{Carrier, Place, Role, TlsChoice, Url};
 
 /// Whether mail may come before the handshake has shown that it is no replay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -161,6 +161,8 @@ pub(crate) struct Socket {
     pub(crate) trial: Trial,
     /// The address whose sessions want TLS before mail.
     pub(crate) strict: Option<SocketAddr>,
+    /// What it is for.
+    pub(crate) role: Role,
 }
 
 /// What somebody has to know who tries a socket out.
@@ -180,7 +182,15 @@ impl Trial {
 impl Socket {
     fn new(listener: impl Listener, cover: &'static str, trial: Trial) -> Self {
         let url = listener.url();
-        Self { listener: Box::new(listener), protocol: Protocol::Smtp, url, cover, trial, strict: None }
+        Self {
+            listener: Box::new(listener),
+            protocol: Protocol::Smtp,
+            url,
+            cover,
+            trial,
+            strict: None,
+            role: Role::default(),
+        }
     }
 
     /// The same, speaking what `url` says.
@@ -358,6 +368,9 @@ impl Way {
 /// # Errors
 /// If nothing can.
 pub(crate) fn way(url: &Url, tls: ClientTls, calling: Calling) -> Result<Way, Failure> {
+    if url.names_role() {
+        return Err(Failure::usage(format!("{url}: a role is a listener's")).help("leave ?role= out"));
+    }
     let wait = calling.wait;
     let tcp = |tls| {
         let mut options = ConnectOptions::default();

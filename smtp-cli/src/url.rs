@@ -11,6 +11,8 @@
 //! fd:[name|number][?tls=…|service=…]                      sockets that a service manager handed down
 //! ```
 //!
+//! `?role=mx|submission`, for listening on any but `pipe:`, says what a listener is for.
+//!
 //! A host is a name, an IPv4 address, or an IPv6 address in brackets. Names and passwords do not go into URLs: URLs end
 //! up in logs and process lists.
 
@@ -126,6 +128,18 @@ pub(crate) enum TlsChoice {
     Implicit,
 }
 
+/// What a listener is for, as `?role=` says it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Role {
+    /// Both: mail from strangers for this host, and from users who authenticate for anybody.
+    #[default]
+    Any,
+    /// Mail from other hosts: nobody authenticates (RFC 5321).
+    Mx,
+    /// Mail from its authors: nobody sends without (RFC 6409).
+    Submission,
+}
+
 /// Where to listen, or whom to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Url {
@@ -137,6 +151,8 @@ pub(crate) struct Url {
     pub(crate) tls: Option<TlsChoice>,
     /// What `?service=` says, if it is there.
     service: Option<Service>,
+    /// What `?role=` says, if it is there.
+    role: Option<Role>,
     /// As it was written behind `?`.
     query: String,
 }
@@ -168,6 +184,16 @@ impl Url {
     /// Which of QUIC's two protocols is meant.
     pub(crate) fn service(&self) -> Service {
         self.service.unwrap_or_default()
+    }
+
+    /// What a listener is for.
+    pub(crate) fn role(&self) -> Role {
+        self.role.unwrap_or_default()
+    }
+
+    /// True if `?role=` is there, which means nothing to a client.
+    pub(crate) const fn names_role(&self) -> bool {
+        self.role.is_some()
     }
 
     /// The server to connect to. A program is its own server and has no address.
@@ -325,13 +351,24 @@ pub(crate) fn ascii(name: &str) -> String {
 
 impl Url {
     const fn of(scheme: &'static Scheme, place: Place) -> Self {
-        Self { scheme, place, tls: None, service: None, query: String::new() }
+        Self { scheme, place, tls: None, service: None, role: None, query: String::new() }
     }
 
     /// The same with what stands behind `?`.
     fn with(mut self, query: &str) -> Result<Self, UrlError> {
         let twice = |key: &str| Err(fault(format!("{key}= is there twice")));
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+            let role = match parameter {
+                "role=mx" => Some(Role::Mx),
+                "role=submission" => Some(Role::Submission),
+                _ => None,
+            };
+            if let Some(role) = role {
+                if self.role.replace(role).is_some() {
+                    return twice("role");
+                }
+                continue;
+            }
             if !self.scheme.parameters.contains(&parameter) {
                 return Err(self.no_parameter(parameter));
             }
@@ -418,6 +455,8 @@ mod tests {
             ("pipe:", "pipe:"),
             ("pipe:ssh mx.example 'smtpd' -bs", "pipe:ssh mx.example 'smtpd' -bs"),
             ("fd:", "fd:"),
+            ("smtps://[::1]?role=submission", "smtps://[::1]:465?role=submission"),
+            ("smtp://[::1]?tls=none&role=mx", "smtp://[::1]:25?tls=none&role=mx"),
             ("FD:submission?tls=required", "fd:submission?tls=required"),
         ] {
             assert_eq!(shown(text), meaning);
@@ -434,6 +473,8 @@ mod tests {
             ("smtp://x?verify=1", "no parameter \"verify=1\""),
             ("smtp://x?tls=none&tls=required", "tls= is there twice"),
             ("smtps://x?tls=none", "TLS is there from the first octet"),
+            ("smtp://x?role=mx&role=mx", "role= is there twice"),
+            ("smtp://x?role=relay", "no parameter \"role=relay\""),
             ("smtp://", "host is missing"),
             ("smtp://:25", "host is missing"),
             ("smtp://x:65536", "0 to 65535"),

@@ -1,6 +1,7 @@
 //! The delivery seam: layers that see a transaction with its content, and deliveries that end it.
 //!
-//! Layers: [`ReceivedLayer`] writes the trace field, [`LoopLayer`] breaks mail loops, [`TraceDeliveryLayer`] logs.
+//! Layers: [`ReceivedLayer`] writes the trace field, [`LoopLayer`] breaks mail loops,
+//! [`SubmissionLayer`] completes what a user submits, [`TraceDeliveryLayer`] logs.
 //! Deliveries: [`Sink`] throws away, [`Recorder`] keeps for a test to look at, and [`Maildir`](crate::maildir::Maildir)
 //! stores.
 
@@ -8,12 +9,14 @@ mod loop_check;
 mod received;
 mod recorder;
 mod sink;
+mod submission;
 mod trace;
 
 pub use loop_check::{LoopCheck, LoopCheckFuture, LoopLayer};
 pub use received::{Received, ReceivedLayer};
 pub use recorder::{Recorded, Recorder, RecorderFuture};
 pub use sink::{Sink, SinkFuture};
+pub use submission::{Submission, SubmissionLayer};
 pub use trace::{TraceDelivery, TraceDeliveryFuture, TraceDeliveryLayer};
 
 use smtp_core::service::Outcome;

@@ -66,7 +66,7 @@
 //! The first to see a command comes first: [`TraceLayer`], so that the log has refusals too; [`SessionLimitLayer`];
 //! [`RequireTlsLayer`]; [`AuthLayer`]; [`RequireAuthLayer`]; [`SenderLayer`](auth::SenderLayer); [`EtrnLayer`],
 //! [`ExpandLayer`], [`HelpLayer`]; [`RrvsLayer`]; [`VerifyLayer`]; the recipients. For deliveries: [`TraceDeliveryLayer`],
-//! [`LoopLayer`] (it counts what others wrote), [`ReceivedLayer`], the store.
+//! [`LoopLayer`] (it counts what others wrote), [`SubmissionLayer`], [`ReceivedLayer`], the store.
 
 #[cfg(test)]
 #[macro_use]
@@ -83,7 +83,7 @@ pub mod recipients;
 pub mod server;
 
 pub use auth::AuthLayer;
-pub use delivery::{LoopLayer, ReceivedLayer, Recorder, Sink, TraceDeliveryLayer};
+pub use delivery::{LoopLayer, ReceivedLayer, Recorder, Sink, SubmissionLayer, TraceDeliveryLayer};
 #[cfg(unix)]
 pub use maildir::Maildir;
 pub use policy::{

@@ -35,6 +35,8 @@ pub struct Settings {
     /// How long sessions may go on after a shutdown was asked for, before they are aborted. Default 30 s. An idle
     /// session is told 421 at once; one within a transaction may finish it.
     pub drain: Duration,
+    /// The number of the last session. Servers of one process that share it give no number twice.
+    pub last_session: Arc<AtomicU64>,
 }
 
 impl Settings {
@@ -46,6 +48,7 @@ impl Settings {
             connections: 10_000,
             handshake: Duration::from_secs(60),
             drain: Duration::from_secs(30),
+            last_session: Arc::default(),
         }
     }
 }
@@ -98,6 +101,7 @@ impl<M> Server<M> {
     {
         let drain = self.settings.drain;
         let running = Arc::new(Running {
+            tally: Tally { last: Arc::clone(&self.settings.last_session), ..Tally::default() },
             places: Arc::new(Semaphore::new(self.settings.connections.min(Semaphore::MAX_PERMITS))),
             settings: self.settings,
             make_stack: self.make_stack,
@@ -105,7 +109,6 @@ impl<M> Server<M> {
             // A child: whoever cancels `shutdown` stops accepting and starts the drain in the same moment.
             draining: shutdown.child_token(),
             aborting: CancellationToken::new(),
-            tally: Tally::default(),
         });
         let mut accepting = JoinSet::new();
         for (listener, protocol) in self.listeners {
@@ -212,6 +215,7 @@ fn speaking(settings: &Arc<driver::Settings>, protocol: Protocol) -> Arc<driver:
 
 #[derive(Debug, Default)]
 struct Tally {
+    last: Arc<AtomicU64>,
     sessions: AtomicU64,
     aborted: AtomicU64,
     panicked: AtomicU64,
@@ -220,7 +224,8 @@ struct Tally {
 impl Tally {
     /// Counts a session; the number is its id.
     fn begin(&self) -> Counted<'_> {
-        Counted { tally: self, id: self.sessions.fetch_add(1, Ordering::Relaxed) + 1, finished: false }
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        Counted { tally: self, id: self.last.fetch_add(1, Ordering::Relaxed) + 1, finished: false }
     }
 
     fn summary(&self) -> Summary {

@@ -8,8 +8,10 @@
 
 mod drain;
 mod errors;
+mod ledger;
 mod manual;
 mod play;
+mod relay;
 mod replay;
 mod send;
 mod serve;

@@ -175,7 +175,8 @@ fn only_recipient(envelope: &Envelope) -> Option<&str> {
     (mailbox.is_ascii() || envelope.mail.parameters.value("SMTPUTF8").is_some()).then_some(mailbox.as_str())
 }
 
-fn date(seconds: u64) -> String {
+/// The date of a header field, in UTC.
+pub(super) fn date(seconds: u64) -> String {
     i64::try_from(seconds)
         .ok()
         .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())

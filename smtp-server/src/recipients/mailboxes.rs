@@ -6,6 +6,7 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use smtp_core::channel::{Peer, SessionInfo};
 use smtp_core::service::{Request, Verdict};
 use smtp_core::types::{Command, Domain, ForwardPath, Invalid, Mailbox, Refusal};
 use tower_service::Service;
@@ -18,7 +19,9 @@ use crate::name::{self, POSTMASTER};
 /// - Without [`Mailboxes::only`] every other local part exists too, as long as it can be a folder name (up to 200
 ///   octets) and holds no `%`, `!` or `@`, which old relays took for a route: 550 5.7.1.
 /// - An unknown mailbox of a local domain: 550 5.1.1.
-/// - Any other domain, address literals included: 550 5.7.1, unless [`Mailboxes::relay_for_authenticated`].
+/// - A domain of [`Mailboxes::relay_to`] gets mail from everybody; local parts that look like routes excepted, as above.
+/// - Any other domain, address literals included: 550 5.7.1, unless [`Mailboxes::relay_for_authenticated`] or
+///   [`Mailboxes::relay_for_processes`].
 ///
 /// Domains compare without case and as A-labels (RFC 5890), local parts as the folder names that
 /// [`Maildir`](crate::maildir::Maildir) gives them, so without case. Cheap to clone.
@@ -29,8 +32,11 @@ pub struct Mailboxes(Arc<Inner>);
 struct Inner {
     /// Each local domain with the folder names of its mailboxes.
     domains: HashMap<Box<str>, HashSet<Box<str>>>,
+    /// Domains that are not local and get mail all the same.
+    relayed: HashSet<Box<str>>,
     listed: bool,
     relay_for_authenticated: bool,
+    relay_for_processes: bool,
 }
 
 impl Mailboxes {
@@ -39,7 +45,14 @@ impl Mailboxes {
     /// # Errors
     /// [`Invalid`] if the domain is no name under IDNA (RFC 5891).
     pub fn new(primary: &Domain) -> Result<Self, Invalid> {
-        Self(Arc::new(Inner { domains: HashMap::new(), listed: false, relay_for_authenticated: false })).and(primary)
+        let inner = Inner {
+            domains: HashMap::new(),
+            relayed: HashSet::new(),
+            listed: false,
+            relay_for_authenticated: false,
+            relay_for_processes: false,
+        };
+        Self(Arc::new(inner)).and(primary)
     }
 
     /// These, and those of `domain`.
@@ -82,22 +95,60 @@ impl Mailboxes {
         self
     }
 
-    fn recipient(&self, to: &ForwardPath, authenticated: bool) -> Verdict {
+    /// Whether a process on this machine, known by its user, may send to any domain, as programs do that call
+    /// `sendmail`. Default: false. Only for the stack of a Unix socket whose permissions say who may.
+    #[must_use]
+    pub fn relay_for_processes(mut self, relay: bool) -> Self {
+        Arc::make_mut(&mut self.0).relay_for_processes = relay;
+        self
+    }
+
+    /// These, and any mailbox of `domain`, which is not local: for a host that stands before another one, or in for it.
+    ///
+    /// # Errors
+    /// [`Invalid`] if the domain is no name under IDNA (RFC 5891).
+    pub fn relay_to(mut self, domain: &Domain) -> Result<Self, Invalid> {
+        let domain =
+            name::domain(domain.as_str()).ok_or(Invalid::new("relayed domain", "a name under IDNA (RFC 5891)"))?;
+        Arc::make_mut(&mut self.0).relayed.insert(domain.into());
+        Ok(self)
+    }
+
+    /// True if the address is one of a local domain, whether there is such a mailbox or not, or the bare Postmaster.
+    #[must_use]
+    pub fn is_local(&self, to: &ForwardPath) -> bool {
+        let ForwardPath::Mailbox(mailbox) = to else { return true };
+        name::domain(mailbox.host()).is_some_and(|domain| self.0.domains.contains_key(&*domain))
+    }
+
+    fn recipient(&self, to: &ForwardPath, session: &SessionInfo) -> Verdict {
         let ForwardPath::Mailbox(mailbox) = to else { return Verdict::Proceed };
-        let users = name::domain(mailbox.host()).and_then(|domain| self.0.domains.get(&*domain));
-        let Some(users) = users else {
-            return if authenticated && self.0.relay_for_authenticated { Verdict::Proceed } else { relaying_denied() };
-        };
+        let domain = name::domain(mailbox.host());
         let local = mailbox.local_name();
+        let Some(users) = domain.as_ref().and_then(|domain| self.0.domains.get(&**domain)) else {
+            let relayed = domain.is_some_and(|domain| self.0.relayed.contains(&*domain));
+            let process = matches!(session.channel.peer, Peer::Process { .. });
+            return if self.0.relay_for_authenticated && session.user().is_some()
+                || self.0.relay_for_processes && process
+                || relayed && !local.contains(ROUTE)
+            {
+                Verdict::Proceed
+            } else {
+                relaying_denied()
+            };
+        };
         let Some(folder) = name::folder(&local) else { return no_mailbox() };
         match users.contains(&*folder) {
             true => Verdict::Proceed,
             false if self.0.listed => no_mailbox(),
-            false if local.contains(['%', '!', '@']) => relaying_denied(),
+            false if local.contains(ROUTE) => relaying_denied(),
             false => Verdict::Proceed,
         }
     }
 }
+
+/// What old relays took for a route in a local part.
+const ROUTE: [char; 3] = ['%', '!', '@'];
 
 fn relaying_denied() -> Verdict {
     Refusal::fixed(550, (5, 7, 1), "relaying denied").into()
@@ -118,7 +169,7 @@ impl Service<Request> for Mailboxes {
 
     fn call(&mut self, request: Request) -> Self::Future {
         ready(Ok(match &request.command {
-            Command::Rcpt(rcpt) => self.recipient(&rcpt.to, request.session.user().is_some()),
+            Command::Rcpt(rcpt) => self.recipient(&rcpt.to, &request.session),
             _ => Verdict::Proceed,
         }))
     }
@@ -135,6 +186,39 @@ mod tests {
 
     fn two_domains() -> Mailboxes {
         Mailboxes::new(&domain("Example.org")).unwrap().and(&domain("bücher.example")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_relayed_domain_gets_mail_from_everybody_and_opens_nothing_else() {
+        let stranger = remote_session("192.0.2.1:4000");
+        let mut mailboxes = two_domains().relay_to(&domain("inside.example")).unwrap();
+        assert_eq!(ask(&mut mailboxes, &stranger, rcpt("<jo@INSIDE.example>")).await, Verdict::Proceed);
+        for to in [
+            "<jo@sub.inside.example>",
+            "<jo%x.example@inside.example>",
+            "<x.example!jo@inside.example>",
+            "<\"jo@x.example\"@inside.example>",
+            "<jo@other.example>",
+        ] {
+            assert_code!(ask(&mut mailboxes, &stranger, rcpt(to)).await, 550, "5.7.1");
+        }
+        let local = |text: &str| mailboxes.is_local(&ForwardPath::from(text.parse::<Mailbox>().unwrap()));
+        assert!(local("jo@EXAMPLE.org") && !local("jo@inside.example") && mailboxes.is_local(&ForwardPath::Postmaster));
+    }
+
+    #[tokio::test]
+    async fn a_process_may_send_anywhere_where_that_was_said() {
+        let peer = Peer::Process { uid: 7, gid: 7, pid: None };
+        let channel = smtp_core::channel::ChannelInfo::new("unix", peer);
+        let process = Arc::new(SessionInfo::new(1, channel));
+        let pipe = Arc::new(SessionInfo::new(1, smtp_core::channel::ChannelInfo::memory("somebody")));
+        let mut mailboxes = two_domains();
+        assert_code!(ask(&mut mailboxes, &process, rcpt("<jo@other.example>")).await, 550, "5.7.1");
+        let mut mailboxes = mailboxes.relay_for_processes(true);
+        assert_eq!(ask(&mut mailboxes, &process, rcpt("<jo@other.example>")).await, Verdict::Proceed);
+        for stranger in [pipe, remote_session("127.0.0.1:4000")] {
+            assert_code!(ask(&mut mailboxes, &stranger, rcpt("<jo@other.example>")).await, 550, "5.7.1");
+        }
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ mod proxies;
 mod quic_client;
 mod quic_server;
 mod replay;
+mod routing;
 mod rust_clients;
 mod sasl;
 mod served;

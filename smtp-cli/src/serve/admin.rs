@@ -1,0 +1,321 @@
+//! The server's end of the admin socket.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use smtp_core::types::ReversePath;
+use smtp_queue::{
+    Action as QueueAction, Clock, Entry, Error, Filter as QueueFilter, Health, Hops, JobId, MessageId, NextHop,
+    RecipientState, Spool, Status,
+};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use crate::admin::{Action, Answer, Figures, Filter, Request, Shown, ShownRecipient, read_line, socket};
+use crate::exit::{Exit, Failure};
+
+/// How many administrators are served at once.
+const CONNECTIONS: usize = 16;
+/// How long one may take to say what it wants, or to take a line.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How many jobs are read at once.
+const PAGE: usize = 200;
+
+/// What administrators may ask of.
+#[derive(Debug, Clone)]
+pub(super) struct Admin {
+    pub(super) spool: Arc<dyn Spool>,
+    pub(super) clock: Arc<Clock>,
+    pub(super) hops: Hops,
+}
+
+/// Makes the folder for sockets, for this process's user alone.
+///
+/// # Errors
+/// If it cannot be, or is not.
+pub(super) fn run_folder(path: &Path) -> Result<(), Failure> {
+    let unusable = |why: String| {
+        Failure::config(format!("cannot use {} for sockets: {why}", path.display()))
+            .help("it has to be a folder of this program's user with mode 0700")
+    };
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(error.to_string())),
+        _ => {}
+    }
+    let found = fs::symlink_metadata(path).map_err(|error| unusable(error.to_string()))?;
+    if !found.is_dir() || found.uid() != own_uid() || found.mode() & 0o077 != 0 {
+        return Err(unusable(format!("mode {:o}, user {}", found.mode() & 0o7777, found.uid())));
+    }
+    Ok(())
+}
+
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+impl Admin {
+    /// Listens below `data_dir`. The folder keeps others out, so that there is no moment in which they could connect.
+    ///
+    /// # Errors
+    /// If it cannot listen there.
+    pub(super) fn listen(self, data_dir: &Path) -> Result<(), Failure> {
+        let path = socket(data_dir);
+        // Nobody else has the queue open, so nobody else listens here.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Failure::new(Exit::Io, format!("cannot remove {}: {error}", path.display())));
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)
+            .map_err(|error| Failure::new(Exit::Io, format!("cannot listen on {}: {error}", path.display())))?;
+        tokio::spawn(self.serve(listener));
+        Ok(())
+    }
+
+    async fn serve(self, listener: UnixListener) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let admin = self.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = admin.connection(stream).await {
+                            tracing::debug!(%error, "an administrator's connection broke");
+                        }
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the admin socket cannot accept now");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+
+    async fn connection(&self, stream: UnixStream) -> io::Result<()> {
+        let uid = stream.peer_cred()?.uid();
+        if uid != own_uid() && uid != 0 {
+            tracing::warn!(uid, "a user who is not this program's asked for the queue and was turned away");
+            return Ok(());
+        }
+        let mut stream = BufReader::new(stream);
+        let asked = tokio::time::timeout(PATIENCE, read_line::<Request>(&mut stream)).await?;
+        let mut out = stream.into_inner();
+        let done = match asked {
+            Ok(request) => self.answer(request, &mut out).await,
+            Err(error) => Err(Trouble::What(format!("this is no request: {error}"))),
+        };
+        match done {
+            Ok(()) => {}
+            Err(Trouble::What(what)) => say(&mut out, &Answer::Error { what }).await?,
+            Err(Trouble::Broken(error)) => return Err(error),
+        }
+        say(&mut out, &Answer::End {}).await
+    }
+
+    async fn answer(&self, request: Request, out: &mut UnixStream) -> Result<(), Trouble> {
+        match request {
+            Request::Stats {} => {
+                let stats = self.spool.stats();
+                let health = match self.spool.health() {
+                    Health::Ready => "ready".to_owned(),
+                    Health::Full(why) | Health::Unhealthy(why) => why,
+                };
+                let figures = Figures {
+                    messages: stats.messages,
+                    jobs: stats.jobs,
+                    held: stats.held,
+                    quarantined: stats.quarantined,
+                    under_way: stats.leased,
+                    health,
+                };
+                Ok(say(out, &Answer::Stats(figures)).await?)
+            }
+            Request::List { filter, max } => self.list(&filter, max, out).await,
+            Request::Control { filter, action } => {
+                let jobs = self.control(&filter, action).await?;
+                Ok(say(out, &Answer::Changed { jobs }).await?)
+            }
+        }
+    }
+
+    async fn list(&self, filter: &Filter, max: usize, out: &mut UnixStream) -> Result<(), Trouble> {
+        let mut left = max;
+        for (filter, job) in self.filters(filter)? {
+            let mut after = None;
+            loop {
+                let page = self.spool.list(&filter, after, PAGE).await?;
+                for entry in page.entries.iter().filter(|entry| job.is_none_or(|job| entry.job.id == job)) {
+                    if left == 0 {
+                        return Ok(say(out, &Answer::More {}).await?);
+                    }
+                    left -= 1;
+                    say(out, &Answer::Job(Box::new(self.shown(entry)))).await?;
+                }
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn control(&self, filter: &Filter, action: Action) -> Result<u64, Trouble> {
+        let now = self.clock.now();
+        let act = match action {
+            Action::Hold => QueueAction::Hold,
+            Action::Release => QueueAction::Release,
+            Action::Retry => QueueAction::RetryAt(now),
+            Action::Cancel => QueueAction::Cancel,
+            Action::Bounce => QueueAction::GiveUp,
+        };
+        if action == Action::Retry {
+            // Before the jobs become due, so that the runner finds their next hops alive.
+            match &filter.destination {
+                Some(destination) => self.hops.revive(Some(&next_hop(destination)?)),
+                None => self.hops.revive(None),
+            }
+        }
+        let mut jobs = 0;
+        for (filter, job) in self.filters(filter)? {
+            if job.is_some() {
+                let what = "jobs are changed by their message: leave out the part behind the dot";
+                return Err(Trouble::What(what.into()));
+            }
+            jobs += self.spool.control(&filter, act.clone(), now).await?;
+        }
+        tracing::info!(?action, jobs, "an administrator changed the queue");
+        Ok(jobs)
+    }
+
+    /// A filter of the queue for each id, or one alone; with an id of a job, that.
+    fn filters(&self, filter: &Filter) -> Result<Vec<(QueueFilter, Option<JobId>)>, Trouble> {
+        let status = match filter.status.as_deref() {
+            None => None,
+            Some("waiting") => Some(Status::Waiting),
+            Some("held") => Some(Status::Held),
+            Some("quarantined") => Some(Status::Quarantined),
+            Some(other) => return Err(Trouble::What(format!("{other:?} is not one of waiting, held, quarantined"))),
+        };
+        let base = QueueFilter {
+            message: None,
+            next_hop: filter.destination.as_deref().map(next_hop).transpose()?,
+            sender: filter.sender.clone(),
+            recipient: filter.recipient.clone(),
+            status,
+            before: filter.older.and_then(|age| self.clock.now().checked_sub(Duration::from_secs(age))),
+            reason: filter.reason.clone(),
+        };
+        if filter.ids.is_empty() {
+            return Ok(vec![(base, None)]);
+        }
+        let of = |text: &String| {
+            let (message, n) = text.split_once('.').map_or((text.as_str(), None), |(id, n)| (id, Some(n)));
+            let wrong = || Trouble::What(format!("{text:?} is not the id of a message: 32 hexadecimal digits"));
+            let message: MessageId = message.parse().map_err(|_| wrong())?;
+            let n = n.map(|n| n.parse().map_err(|_| wrong())).transpose()?;
+            Ok((QueueFilter { message: Some(message), ..base.clone() }, n.map(|n| JobId { message, n })))
+        };
+        filter.ids.iter().map(of).collect()
+    }
+
+    fn shown(&self, entry: &Entry) -> Shown {
+        let Entry { message, job, leased_until } = entry;
+        let under_way = leased_until.is_some();
+        let dead = self.hops.get(&job.next_hop).filter(|hop| hop.retry_at.is_some_and(|at| at > self.clock.now()));
+        let next = match job.status {
+            Status::Waiting if !under_way => {
+                let hop = dead.as_ref().and_then(|hop| hop.retry_at);
+                Some(hop.map_or(job.due, |at| at.max(job.due)))
+            }
+            Status::Waiting | Status::Held | Status::Quarantined => None,
+        };
+        let last =
+            job.recipients.iter().rev().filter(|r| r.state == RecipientState::Waiting).find_map(|r| r.last.clone());
+        let hop = dead.and_then(|hop| hop.last).map(|refusal| format!("the destination is not reached: {refusal}"));
+        let why = match (job.status, &job.reason) {
+            (_, Some(reason)) => reason.clone(),
+            (Status::Held, None) => "held by an administrator".into(),
+            _ if under_way => "under way".into(),
+            _ => hop.or(last).unwrap_or_else(|| "not tried yet".into()),
+        };
+        let recipient = |recipient: &smtp_queue::Recipient| ShownRecipient {
+            address: recipient.rcpt.to.mailbox().map_or("Postmaster", |mailbox| mailbox.as_str()).into(),
+            state: match recipient.state {
+                RecipientState::Waiting => "waiting",
+                RecipientState::Delivered => "delivered",
+                RecipientState::Failed => "failed",
+            }
+            .into(),
+            last: recipient.last.clone(),
+        };
+        Shown {
+            id: job.id.to_string(),
+            message: message.id.to_string(),
+            sender: message.sender.to_string(),
+            from: match &message.mail.from {
+                ReversePath::Null => "<>".into(),
+                ReversePath::Mailbox(mailbox) => mailbox.to_string(),
+            },
+            size: message.size,
+            destination: job.next_hop.to_string(),
+            status: match job.status {
+                Status::Waiting => "waiting",
+                Status::Held => "held",
+                Status::Quarantined => "quarantined",
+            }
+            .into(),
+            attempts: job.attempts,
+            priority: job.priority,
+            accepted: seconds(message.accepted),
+            next: next.map(seconds),
+            expires: seconds(job.expires),
+            under_way,
+            why,
+            recipients: job.recipients.iter().map(recipient).collect(),
+        }
+    }
+}
+
+/// Why there is no answer.
+enum Trouble {
+    /// The administrator is told.
+    What(String),
+    /// There is nobody to tell.
+    Broken(io::Error),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::What(error.to_string())
+    }
+}
+
+fn next_hop(text: &str) -> Result<NextHop, Trouble> {
+    NextHop::new(text).map_err(|error| Trouble::What(format!("{text:?}: {error}")))
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+async fn say(out: &mut UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut text = serde_json::to_vec(answer)?;
+    text.push(b'\n');
+    tokio::time::timeout(PATIENCE, out.write_all(&text)).await?
+}

@@ -1,0 +1,246 @@
+//! Routes as they are written: a destination, the URL of a server, and who this host is to it.
+//!
+//! ```text
+//! example.org=smtps://mail.example.net user=relay password-file=/etc/smtp/relay
+//! ```
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use smtp_client::sasl::{Credentials, Exposure};
+use smtp_client::{Client, Options, Settings};
+use smtp_core::types::EhloName;
+use smtp_route::Named;
+use smtp_tls::Pin;
+
+use crate::connect::{TlsOptions, read_password};
+use crate::exit::Failure;
+use crate::transport::Calling;
+use crate::url::Url;
+
+/// A server that mail is handed to, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hop {
+    /// The server.
+    pub(crate) url: Url,
+    user: Option<String>,
+    password_file: Option<PathBuf>,
+    mechanism: Option<String>,
+    ca: Option<PathBuf>,
+    pin: Option<Pin>,
+    insecure: bool,
+    hello: Option<EhloName>,
+}
+
+const KEYS: &str = "user=NAME, password-file=FILE, auth=MECHANISM, tls-ca=FILE, pin=PIN, insecure, hello=NAME";
+
+impl FromStr for Hop {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut words = text.split_whitespace();
+        let url = words.next().ok_or("a URL is missing")?.parse::<Url>().map_err(|error| error.to_string())?;
+        let mut hop = Self {
+            url,
+            user: None,
+            password_file: None,
+            mechanism: None,
+            ca: None,
+            pin: None,
+            insecure: false,
+            hello: None,
+        };
+        for word in words {
+            let (key, value) = word.split_once('=').unwrap_or((word, ""));
+            let twice = match (key, value) {
+                ("insecure", "") => std::mem::replace(&mut hop.insecure, true),
+                (_, "") => return Err(format!("{word:?} is not one of {KEYS}")),
+                ("user", _) => hop.user.replace(value.to_owned()).is_some(),
+                ("password-file", _) => hop.password_file.replace(value.into()).is_some(),
+                ("auth", _) => hop.mechanism.replace(value.to_owned()).is_some(),
+                ("tls-ca", _) => hop.ca.replace(value.into()).is_some(),
+                ("pin", _) => {
+                    let pin = value.parse().map_err(|error| format!("pin={value}: {error}"))?;
+                    hop.pin.replace(pin).is_some()
+                }
+                ("hello", _) => {
+                    let name = EhloName::new(value).map_err(|error| format!("hello={value}: {error}"))?;
+                    hop.hello.replace(name).is_some()
+                }
+                // The value is not repeated: it may be a password.
+                _ => return Err(format!("{key:?} is not one of {KEYS}")),
+            };
+            if twice {
+                return Err(format!("{key} is there twice"));
+            }
+        }
+        match (&hop.user, &hop.password_file) {
+            (Some(_), None) => Err("user= without password-file=".into()),
+            (None, Some(_)) => Err("password-file= without user=".into()),
+            (None, None) if hop.mechanism.is_some() => Err("auth= without user=".into()),
+            _ => Ok(hop),
+        }
+    }
+}
+
+impl Hop {
+    /// What delivers there. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// If a file that it names cannot be used, or TLS is not what its words need.
+    pub(super) fn client(&self, hello: &EhloName) -> Result<Named<Client>, Failure> {
+        let tls = TlsOptions { ca: self.ca.clone(), pin: self.pin, insecure: self.insecure, key_log: false };
+        let policy = tls.policy(&self.url, self.user.is_some())?;
+        let way = tls.way(&self.url, Calling::default())?;
+        let settings = Settings {
+            options: Options::new(self.hello.clone().unwrap_or_else(|| hello.clone())),
+            tls: policy,
+            credentials: self.credentials()?,
+            ..Settings::default()
+        };
+        Ok(Named::new(Client::new(way.connector, self.url.target(), settings), &self.url.to_string()))
+    }
+
+    fn credentials(&self) -> Result<Option<Credentials>, Failure> {
+        let (Some(user), Some(file)) = (&self.user, &self.password_file) else { return Ok(None) };
+        let credentials = Credentials::new(user, &read_password(file)?)
+            .map_err(|error| Failure::config(format!("the credentials for {}: {error}", self.url)))?;
+        let credentials = match &self.mechanism {
+            Some(mechanism) => credentials.pinned(mechanism),
+            None => credentials,
+        };
+        Ok(Some(credentials.exposed(Exposure { in_clear: self.insecure, to_unverified: self.insecure })))
+    }
+}
+
+impl fmt::Display for Hop {
+    /// As it reads back. It never holds a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.url)?;
+        let words = [
+            ("user", self.user.clone()),
+            ("password-file", self.password_file.as_ref().map(|path| path.display().to_string())),
+            ("auth", self.mechanism.clone()),
+            ("tls-ca", self.ca.as_ref().map(|path| path.display().to_string())),
+            ("pin", self.pin.map(|pin| pin.to_string())),
+            ("hello", self.hello.as_ref().map(|name| name.as_str().to_owned())),
+        ];
+        for (key, value) in words {
+            if let Some(value) = value {
+                write!(f, " {key}={value}")?;
+            }
+        }
+        if self.insecure { f.write_str(" insecure") } else { Ok(()) }
+    }
+}
+
+/// A destination and the server that its mail is handed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// A domain, or a dot and a domain for all below it.
+    pub(crate) destination: String,
+    /// The server.
+    pub(crate) hop: Hop,
+}
+
+impl FromStr for Route {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (destination, hop) = text
+            .split_once('=')
+            .filter(|(destination, _)| !destination.contains(':'))
+            .ok_or("a route is DESTINATION=URL, such as example.org=smtp://mail.example.net")?;
+        Ok(Self { destination: destination.trim().to_owned(), hop: hop.parse()? })
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.destination, self.hop)
+    }
+}
+
+/// Where the queue is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Spooling {
+    /// There is none: no mail is relayed.
+    None,
+    /// In SQLite, in this folder, or in the usual one.
+    Sqlite(Option<PathBuf>),
+}
+
+impl FromStr for Spooling {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':').unwrap_or((text, "")) {
+            ("none", "") => Ok(Self::None),
+            ("sqlite", "") => Ok(Self::Sqlite(None)),
+            ("sqlite", path) => Ok(Self::Sqlite(Some(path.into()))),
+            _ => Err("a queue is none, sqlite (in DATA_DIR/queue), or sqlite:FOLDER"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Spooling {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_read_what_they_write() {
+        for text in [
+            "example.org=smtp://mail.example.net:25",
+            ".example.org=smtps://mail.example.net:465 user=jo password-file=/etc/pw auth=PLAIN hello=me.example",
+            "example.org=smtp+unix:///run/lmtp",
+            "example.org=smtp://[::1]:25?tls=none insecure",
+        ] {
+            let route: Route = text.parse().unwrap();
+            assert_eq!(route.to_string(), text);
+        }
+        let route: Route = "example.org = smtp://x".parse().unwrap();
+        assert_eq!(route.destination, "example.org");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_no_password_is_repeated() {
+        for (text, part) in [
+            ("smtp://x?tls=none", "DESTINATION=URL"),
+            ("example.org", "DESTINATION=URL"),
+            ("example.org=", "URL is missing"),
+            ("example.org=mail.example.net", "did you mean smtp://mail.example.net"),
+            ("example.org=smtp://x user=jo", "without password-file="),
+            ("example.org=smtp://x password-file=/x", "without user="),
+            ("example.org=smtp://x user=a user=b", "user is there twice"),
+            ("example.org=smtp://x password=hunter2", "\"password\" is not one of user=NAME"),
+            ("example.org=smtp://x auth=PLAIN", "auth= without user="),
+        ] {
+            let error = text.parse::<Route>().unwrap_err();
+            assert!(error.contains(part) && !error.contains("hunter2"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_sent_in_clear() {
+        // Another test may have been faster.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "secret\n").unwrap();
+        let hello = EhloName::new("me.example").unwrap();
+        let hop = |url: &str, more: &str| {
+            format!("{url} user=jo password-file={}{more}", file.path().display()).parse::<Hop>().unwrap()
+        };
+        assert!(hop("smtp://x?tls=none", "").client(&hello).is_err());
+        assert!(hop("smtp://x?tls=none", " insecure").client(&hello).is_ok());
+        let missing = "smtps://x user=jo password-file=/nowhere".parse::<Hop>().unwrap();
+        assert!(missing.client(&hello).unwrap_err().what().contains("/nowhere"));
+    }
+}

@@ -1,0 +1,63 @@
+//! What a configuration means, in its own form.
+
+use std::fmt;
+
+use super::Plan;
+use crate::transport::EarlyDataChoice;
+
+impl fmt::Display for Plan {
+    /// A configuration with every default written out, but for those that are found out at the start. No secret is in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        list(f, "listen", &self.urls)?;
+        one(f, "hostname", Some(&self.hostname))?;
+        list(f, "domain", &self.domains)?;
+        list(f, "mailbox", &self.mailboxes)?;
+        one(f, "data_dir", Some(self.data_dir.display()))?;
+        one(f, "user_file", self.user_file.as_ref().map(|path| path.display()))?;
+        if !self.users.is_empty() {
+            writeln!(f, "# user: {} with passwords that are not shown", self.users.len())?;
+        }
+        writeln!(f, "max_size = {}", self.message_size())?;
+        let files = self.identity_files.as_ref();
+        one(f, "tls_cert", files.map(|(cert, _)| cert.display()))?;
+        one(f, "tls_key", files.map(|(_, key)| key.display()))?;
+        writeln!(f, "tls_key_log = {}", self.key_log)?;
+        let early_data = match self.quic.early_data {
+            EarlyDataChoice::Off => "off",
+            EarlyDataChoice::Gated => "gated",
+        };
+        one(f, "early_data", Some(early_data))?;
+        one(f, "qlog_dir", self.quic.qlog_dir.as_ref().map(|path| path.display()))?;
+        writeln!(f, "drain_deadline = {}", self.drain_time().as_secs_f64())?;
+        let queue = self.queue.as_ref().map(|path| format!("sqlite:{}", path.display()));
+        one(f, "queue", Some(queue.as_deref().unwrap_or("none")))?;
+        one(f, "relay_host", self.relay_host.as_ref())?;
+        list(f, "route", &self.routes)?;
+        list(f, "relay_domain", &self.relay_domains)?;
+        let schedule = &self.schedule;
+        let retries: Vec<_> = schedule.retries.iter().map(|wait| wait.as_secs_f64().to_string()).collect();
+        list(f, "queue_retry", &retries)?;
+        writeln!(f, "queue_lifetime = {}", schedule.lifetime.as_secs_f64())?;
+        writeln!(f, "queue_delay_notice = {}", schedule.delay_notice.as_secs_f64())?;
+        list(f, "dns", &self.dns)?;
+        list(f, "own_address", &self.own_addresses)?;
+        self.mx_port.map_or(Ok(()), |port| writeln!(f, "mx_port = {port}"))
+    }
+}
+
+fn one(f: &mut fmt::Formatter<'_>, key: &str, value: Option<impl fmt::Display>) -> fmt::Result {
+    value.map_or(Ok(()), |value| writeln!(f, "{key} = {}", quoted(value)))
+}
+
+fn list<T: fmt::Display>(f: &mut fmt::Formatter<'_>, key: &str, values: &[T]) -> fmt::Result {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let values: Vec<String> = values.iter().map(quoted).collect();
+    writeln!(f, "{key} = [{}]", values.join(", "))
+}
+
+/// A TOML string.
+fn quoted(value: impl fmt::Display) -> String {
+    toml::Value::String(value.to_string()).to_string()
+}

@@ -1,0 +1,158 @@
+//! Where mail goes next: to a mailbox here, by a route that was set, to the relay host, or to whoever the DNS says.
+//!
+//! Next hops are names and not URLs, so that what the configuration says holds for mail that is queued already.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use smtp_client::{Client, Options};
+use smtp_core::types::{EhloName, ForwardPath, Host, Refusal};
+use smtp_dns::{Resolver, Settings as DnsSettings};
+use smtp_queue::{BoxDelivery, NextHop, Plan as QueuePlan, Router};
+use smtp_route::{Exchanges, Named, Own, Routes, Settings as RouteSettings};
+use smtp_server::{Mailboxes, Maildir};
+use smtp_tls::ClientTls;
+use smtp_transport_tcp::TcpConnector;
+
+use super::Plan;
+use crate::exit::Failure;
+
+/// The next hop of mail for mailboxes here. No domain has a colon.
+const LOCAL: &str = "local:";
+/// The next hop of mail for the relay host.
+const RELAY: &str = "relay:";
+
+/// What there is to decide by; replaced whole when the configuration is read again.
+pub(super) struct Table {
+    mailboxes: Mailboxes,
+    maildir: Maildir,
+    routes: Routes<Named<Client>>,
+    relay: Option<Named<Client>>,
+    exchanges: Exchanges,
+}
+
+impl Table {
+    /// The table that the plan asks for.
+    ///
+    /// # Errors
+    /// If a route cannot be used; says which.
+    pub(super) fn new(plan: &Plan, mailboxes: Mailboxes, maildir: Maildir, own: &[IpAddr]) -> Result<Self, Failure> {
+        let hello = EhloName::from(plan.hostname.clone());
+        let (routes, relay) = set(plan, &hello)?;
+        Ok(Self { mailboxes, maildir, routes, relay, exchanges: exchanges(plan, hello, own)? })
+    }
+
+    fn hop(&self, to: &ForwardPath) -> NextHop {
+        let Some(mailbox) = to.mailbox().filter(|_| !self.mailboxes.is_local(to)) else { return named(LOCAL) };
+        match self.routes.find(mailbox.host()) {
+            Some((pattern, _)) => named(pattern),
+            None if self.relay.is_some() => named(RELAY),
+            None => smtp_queue::ByDomain.next_hop(to),
+        }
+    }
+
+    fn delivery(&self, next_hop: &str) -> Result<BoxDelivery, Refusal> {
+        let gone = |what: &str| Refusal::new(451, (4, 3, 5), format!("{what} is not in the configuration any more"));
+        match next_hop {
+            LOCAL => return Ok(BoxDelivery::new(self.maildir.clone())),
+            RELAY => {
+                let relay = self.relay.clone().ok_or_else(|| gone("the relay host"))?;
+                return Ok(BoxDelivery::new(relay));
+            }
+            _ if next_hop.starts_with('.') => {
+                let route = self.routes.get(next_hop).cloned().ok_or_else(|| gone("the route"))?;
+                return Ok(BoxDelivery::new(route));
+            }
+            _ => {}
+        }
+        let host: Host = next_hop
+            .parse()
+            .map_err(|error| Refusal::new(550, (5, 1, 2), format!("no mail goes to {next_hop:?}: {error}")))?;
+        // Queued before the configuration said otherwise.
+        let route = self.routes.find(next_hop).map(|(_, route)| route).or(self.relay.as_ref());
+        Ok(match route {
+            Some(route) => BoxDelivery::new(route.clone()),
+            None => BoxDelivery::new(self.exchanges.to(host)),
+        })
+    }
+}
+
+/// Whether the routes of the plan can be used.
+///
+/// # Errors
+/// If one cannot; says which.
+pub(super) fn check(plan: &Plan) -> Result<(), Failure> {
+    set(plan, &EhloName::from(plan.hostname.clone())).map(drop)
+}
+
+type Set = (Routes<Named<Client>>, Option<Named<Client>>);
+
+/// The routes that were set, and the relay host.
+fn set(plan: &Plan, hello: &EhloName) -> Result<Set, Failure> {
+    let mut routes = Routes::default();
+    for route in &plan.routes {
+        let known = routes
+            .set(&route.destination, route.hop.client(hello)?)
+            .map_err(|error| Failure::config(format!("--route {route}: {error}")))?;
+        if known.is_some() {
+            return Err(Failure::config(format!("--route: two routes for {}", route.destination)));
+        }
+    }
+    Ok((routes, plan.relay_host.as_ref().map(|hop| hop.client(hello)).transpose()?))
+}
+
+fn named(name: &str) -> NextHop {
+    // Domains and the names above are next hops; what is none goes nowhere and is told so.
+    NextHop::new(name).unwrap_or_else(|_| smtp_queue::ByDomain.next_hop(&ForwardPath::Postmaster))
+}
+
+fn exchanges(plan: &Plan, hello: EhloName, own: &[IpAddr]) -> Result<Exchanges, Failure> {
+    let dns = DnsSettings { servers: plan.dns.clone(), ..DnsSettings::default() };
+    let dns = Resolver::new(dns).map_err(|error| {
+        Failure::config(error).help("--dns ADDRESS:PORT names a name server; --relay-host URL does without one")
+    })?;
+    let tls = ClientTls::builder().build().map_err(Failure::config)?;
+    let names = std::iter::once(&plan.hostname).chain(&plan.domains).map(|name| name.as_str());
+    // On another port than that of mail this machine's own addresses may be other servers, as in tests.
+    let own = Own::new(names, own.iter().copied()).with_loopback(plan.mx_port.is_none());
+    let client = smtp_client::Settings { options: Options::new(hello), ..smtp_client::Settings::default() };
+    let settings = RouteSettings { port: plan.mx_port.unwrap_or(25), ..RouteSettings::default() };
+    Ok(Exchanges::new(Arc::new(dns), TcpConnector::new(tls), own, client, settings))
+}
+
+/// The table that holds now.
+pub(super) struct Ways(RwLock<Arc<Table>>);
+
+impl Ways {
+    pub(super) fn new(table: Table) -> Self {
+        Self(RwLock::new(Arc::new(table)))
+    }
+
+    /// From now on this one holds, for queued mail too.
+    pub(super) fn replace(&self, table: Table) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+    }
+
+    fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for Ways {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ways")
+    }
+}
+
+impl QueuePlan for Ways {
+    fn next_hop(&self, to: &ForwardPath) -> NextHop {
+        self.table().hop(to)
+    }
+}
+
+impl Router for Ways {
+    fn route(&self, next_hop: &NextHop) -> Result<BoxDelivery, Refusal> {
+        self.table().delivery(next_hop.as_str())
+    }
+}
