@@ -1,10 +1,12 @@
 //! The binary `smtp`.
 //!
-//! Each subcommand is a module: [`serve`], [`sink`], [`send`], [`shell`], [`user`], [`replay`], [`manual`]. What they
-//! share: [`url`] is the vocabulary for listening and connecting, [`transport`] what stands behind each of its words,
+//! Each subcommand is a module: [`serve`], [`sink`], [`send`], [`shell`], [`user`], [`replay`], `bench` (a feature),
+//! [`manual`]. What they share: [`url`] is the vocabulary for listening and connecting, [`transport`] what stands behind each of its words,
 //! [`settings`] where options come from, [`connect`] the way to a server, [`listen`] the way to be one, [`transcript`]
 //! what a session looks like on a screen, and [`exit`] what the shell is told.
 
+#[cfg(feature = "bench")]
+mod bench;
 mod cli;
 mod connect;
 mod exit;
@@ -68,6 +70,11 @@ fn run(matches: &ArgMatches) -> Result<Exit, Failure> {
             block_on(&mut Builder::new_current_thread(), async { Ok(send::run(arguments).await) })
         }
         "replay" => block_on(&mut Builder::new_current_thread(), replay::run(load(matches)?)),
+        #[cfg(feature = "bench")]
+        "bench" => {
+            let arguments = load(matches)?;
+            block_on(&mut bench::runtime(&arguments)?, bench::run(arguments))
+        }
         "shell" => block_on(&mut Builder::new_current_thread(), shell::run(load(matches)?)),
         "user" => user::run(&load(matches)?),
         "completions" => manual::completions(&arguments(matches)?, cli::command()),
