@@ -281,6 +281,9 @@ impl Worker {
                 Err(error)
             }
         };
+        if result.is_ok() {
+            self.meter.answered();
+        }
         if start.counted {
             self.count(&result, start.at.elapsed(), item.octets.len());
         }

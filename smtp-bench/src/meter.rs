@@ -43,7 +43,7 @@ pub enum Step {
     Data,
     /// Until the channel has taken the content.
     Body,
-    /// From the end of the content to the reply that decides.
+    /// From the end of the content to the last of the replies that decide: LMTP and PRDR have one for each recipient.
     Final,
     /// The message as a whole, with the connection where it was opened for it; in an open loop from when it was due.
     Message,
@@ -98,7 +98,6 @@ impl Step {
             ClientStep::Mail => Self::Mail,
             ClientStep::Rcpt => Self::Rcpt,
             ClientStep::Data => Self::Data,
-            ClientStep::EndOfContent => Self::Final,
             ClientStep::Quit => Self::Quit,
             _ => return None,
         })
@@ -232,6 +231,8 @@ pub(crate) struct Meter {
 struct Since {
     starttls: Option<Instant>,
     content: Option<Instant>,
+    /// Waited so far for the reply that decides: there can be several (LMTP, PRDR).
+    deciding: Option<Duration>,
 }
 
 impl Meter {
@@ -245,6 +246,14 @@ impl Meter {
         }
     }
 
+    /// A message has all its replies.
+    pub(crate) fn answered(&self) {
+        let deciding = self.since().deciding.take();
+        if let Some(took) = deciding {
+            self.record(Step::Final, took);
+        }
+    }
+
     fn since(&self) -> MutexGuard<'_, Since> {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -252,7 +261,8 @@ impl Meter {
 
 impl Observer for Meter {
     fn secured(&self, _channel: &ChannelInfo) {
-        if let Some(since) = self.since().starttls.take() {
+        let starttls = self.since().starttls.take();
+        if let Some(since) = starttls {
             self.record(Step::Tls, since.elapsed());
         }
     }
@@ -265,9 +275,14 @@ impl Observer for Meter {
         match step {
             ClientStep::StartTls => self.since().starttls = Some(Instant::now()),
             // Content that went before the reply to MAIL is in one flight with it: its own time cannot be told.
-            ClientStep::Mail => self.since().content = None,
+            ClientStep::Mail => {
+                let mut since = self.since();
+                (since.content, since.deciding) = (None, None);
+            }
             ClientStep::EndOfContent => {
-                if let Some(since) = self.since().content.take() {
+                *self.since().deciding.get_or_insert_default() += took;
+                let content = self.since().content.take();
+                if let Some(since) = content {
                     self.record(Step::Body, since.elapsed().saturating_sub(took));
                 }
             }
