@@ -112,14 +112,14 @@ pub(crate) async fn connect(
     connector: &dyn Connector,
     url: &Url,
     policy: &TlsPolicy,
-    mut options: Options,
+    options: Options,
     hello: Option<EhloName>,
 ) -> Result<Connection, Error> {
-    // The connection lives as long as its stream.
-    let (_, stream) = reach(connector, url, policy, options.timeouts.connect).await?;
-    options.lmtp = url.protocol() == Protocol::Lmtp;
-    options.hello = hello.unwrap_or_else(|| own_name(stream.info().local.map(|local| local.ip())));
-    Connection::over(stream, policy, Arc::new(options)).await
+    let options = Options { lmtp: url.protocol() == Protocol::Lmtp, ..options };
+    let mut connection = Connection::connect(connector, &url.target(), policy, Arc::new(options)).await?;
+    let local = connection.info().local.map(|local| local.ip());
+    connection.set_hello(hello.unwrap_or_else(|| own_name(local)));
+    Ok(connection)
 }
 
 /// A connection, and a stream on it, within `after`.

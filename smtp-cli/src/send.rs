@@ -16,6 +16,7 @@ use smtp_core::types::{EhloName, Invalid, Mailbox, ReversePath};
 use smtp_tls::Pin;
 
 use crate::settings::layered;
+use crate::transport::EarlyDataChoice;
 use crate::url::Url;
 use crate::values::{self, Many, Wait};
 
@@ -146,6 +147,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     qlog_dir: Option<PathBuf>,
 
+    /// Over QUIC, whether the message may leave before the handshake is complete. With gated a first connection is made
+    /// for a ticket, and the message goes over a second one.
+    #[arg(long, value_name = "CHOICE", value_enum)]
+    early_data: Option<EarlyDataChoice>,
+
     /// The name to greet with. Default: this machine's full name, or its address.
     #[arg(long, value_name = "NAME")]
     #[serde(deserialize_with = "values::parsed")]
@@ -156,7 +162,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<Wait>,
 
-    /// Wait for each reply before the next command.
+    /// Wait for each reply before the next command; over QUIC too, where the whole session is one flight otherwise.
     #[arg(long)]
     no_pipelining: bool,
 
@@ -197,6 +203,7 @@ layered!(Arguments {
     insecure,
     tls_key_log,
     qlog_dir,
+    early_data,
     helo,
     timeout,
     no_pipelining,
@@ -229,7 +236,6 @@ JSON (--json) is one object:
   steps       [{step, ms}], in order
   peer        whom the connection went to, or null
   tls         {version, cipher, group, alpn, verified, resumed, pin}, or null
-              over QUIC cipher is empty and group null: the library does not tell them
   octets      the size of the message
   error       {step, class, text, help}, or null
               class: as result; step: setup, if there was no session";

@@ -23,6 +23,9 @@ use crate::sasl::Credentials;
 use crate::send::{Delivered, Failure, Outgoing};
 use crate::{Connection, Options, SendOptions};
 
+/// How often a message goes to another session because the one that it went to was not seen by the server.
+const AGAIN: u32 = 2;
+
 /// How a [`Client`] works.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -45,7 +48,7 @@ pub struct Settings {
     /// message.
     pub max_idle: usize,
     /// How long a session may be idle before it is closed: 30 s, well below the 5 min after which servers may close
-    /// it (RFC 5321 §4.5.3.2.7).
+    /// it (RFC 5321 §4.5.3.2.7). A connection that carries many is closed when it has carried none for so long.
     pub idle: Duration,
     /// How many messages a session may carry: 100. 0 is without limit. A server's LIMITS MAILMAX (RFC 9422) counts
     /// if it is lower.
@@ -117,13 +120,14 @@ impl Client {
     #[must_use]
     pub fn new(connector: impl Connector, target: Target, settings: Settings) -> Self {
         let places = Places::new(settings.max_sessions.clamp(1, Semaphore::MAX_PERMITS));
+        let one_message_each = settings.max_idle == 0 || settings.max_messages == 1;
         let shared = Shared {
             connector: Box::new(connector),
             target,
             options: Arc::new(settings.options.clone()),
             carriers: Carriers::default(),
             pool: Pool::new(settings.max_idle, settings.idle, settings.max_messages),
-            settings,
+            settings: Settings { send: SendOptions { quit: one_message_each, ..settings.send.clone() }, ..settings },
         };
         Self { shared: Arc::new(shared), places }
     }
@@ -183,9 +187,8 @@ impl Shared {
         envelope: &smtp_core::types::Envelope,
         mut content: Outgoing,
     ) -> Result<Outcome, Error> {
-        let pass_on = self.settings.pass_on;
         if let Some((mut connection, hot)) = self.pool.take().await
-            && connection.pass_on(pass_on, client).await.is_ok()
+            && connection.pass_on(self.settings.pass_on, client).await.is_ok()
         {
             // A session that was idle for a while may be closed by the server at this very moment. The content must
             // not be part of that race: if it were lost with the channel, nobody could say whether it was taken.
@@ -203,18 +206,39 @@ impl Shared {
             }
             tracing::debug!(target = %self.target.address, "the server closed an idle session; connecting anew");
         }
-        let mut connection = self.connect().await?;
-        if let Err(error) = connection.pass_on(pass_on, client).await {
-            // It is the client that was refused, and whoever comes next is another.
-            pool::retire(connection);
-            let refused = error.reply().filter(|reply| reply.code().get() != 421).cloned();
-            let refusal = refused.and_then(|reply| Refusal::try_from(reply).ok()).ok_or(error)?;
-            return Ok(Outcome::all(Err(refusal), envelope.recipients.len()));
-        }
-        let result = connection.deliver(envelope, &mut content, &self.settings.send, true).await;
-        self.pool.put(self, connection);
-        let done = result.map_err(|failure| failure.error)?;
+        let done = self.deliver_anew(client, envelope, &mut content).await?;
         Ok(self.deliver_rest(client, envelope, content, done).await)
+    }
+
+    /// Over a new session. As long as nothing that was sent on it was acted on, another one is tried: a connection that
+    /// the server was about to close, then early data that went nowhere.
+    async fn deliver_anew(
+        self: &Arc<Self>,
+        client: &Forwarded,
+        envelope: &smtp_core::types::Envelope,
+        content: &mut Outgoing,
+    ) -> Result<Delivered, Error> {
+        let mut tries = 0;
+        loop {
+            let mut connection = self.connect().await?;
+            if let Err(error) = connection.pass_on(self.settings.pass_on, client).await {
+                // It is the client that was refused, and whoever comes next is another.
+                pool::retire(connection);
+                let refused = error.reply().filter(|reply| reply.code().get() != 421).cloned();
+                let refusal = refused.and_then(|reply| Refusal::try_from(reply).ok()).ok_or(error)?;
+                return Ok(Delivered::nobody(envelope.recipients.len(), &refusal));
+            }
+            let result = connection.deliver(envelope, content, &self.settings.send, true).await;
+            let unseen = connection.wire.is_unseen();
+            self.pool.put(self, connection);
+            match result {
+                Err(Failure { error, .. }) if unseen && tries < AGAIN && content.rewind() => {
+                    tracing::debug!(target = %self.target.address, %error, "what was sent was not seen; connecting anew");
+                    tries += 1;
+                }
+                result => return result.map_err(|failure| failure.error),
+            }
+        }
     }
 
     /// Recipients that are left because the server wants no more messages in one session: another session, as long as
@@ -230,19 +254,12 @@ impl Shared {
             let places = core::mem::take(&mut done.left);
             let recipients = places.iter().filter_map(|n| envelope.recipients.get(*n)).cloned().collect();
             let rest = smtp_core::types::Envelope { mail: envelope.mail.clone(), recipients };
-            // What some have been told stands; the others keep the 452 that they have.
-            let Ok(mut connection) = self.connect().await else { break };
-            if connection.pass_on(self.settings.pass_on, client).await.is_err() {
-                pool::retire(connection);
-                break;
-            }
-            let result = connection.deliver(&rest, &mut content, &self.settings.send, true).await;
-            self.pool.put(self, connection);
-            match result {
+            match self.deliver_anew(client, &rest, &mut content).await {
                 Ok(part) if part.left.len() < places.len() => done.take(&places, part),
+                // What some have been told stands; the others keep the 452 that they have.
                 Ok(_) => break,
-                Err(failure) => {
-                    done.take(&places, Delivered::nobody(places.len(), &failure.error.refusal()));
+                Err(error) => {
+                    done.take(&places, Delivered::nobody(places.len(), &error.refusal()));
                     break;
                 }
             }
@@ -250,7 +267,7 @@ impl Shared {
         done.outcome
     }
 
-    /// A new session, ready for MAIL.
+    /// A new session, ready for [`Connection::deliver`].
     async fn connect(&self) -> Result<Connection, Error> {
         let policy = &self.settings.tls;
         let result = self.connect_under(policy).await;
@@ -289,9 +306,11 @@ impl Shared {
         let mut connection = connection.map_err(|error| (error, false))?;
         connection.keep(slot);
         let ready = async {
-            connection.hello().await?;
             if let Some(credentials) = &self.settings.credentials {
+                connection.hello().await?;
                 connection.auth(credentials).await?;
+            } else if self.settings.pass_on != PassOn::Nothing || !connection.hello_may_wait() {
+                connection.hello().await?;
             }
             Ok(())
         };

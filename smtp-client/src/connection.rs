@@ -13,11 +13,12 @@ use std::time::Instant;
 use async_trait::async_trait;
 use smtp_core::channel::ChannelInfo;
 use smtp_core::extension::{Capabilities, Registry};
-use smtp_core::session::client::Event;
+use smtp_core::session::State;
+use smtp_core::session::client::{Awaited, Event};
 use smtp_core::stream::{
     self, Address, ByteStream, CloseCode, ConnectError, ConnectStep, Connector, Target, TlsPolicy,
 };
-use smtp_core::types::{Command, EhloName, Reply, Severity};
+use smtp_core::types::{Command, EhloName, Reply, Severity, Verb};
 
 use crate::error::{Error, Local};
 use crate::observer::{Observer, transcript};
@@ -109,6 +110,14 @@ pub struct Connection {
 #[async_trait]
 pub(crate) trait Reopen: Send {
     async fn reopen(&mut self, options: &Options) -> Result<Box<dyn ByteStream>, Error>;
+
+    /// Keeps what the server has said to EHLO, for other streams of the same connection.
+    fn remember(&self, _: &Capabilities) {}
+
+    /// What it has said to EHLO on another stream of the same connection.
+    fn remembered(&self) -> Option<Capabilities> {
+        None
+    }
 }
 
 /// A connection that serves one session.
@@ -160,15 +169,33 @@ impl Connection {
     /// Holds on to what the stream belongs to.
     pub(crate) fn keep(&mut self, carrier: Box<dyn Reopen>) {
         self.carrier = Some(carrier);
+        self.recall();
+    }
+
+    /// Takes over what other streams of the same connection know of the server.
+    //
+    fn recall(&mut self) {
+        if let Some(capabilities) = self.carrier.as_ref().and_then(|carrier| carrier.remembered()) {
+            self.wire.session.assume(capabilities);
+        }
+    }
+
+    /// Tells other streams of the same connection what the server has said to EHLO.
+    fn remember(&self) {
+        if let Some(carrier) = &self.carrier {
+            carrier.remember(self.capabilities());
+        }
     }
 
     /// Begins again on a new stream of the same connection, after early data that the server did not take; false if
     /// there is none to be had.
     //
-    async fn renew(&mut self) -> bool {
+    pub(crate) async fn renew(&mut self) -> bool {
         let Some(carrier) = &mut self.carrier else { return false };
         let Ok(stream) = carrier.reopen(&self.options).await else { return false };
         (self.wire, self.info) = wired(stream, &self.options);
+        (self.messages, self.mails) = (0, 0);
+        self.recall();
         true
     }
 
@@ -177,6 +204,11 @@ impl Connection {
     pub(crate) async fn confirmed(&mut self, step: Step) -> Result<(), Error> {
         let confirmed = self.wire.confirmed(self.options.timeouts.of(step)).await;
         confirmed.map_err(|broken| self.broken(step, broken))
+    }
+
+    /// Greets with `name` from now on: who goes by the address that the channel has here knows it only now.
+    pub fn set_hello(&mut self, name: EhloName) {
+        Arc::make_mut(&mut self.options).hello = name;
     }
 
     /// The facts of the channel as they are now.
@@ -213,6 +245,21 @@ impl Connection {
     #[must_use]
     pub fn is_usable(&self) -> bool {
         self.wire.is_idle()
+    }
+
+    /// True if EHLO has succeeded, so that mail can follow.
+    pub(crate) fn has_said_hello(&self) -> bool {
+        !matches!(self.wire.session.state(), State::Opened | State::Greeted | State::TurnedAway)
+    }
+
+    /// True if EHLO may be left to [`Connection::send`]: nothing else comes before mail here.
+    pub(crate) fn hello_may_wait(&self) -> bool {
+        self.wire.session.is_unspoken() && !self.info.can_upgrade
+    }
+
+    /// True if QUIT has been sent, and its reply is all that is left.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.wire.is_open() && self.wire.session.awaits() == Some(Awaited::Command(Verb::Quit))
     }
 
     async fn await_greeting(&mut self) -> Result<(), Error> {
@@ -313,9 +360,9 @@ impl Connection {
         }
     }
 
-    /// What is left to read on the way out.
+    /// What is left to read on the way out, QUIT's reply apart.
     pub(crate) fn awaits_something(&self) -> bool {
-        self.wire.session.awaits().is_some() && self.wire.is_open()
+        self.wire.session.awaits().is_some() && self.wire.is_open() && !self.is_leaving()
     }
 }
 

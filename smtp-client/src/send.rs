@@ -2,6 +2,7 @@
 
 mod attempt;
 mod envelope;
+mod flight;
 mod outgoing;
 mod plan;
 mod split;
@@ -12,7 +13,6 @@ pub(crate) use outgoing::Outgoing;
 use core::time::Duration;
 
 use smtp_core::service::{Body, Outcome, Truncated};
-use smtp_core::session::State;
 use smtp_core::session::client::NotNow;
 use smtp_core::types::{Envelope, Refusal};
 
@@ -50,11 +50,20 @@ pub struct SendOptions {
     /// A message of known size up to this, in octets, is held in memory when the server's LIMITS make several
     /// transactions of it: 1 MiB. Of a larger one the first transaction is sent, and the other recipients get a 452.
     pub split_max: usize,
+    /// This is the session's only message: QUIT goes along where EHLO does. The connection is closed by
+    /// [`Connection::quit`] all the same, which reads the reply. Off.
+    pub quit: bool,
 }
 
 impl Default for SendOptions {
     fn default() -> Self {
-        Self { transfer: Transfer::default(), chunk_size: 256 * 1024, single_flight_max: 64 * 1024, split_max: 1 << 20 }
+        Self {
+            transfer: Transfer::default(),
+            chunk_size: 256 * 1024,
+            single_flight_max: 64 * 1024,
+            split_max: 1 << 20,
+            quit: false,
+        }
     }
 }
 
@@ -64,8 +73,8 @@ pub(crate) struct Delivered {
     pub(crate) outcome: Outcome,
     /// The server closed with a 421 before it took note of anything.
     pub(crate) turned_away: bool,
-    /// Recipients that were not asked about, by their place in the envelope, because the session's limits are reached.
-    /// The outcome has a 452 for them.
+    /// Recipients that were not asked about, or were too many, by their place in the envelope, because the session's
+    /// limits are reached. The outcome has a 452 for them.
     pub(crate) left: Vec<usize>,
 }
 
@@ -118,9 +127,15 @@ impl Connection {
     /// ([`SendOptions::split_max`]), or the server wants no more messages in this session, the rest gets a 452
     /// 4.5.3.
     ///
-    /// EHLO must have been said. What an earlier transaction left behind is cleared with RSET, in the same group.
+    /// EHLO must have been said, except on a channel on which the client speaks first. There
+    /// [`hello`](Connection::hello) is done here if it has not been, and a message goes in the same flight as EHLO if
+    /// it can: it is in memory, goes as chunks, has 100 recipients at most, and needs no parameter but BODY=8BITMIME.
+    /// Whatever else it needs has to be known from the reply to EHLO, which is waited for then, unless another session
+    /// on the same connection has it. What an earlier transaction left behind is cleared with RSET, in the same group.
     ///
     /// # Errors
+    /// Those of [`hello`](Connection::hello), if it is done here.
+    ///
     /// Only if there is no answer: the channel broke, the server misbehaved, or the content did not come whole, in
     /// which case nothing was accepted. If some recipients had their refusal by then, the outcome has it, and 4.4.2
     /// for the others. [`Error::is_in_doubt`] tells whether the message may have been delivered all the same.
@@ -138,6 +153,11 @@ impl Connection {
         options: &SendOptions,
         eager: bool,
     ) -> Result<Delivered, Failure> {
+        let begun = self.begin(envelope, content, options, eager).await;
+        if begun.map_err(|error| Failure { error, answered: false, ended: false })? {
+            let done = self.deliver_one(envelope, content, options, eager).await?;
+            return self.deliver_excess(envelope, content, options, done).await;
+        }
         match split::groups(self.capabilities().limits(), &envelope.recipients) {
             None => self.deliver_one(envelope, content, options, eager).await,
             Some(groups) => self.deliver_in_groups(envelope, groups, content, options, eager).await,
@@ -151,15 +171,24 @@ impl Connection {
         options: &SendOptions,
         eager: bool,
     ) -> Result<Delivered, Failure> {
+        let flies = self.wire.session.is_unspoken();
         let mut attempt = Attempt::new(envelope.recipients.len(), self.options.lmtp);
-        match self.attempt(envelope, content, options, eager, &mut attempt).await {
+        let mut result = self.attempt(envelope, content, options, eager, &mut attempt).await;
+        // The whole flight was early data, and nothing of it was acted on.
+        if flies && result.is_err() && self.wire.is_unseen() && content.rewind() && self.renew().await {
+            attempt = Attempt::new(envelope.recipients.len(), self.options.lmtp);
+            result = self.attempt(envelope, content, options, eager, &mut attempt).await;
+        }
+        match result {
             Ok(()) => {}
             Err(error) => {
-                let error = if attempt.ended { error.after_the_end() } else { error };
+                // What the server has not seen, or what has not left, cannot have been delivered.
+                let ended = attempt.ended && !self.wire.is_unseen() && !self.wire.session.holds_content();
+                let error = if ended { error.after_the_end() } else { error };
                 if attempt.some_refused() && !matches!(error, Error::Local { .. }) {
                     attempt.broke(&error);
                 } else {
-                    return Err(Failure { error, answered: attempt.answered(), ended: attempt.ended });
+                    return Err(Failure { error, answered: attempt.answered(), ended });
                 }
             }
         }
@@ -175,9 +204,12 @@ impl Connection {
         eager: bool,
         attempt: &mut Attempt,
     ) -> Result<(), Error> {
-        self.ready(Step::Mail).await?;
-        if matches!(self.wire.session.state(), State::Greeted | State::TurnedAway) {
-            return Err(Error::local(Step::Mail, NotNow::BadSequence("send EHLO first")));
+        let flies = self.wire.session.is_unspoken();
+        if !flies {
+            self.ready(Step::Mail).await?;
+            if !self.has_said_hello() {
+                return Err(Error::local(Step::Mail, NotNow::BadSequence("send EHLO first")));
+            }
         }
         hold(content, options.single_flight_max, self.options.timeouts.source).await?;
         let plan = match self.next_hop().plan(envelope, content, options) {
@@ -197,7 +229,11 @@ impl Connection {
         if needs_secrecy(&envelope.mail) {
             self.confirmed(Step::Mail).await?;
         }
-        self.send_envelope(envelope, &plan, content, eager, attempt).await?;
+        if flies {
+            self.fly(envelope, &plan, content, options.quit, attempt).await?;
+        } else {
+            self.send_envelope(envelope, &plan, content, eager, attempt).await?;
+        }
         if attempt.wants_content() {
             if plan.chunks {
                 self.send_chunks(content, options.chunk_size, attempt).await?;

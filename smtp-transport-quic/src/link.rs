@@ -292,6 +292,14 @@ impl Link {
         *self.handshake.borrow() == Handshake::Pending
     }
 
+    /// True if a server has closed the connection in good order, so that it has seen all streams to their end but those
+    /// that it said nothing on.
+    pub(crate) fn was_left(&self) -> bool {
+        let Some(quinn::ConnectionError::ApplicationClosed(close)) = self.quic.close_reason() else { return false };
+        self.role == Role::Client
+            && matches!(code::from_wire(close.error_code), CloseCode::NoError | CloseCode::Shutdown)
+    }
+
     pub(crate) const fn observer(&self) -> Option<&Observer> {
         self.observer.as_ref()
     }
@@ -305,6 +313,11 @@ impl Link {
 
     pub(crate) fn close(&self, code: CloseCode, reason: &str) {
         self.quic.close(code::to_wire(code), reason.as_bytes());
+    }
+
+    /// What ended the connection.
+    pub(crate) fn why_closed(&self) -> QuicError {
+        self.quic.close_reason().map_or(QuicError::ClosedHere, |error| self.error(error))
     }
 
     pub(crate) fn error(&self, error: quinn::ConnectionError) -> QuicError {

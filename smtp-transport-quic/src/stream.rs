@@ -100,16 +100,17 @@ impl ByteStream for QuicStream {
     fn poll_confirmed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let handshake = ready!(poll_handshake(&self.link, &mut self.confirming, cx));
         Poll::Ready(match handshake {
+            // The server closed an idle connection, or went away, in the moment of the first octets.
+            Handshake::Done | Handshake::EarlyDataRefused if self.received == 0 && self.link.was_left() => {
+                Err(self.link.why_closed().into())
+            }
             Handshake::Done | Handshake::Pending => Ok(()),
             // Only a stream that was opened early is lost; those opened afterwards are like any other.
             Handshake::EarlyDataRefused if self.recv.is_0rtt() => Err(QuicError::EarlyDataRefused.into()),
             Handshake::EarlyDataRefused => Ok(()),
             // What this side sent after its handshake may have been acted on.
             Handshake::Failed if self.link.role == Role::Client && !self.recv.is_0rtt() => Ok(()),
-            Handshake::Failed => Err(match self.link.quic.close_reason() {
-                Some(error) => self.link.error(error).into(),
-                None => QuicError::ClosedHere.into(),
-            }),
+            Handshake::Failed => Err(self.link.why_closed().into()),
         })
     }
 }

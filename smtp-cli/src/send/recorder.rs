@@ -44,13 +44,17 @@ pub(super) struct Seen {
 
 impl Recorder {
     pub(super) fn new(transcript: Option<Transcript>) -> Self {
-        let state = State { seen: Seen::default(), codes: VecDeque::new(), last: Instant::now() };
-        Self { transcript, state: Mutex::new(state) }
+        Self { transcript, state: Mutex::new(State::new()) }
     }
 
     /// What was seen so far.
     pub(super) fn seen(&self) -> Seen {
         self.lock().seen.clone()
+    }
+
+    /// Forgets what was seen: what counts begins now.
+    pub(super) fn begin(&self) {
+        *self.lock() = State::new();
     }
 
     /// A remark in the transcript.
@@ -75,8 +79,22 @@ impl Recorder {
     }
 }
 
+impl State {
+    fn new() -> Self {
+        Self { seen: Seen::default(), codes: VecDeque::new(), last: Instant::now() }
+    }
+
+    /// What was said on a stream before counts no more: it was early data that the server did not take.
+    fn on_a_new_stream(&mut self) {
+        self.codes.clear();
+        let Seen { channel, steps, .. } = std::mem::take(&mut self.seen);
+        self.seen = Seen { channel, steps, ..Seen::default() };
+    }
+}
+
 impl Observer for Recorder {
     fn connected(&self, channel: &ChannelInfo) {
+        self.lock().on_a_new_stream();
         self.ended(Step::Connect, channel);
         if let Some(transcript) = &self.transcript {
             transcript.connected(channel);

@@ -20,8 +20,8 @@ use super::{Arguments, Stage, message};
 use crate::connect::{TlsOptions, connect, read_password};
 use crate::exit::{Exit, Failure};
 use crate::transcript::{Output, Transcript};
-use crate::transport::{Calling, Quic, Way};
-use crate::url::Url;
+use crate::transport::{Calling, EarlyDataChoice, Quic, Way};
+use crate::url::{Carrier, Url};
 use crate::values::flatten;
 
 /// What is to be done, checked as far as it can be without the server.
@@ -38,6 +38,8 @@ struct Job {
     pipelining: bool,
     transfer: Transfer,
     last: Stage,
+    /// The message may be early data.
+    early: bool,
 }
 
 /// Runs `smtp send`. What went wrong is in the report and in the exit code.
@@ -95,8 +97,8 @@ impl Job {
         let wait = arguments.timeout.map(|wait| wait.0);
         let seen = Arc::clone(recorder);
         let observer = Some(Observer::new(move |event| seen.note(event)));
-        // Early data needs a ticket of an earlier connection, and this is the only one.
-        let quic = Quic::new(None, arguments.qlog_dir)?;
+        let early = arguments.early_data == Some(EarlyDataChoice::Gated) && url.carrier() == Carrier::Quic;
+        let quic = Quic::new(arguments.early_data, arguments.qlog_dir)?;
         let way = tls.way(&url, Calling { wait, quic, observer })?;
         let user = arguments.user.as_deref();
         let credentials = with_auth
@@ -120,6 +122,7 @@ impl Job {
             pipelining: !arguments.no_pipelining,
             transfer: if arguments.no_chunking { Transfer::Data } else { Transfer::Auto },
             last,
+            early,
         })
     }
 
@@ -150,8 +153,18 @@ impl Job {
             observer: Some(Arc::clone(recorder) as Arc<dyn smtp_client::Observer>),
             ..Options::default()
         };
-        let mut connection =
-            connect(&*self.way.connector, &self.url, &self.policy, options, self.hello.clone()).await?;
+        let connect = || connect(&*self.way.connector, &self.url, &self.policy, options.clone(), self.hello.clone());
+        if self.early {
+            recorder.note("a first connection, for a ticket that early data needs");
+            let mut connection = connect().await?;
+            connection.hello().await?;
+            let _ = connection.quit().await;
+            drop(connection);
+            self.way.leave().await;
+            recorder.note("the connection for the message");
+            recorder.begin();
+        }
+        let mut connection = connect().await?;
         let result = self.stages(&mut connection).await;
         // What counts has been said; and after an error there may be nobody to say it to.
         let _ = connection.quit().await;
@@ -165,8 +178,9 @@ impl Job {
                 connection.ehlo().await?;
                 return Ok(None);
             }
-            _ => connection.hello().await?,
-        };
+            _ if self.is_one_flight(connection) => {}
+            _ => drop(connection.hello().await?),
+        }
         if self.last >= Stage::Auth
             && let Some(credentials) = &self.credentials
         {
@@ -188,9 +202,15 @@ impl Job {
             let answers = lockstep::send(connection, &envelope, until).await?;
             return Ok((!answers.is_empty()).then_some(answers));
         }
-        let options = SendOptions { transfer: self.transfer, ..SendOptions::default() };
+        let options = SendOptions { transfer: self.transfer, quit: true, ..SendOptions::default() };
         let outcome = connection.send(&envelope, Body::from_bytes(self.message.clone()), &options).await?;
         Ok(Some(answers_of(&outcome)))
+    }
+
+    /// True if EHLO can be left to go with the message: nothing has to be done or decided between them.
+    fn is_one_flight(&self, connection: &Connection) -> bool {
+        let decides = self.credentials.is_some() || message::has_utf8_header(&self.message);
+        self.last == Stage::Data && self.pipelining && !decides && connection.info().client_speaks_first
     }
 
     /// MAIL, with what the message needs of the server; the client refuses what it does not offer.

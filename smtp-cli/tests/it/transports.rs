@@ -52,7 +52,10 @@ fn one_mail_over_each_transport() {
     }
     let messages = server.messages("localhost", "u");
     assert_eq!(messages.len(), listeners.len());
-    let under_tls = messages.iter().filter(|message| message.contains(" with ESMTPS (TLSv1.3")).count();
+    let under_tls = messages.iter().filter(|message| {
+        [" with ESMTPS (TLSv1.3", " with ESMTPS (quic TLSv1.3"].iter().any(|tls| message.contains(tls))
+    });
+    let under_tls = under_tls.count();
     assert_eq!(under_tls, 5, "TCP with STARTTLS, smtps, twice QUIC, wss");
     assert!(messages.iter().all(|message| !message.contains("[0.0.0.0]") && !message.contains(" )")), "{messages:?}");
     server.signal("TERM");
@@ -196,7 +199,9 @@ fn the_transcript_shows_what_happens_below() {
     let sent = send(server.url(), &more);
     let at = |part: &str| sent.stdout.find(part).unwrap_or_else(|| panic!("{part}: {}", sent.stdout));
     assert!(at("* QUICv1, handshake complete, round trip ") < at("* stream 0 opened"));
-    assert!(at("* TLSv1.3 smtp-quic-00, certificate not verified") < at("~> EHLO "));
+    assert!(
+        at("* TLSv1.3 TLS_AES_256_GCM_SHA384 X25519MLKEM768 smtp-quic-00, certificate not verified") < at("~> EHLO ")
+    );
     assert!(at("~> EHLO ") < at("<~ 220 "), "the client speaks first");
     assert!(at("<~ 221 ") < at("* stream 0 ended: "));
     assert!(at(" octets sent, ") < at("* QUIC closed: "));
@@ -206,6 +211,43 @@ fn the_transcript_shows_what_happens_below() {
     for folder in [server.folder().join("qlogs"), qlog.into()] {
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "{}", folder.display());
     }
+}
+
+#[test]
+fn a_mail_is_one_flight_unless_told_to_wait() {
+    let server = quic(&[]);
+    let base = ["--to", "u@localhost", "--to", "v@localhost", "--insecure", "--transcript"];
+    let sent = send(server.url(), &base);
+    assert_eq!(sent.code, Some(0), "{sent:?}");
+    let at = |part: &str| sent.stdout.find(part).unwrap_or_else(|| panic!("{part}: {}", sent.stdout));
+    assert!(at("~> EHLO ") < at("~> MAIL ") && at("~> RCPT TO:<v@") < at("~> BDAT ") && at("~> BDAT ") < at("~> QUIT"));
+    assert!(at("~> QUIT") < at("<~ 220 "), "nothing was waited for: {}", sent.stdout);
+    assert!(sent.stdout.contains("<~ 221 "), "{}", sent.stdout);
+
+    let sent = send(server.url(), &[&base[..], &["--no-pipelining"]].concat());
+    assert_eq!(sent.code, Some(0), "{sent:?}");
+    let at = |part: &str| sent.stdout.find(part).unwrap_or_else(|| panic!("{part}: {}", sent.stdout));
+    assert!(at("<~ 220 ") < at("~> MAIL ") && at("<~ 250 2.1.0") < at("~> RCPT "), "{}", sent.stdout);
+
+    // Who is refused is told as ever.
+    let sent = send(server.url(), &[&base[..4], &["--to", "x@elsewhere.example", "--insecure"]].concat());
+    assert_eq!(sent.code, Some(67), "{sent:?}");
+}
+
+#[test]
+fn a_mail_can_be_early_data() {
+    let server = quic(&["--early-data", "gated"]);
+    let sent = send(server.url(), &["--to", "u@localhost", "--insecure", "--transcript", "--early-data", "gated"]);
+    assert_eq!(sent.code, Some(0), "{sent:?}");
+    let at = |part: &str| sent.stdout.find(part).unwrap_or_else(|| panic!("{part}: {}", sent.stdout));
+    assert!(at("handshake complete, round trip") < at("QUICv1, resumed: what follows is sent as early data"));
+    assert!(at("what follows is sent as early data") < at("~> MAIL ") && at("~> BDAT ") < at("early data accepted"));
+    // A server that does not want it gives no ticket for it.
+    let server = quic(&[]);
+    let sent = send(server.url(), &["--to", "u@localhost", "--insecure", "--transcript", "--early-data", "gated"]);
+    assert_eq!(sent.code, Some(0), "{sent:?}");
+    assert!(!sent.stdout.contains("early data accepted"), "{}", sent.stdout);
+    assert_eq!(sent.stdout.matches("handshake complete, round trip").count(), 2, "{}", sent.stdout);
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! Connections that carry more than one session.
 
+use core::time::Duration;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use smtp_core::extension::Capabilities;
 use smtp_core::stream::{self, Address, ByteStream, Connector, Target, TlsPolicy};
+use tokio::time::Instant;
 
 use crate::connection::{Own, Reopen, open, reach};
 use crate::{Error, Options};
@@ -26,6 +29,10 @@ struct Carrier {
     address: Address,
     max: usize,
     used: AtomicUsize,
+    /// When a stream was given back last.
+    left: Mutex<Instant>,
+    /// What the server has said to EHLO last.
+    known: Mutex<Option<Capabilities>>,
 }
 
 /// A stream's place on its carrier; dropping it makes room for another.
@@ -36,6 +43,14 @@ impl Reopen for Slot {
     async fn reopen(&mut self, options: &Options) -> Result<Box<dyn ByteStream>, Error> {
         let mut connection = self.0.connection.lock().await;
         open(&mut **connection, &self.0.address, options).await
+    }
+
+    fn remember(&self, capabilities: &Capabilities) {
+        *self.0.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(capabilities.clone());
+    }
+
+    fn remembered(&self) -> Option<Capabilities> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -91,6 +106,8 @@ impl Carriers {
             address: target.address.clone(),
             max,
             used: AtomicUsize::new(1),
+            left: Mutex::new(Instant::now()),
+            known: Mutex::default(),
         });
         self.lock().push(Arc::clone(&carrier));
         Ok((stream, Box::new(Slot(carrier))))
@@ -104,11 +121,23 @@ impl Carriers {
         self.lock().iter().any(|carrier| carrier.used.load(Ordering::Acquire) < carrier.max)
     }
 
-    /// Drops connections without a stream, which closes them; true if others are left.
-    pub(super) fn drop_unused(&self) -> bool {
+    /// Drops connections that have had no stream for so long, which closes them; when the next one may be due, if any
+    /// is left.
+    pub(super) fn drop_unused(&self, idle: Duration) -> Option<Instant> {
         let mut carriers = self.lock();
-        carriers.retain(|carrier| carrier.used.load(Ordering::Acquire) > 0);
-        !carriers.is_empty()
+        let now = Instant::now();
+        let due = |carrier: &Carrier| match carrier.used.load(Ordering::Acquire) {
+            0 => *carrier.left.lock().unwrap_or_else(PoisonError::into_inner) + idle,
+            // One that is in use has all of it before it.
+            _ => now + idle,
+        };
+        carriers.retain(|carrier| due(carrier) > now);
+        carriers.iter().map(|carrier| due(carrier)).min()
+    }
+
+    /// True if there is no connection that carries more than one stream.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
     }
 
     fn reserve(&self) -> Option<Slot> {
@@ -128,6 +157,7 @@ impl Carriers {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        *self.0.left.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.0.used.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -58,31 +58,33 @@ impl Pool {
         }
     }
 
-    /// Takes a session back. One that is not idle is cut off, one that has done its share is closed with QUIT.
+    /// Takes a session back. One that is not idle is cut off, one that has done its share, or for which EHLO was refused,
+    /// is closed with QUIT.
     pub(super) fn put(&self, shared: &Arc<Shared>, mut connection: Connection) {
-        if !connection.is_usable() {
-            return;
-        }
         let enough = self.max_messages > 0 && connection.messages >= self.max_messages;
-        if self.max_idle == 0 || enough || connection.has_done_its_share() {
-            return retire(connection);
+        let keeps = connection.is_usable() && connection.has_said_hello() && self.max_idle > 0 && !enough;
+        let mut surplus = false;
+        if keeps && !connection.has_done_its_share() {
+            connection.wire.rest();
+            let mut state = self.lock();
+            state.sessions.push_back((connection, Instant::now()));
+            surplus = state.sessions.len() > self.max_idle;
+        } else {
+            retire(connection);
+            if shared.carriers.is_empty() {
+                return;
+            }
         }
-        connection.wire.rest();
-        let mut state = self.lock();
-        state.sessions.push_back((connection, Instant::now()));
-        let surplus = state.sessions.len() > self.max_idle;
-        let reap = !core::mem::replace(&mut state.reaping, true);
-        drop(state);
-        if reap {
+        if !core::mem::replace(&mut self.lock().reaping, true) {
             tokio::spawn(reaper(Arc::downgrade(shared)));
         } else if surplus {
             self.surplus.notify_one();
         }
     }
 
-    /// Takes out what has been idle for too long; when to look again, if there is anything left to watch. `others` says
-    /// that there is, beside the sessions.
-    fn expire(&self, others: bool) -> (Vec<Connection>, Option<Instant>) {
+    /// Takes out what has been idle for too long; when to look again, if there is anything left to watch. `others` is
+    /// when something beside the sessions is due.
+    fn expire(&self, others: Option<Instant>) -> (Vec<Connection>, Option<Instant>) {
         let mut state = self.lock();
         let now = Instant::now();
         let mut expired = Vec::new();
@@ -90,12 +92,12 @@ impl Pool {
             let surplus = state.sessions.len() > self.max_idle;
             let end = *since + if surplus { HOT.min(self.idle) } else { self.idle };
             if end > now {
-                return (expired, Some(end));
+                return (expired, Some(others.map_or(end, |others| end.min(others))));
             }
             expired.extend(state.sessions.pop_front().map(|(connection, _)| connection));
         }
-        state.reaping = others;
-        (expired, others.then(|| now + self.idle))
+        state.reaping = others.is_some();
+        (expired, others)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -107,7 +109,7 @@ async fn reaper(shared: Weak<Shared>) {
     loop {
         // The client must not be kept alive by its reaper.
         let Some(client) = shared.upgrade() else { return };
-        let (expired, next) = client.pool.expire(client.carriers.drop_unused());
+        let (expired, next) = client.pool.expire(client.carriers.drop_unused(client.settings.idle));
         expired.into_iter().for_each(retire);
         let Some(next) = next else { return };
         let surplus = Arc::clone(&client.pool.surplus).notified_owned();
@@ -118,7 +120,7 @@ async fn reaper(shared: Weak<Shared>) {
 
 /// Says QUIT in the background, under its own deadline, and closes.
 pub(super) fn retire(mut connection: Connection) {
-    if connection.is_usable() {
+    if connection.is_usable() || connection.is_leaving() {
         tokio::spawn(async move {
             let _ = connection.quit().await;
         });

@@ -136,12 +136,17 @@ impl Connection {
         self.ask(&Command::Other { verb, arguments }).await
     }
 
-    /// QUIT; the channel is closed when the reply has come, or the deadline has passed.
+    /// QUIT; the channel is closed when the reply has come, or the deadline has passed. If QUIT went along with a
+    /// message ([`SendOptions::quit`](crate::SendOptions::quit)), its reply is read here.
     ///
     /// # Errors
     /// As for every step. The connection is closed in any case.
     pub async fn quit(&mut self) -> Result<Reply, Error> {
-        let reply = self.ask(&Command::Quit).await;
+        let reply = if self.is_leaving() {
+            self.next().await.and_then(|event| accepted(Step::Quit, event.reply))
+        } else {
+            self.ask(&Command::Quit).await
+        };
         self.wire.close(self.options.timeouts.quit).await;
         reply
     }

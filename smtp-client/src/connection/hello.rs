@@ -37,6 +37,26 @@ impl Connection {
         Ok(reply)
     }
 
+    /// EHLO, or LHLO.
+    pub(crate) fn hello_kind(&self) -> HelloKind {
+        if self.options.lmtp { HelloKind::Lhlo } else { HelloKind::Ehlo }
+    }
+
+    /// The command with this client's name.
+    pub(crate) fn hello_command(&self, kind: HelloKind) -> Command {
+        Command::Hello(Hello { kind, name: self.options.hello.clone() })
+    }
+
+    /// The replies to an EHLO that went ahead of the greeting, with other things behind it; an error if one of them is
+    /// a refusal.
+    pub(crate) async fn heard_hello(&mut self) -> Result<(), Error> {
+        let greeting = accepted(Step::Greeting, self.next().await?.reply)?;
+        self.greeting = Some(greeting);
+        accepted(Step::Hello, self.next().await?.reply)?;
+        self.remember();
+        Ok(())
+    }
+
     /// EHLO (LHLO for LMTP); HELO if the server knows no EHLO and nothing is wanted that HELO cannot give.
     ///
     /// On a channel on which the client speaks first the greeting is read here.
@@ -44,7 +64,7 @@ impl Connection {
     /// # Errors
     /// As for every step.
     pub async fn ehlo(&mut self) -> Result<Reply, Error> {
-        let kind = if self.options.lmtp { HelloKind::Lhlo } else { HelloKind::Ehlo };
+        let kind = self.hello_kind();
         let reply = self.greet(kind).await?;
         // RFC 5321 §3.2 and §4.1.1.1. STARTTLS is an extension: who needs it cannot do with HELO. A 4yz is no sign of
         // an old server.
@@ -56,7 +76,9 @@ impl Connection {
             let reply = self.greet(HelloKind::Helo).await?;
             return accepted(Step::Hello, reply);
         }
-        accepted(Step::Hello, reply)
+        let reply = accepted(Step::Hello, reply)?;
+        self.remember();
+        Ok(reply)
     }
 
     /// EHLO may be early data. If the server does not take it, it goes once more on another stream.
@@ -68,7 +90,7 @@ impl Connection {
     }
 
     async fn say_hello(&mut self, kind: HelloKind) -> Result<Reply, Error> {
-        let command = Command::Hello(Hello { kind, name: self.options.hello.clone() });
+        let command = self.hello_command(kind);
         if self.wire.session.awaits() != Some(Awaited::Command(Verb::Connect)) {
             return self.exchange(&command).await;
         }
@@ -122,7 +144,7 @@ impl Connection {
     }
 
     /// Is the channel what the policy wants? The connector has checked; a connector that did not is found here.
-    fn check_tls(&mut self) -> Result<(), Error> {
+    pub(crate) fn check_tls(&mut self) -> Result<(), Error> {
         let must = matches!(self.policy.mode, TlsMode::Required | TlsMode::Implicit);
         let fine = match &self.info.tls {
             None if must => Err(TlsError::NotOffered),

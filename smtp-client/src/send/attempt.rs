@@ -106,6 +106,17 @@ impl Attempt {
         self.stopped.is_some()
     }
 
+    /// Somebody's message was taken.
+    pub(super) fn has_delivered(&self) -> bool {
+        self.recipients.iter().any(|r| matches!(r, Recipient::Final(_)))
+    }
+
+    /// Nothing was asked, as it turns out, and nothing sent.
+    pub(super) fn forget(&mut self) {
+        self.recipients.fill_with(|| Recipient::Unasked);
+        (self.stopped, self.replies, self.ended) = (None, 0, false);
+    }
+
     pub(super) fn record(&mut self, Event { to, reply }: Event) {
         self.replies += 1;
         if reply.code().get() == 421 {

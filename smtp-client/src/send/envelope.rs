@@ -22,16 +22,9 @@ impl Connection {
     ) -> Result<(), Error> {
         let left_over = self.wire.session.state() != State::Ready;
         let reset = left_over.then_some(Command::Rset);
-        let recipients = envelope.recipients.iter().enumerate().filter(|(n, _)| !attempt.is_refused(*n));
-        let recipients: Vec<&Rcpt> = recipients.map(|(_, rcpt)| rcpt).collect();
-        let utf8 = plan.mail.parameters.value(SmtpUtf8::KEYWORD).is_some();
         let mut script = reset
             .into_iter()
-            .chain([Command::Mail(plan.mail.clone())])
-            .chain(recipients.into_iter().map(|rcpt| {
-                let (parameters, _) = self.next_hop().recipient(rcpt, utf8).unwrap_or_default();
-                Command::Rcpt(Rcpt { to: rcpt.to.clone(), parameters })
-            }))
+            .chain(self.script(envelope, plan, attempt))
             .chain((!plan.chunks).then_some(Command::Data))
             .collect::<Vec<_>>()
             .into_iter()
@@ -59,12 +52,23 @@ impl Connection {
         }
     }
 
+    /// MAIL, and RCPT for everybody who is to be asked about.
+    pub(super) fn script(&self, envelope: &Envelope, plan: &Plan, attempt: &Attempt) -> Vec<Command> {
+        let utf8 = plan.mail.parameters.value(SmtpUtf8::KEYWORD).is_some();
+        let recipients = envelope.recipients.iter().enumerate().filter(|(n, _)| !attempt.is_refused(*n));
+        let recipients = recipients.map(|(_, rcpt)| {
+            let (parameters, _) = self.next_hop().recipient(rcpt, utf8).unwrap_or_default();
+            Command::Rcpt(Rcpt { to: rcpt.to.clone(), parameters })
+        });
+        core::iter::once(Command::Mail(plan.mail.clone())).chain(recipients).collect()
+    }
+
     pub(super) fn next_hop(&self) -> NextHop<'_> {
         NextHop { session: &self.wire.session, channel: self.info(), registry: &self.options.registry }
     }
 
     /// Queues a message that is in memory as one chunk.
-    fn queue_whole(&mut self, content: &mut Outgoing, attempt: &mut Attempt) -> Result<(), Error> {
+    pub(super) fn queue_whole(&mut self, content: &mut Outgoing, attempt: &mut Attempt) -> Result<(), Error> {
         if attempt.ended || attempt.answered() {
             return Ok(());
         }

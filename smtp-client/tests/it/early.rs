@@ -1,23 +1,20 @@
 //! Early data: what may be in it, and what becomes of it if it is refused.
 
-use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use smtp_client::sasl::Credentials;
-use smtp_client::{Client, Connection, Error, Settings};
+use smtp_client::{Client, Connection, Error, Settings, Unanswered};
 use smtp_core::channel::{ChannelInfo, SessionInfo, TlsInfo};
 use smtp_core::service::{Body, Transaction};
-use smtp_core::stream::{self, BoxFuture, ByteStream, ConnectError, ConnectStep, Connector, Plain, Target, TlsPolicy};
+use smtp_core::stream::{BoxFuture, ByteStream, Plain, TlsPolicy};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio::sync::watch;
 use tower::{Service, ServiceExt};
 
-use crate::peer::{Peer, clear, envelope, envelope_with, options, results, target};
+use crate::peer::{Peer, clear, envelope, envelope_with, options, results, several, target};
 
 /// How the handshake stands: not complete, well, failed.
 type Handshake = Option<bool>;
@@ -85,42 +82,6 @@ fn early() -> (Box<dyn ByteStream>, Peer, watch::Sender<Handshake>) {
     (Box::new(Early { plain, handshake, waiting: None }), Peer::new(server), done)
 }
 
-/// A connection with its streams.
-struct Made(VecDeque<Box<dyn ByteStream>>);
-
-/// Connections to hand out.
-#[derive(Clone)]
-struct Streams(Arc<Mutex<VecDeque<Made>>>);
-
-#[async_trait]
-impl stream::Connection for Made {
-    async fn accept(&mut self) -> io::Result<Option<Box<dyn ByteStream>>> {
-        Ok(None)
-    }
-
-    async fn open(&mut self) -> io::Result<Box<dyn ByteStream>> {
-        self.0.pop_front().ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-
-    fn max_parallel(&self) -> usize {
-        4
-    }
-}
-
-#[async_trait]
-impl Connector for Streams {
-    async fn connect(&self, target: &Target, _: &TlsPolicy) -> Result<Box<dyn stream::Connection>, ConnectError> {
-        let next = self.0.lock().unwrap().pop_front();
-        let none = || io::Error::from(io::ErrorKind::ConnectionRefused);
-        let next = next.ok_or_else(|| ConnectError::transient(&target.address, ConnectStep::Connect, none()))?;
-        Ok(Box::new(next))
-    }
-}
-
-fn connections(all: impl IntoIterator<Item = Vec<Box<dyn ByteStream>>>) -> Streams {
-    Streams(Arc::new(Mutex::new(all.into_iter().map(|streams| Made(streams.into())).collect())))
-}
-
 async fn send(client: &mut Client) -> Vec<String> {
     let transaction = Transaction {
         session: SessionInfo::local("test"),
@@ -130,25 +91,25 @@ async fn send(client: &mut Client) -> Vec<String> {
     results(client.ready().await.unwrap().call(transaction).await.unwrap())
 }
 
+const FLIGHT: &str = "EHLO client.test\nMAIL FROM:<from@client.test>\nRCPT TO:<a@x.test>\nBDAT 4 LAST\nhi";
+
 /// One mail from its beginning, and nothing else.
 async fn take(peer: &mut Peer) {
-    assert!(peer.line().await.starts_with("EHLO "));
-    peer.say_at_once("220 mx.test\n250-mx.test\n250 CHUNKING").await;
-    peer.expect("MAIL FROM:<from@client.test>\nRCPT TO:<a@x.test>\nBDAT 4 LAST\nhi").await;
-    peer.say_at_once("250 ok\n250 ok\n250 taken").await;
+    peer.expect(FLIGHT).await;
+    peer.say_at_once("220 mx.test\n250-mx.test\n250 CHUNKING\n250 ok\n250 ok\n250 taken").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_refused_goes_once_more_on_a_new_stream_of_the_pool() {
     let ((first, mut a, refused), (second, mut b, taken)) = (early(), early());
-    let connector = connections([vec![first, second]]);
+    let connector = several([vec![first, second]]);
     let mut client = Client::new(connector, target(), Settings { options: (*options()).clone(), ..Default::default() });
     let server = async {
-        assert!(a.line().await.starts_with("EHLO "));
+        a.expect(FLIGHT).await;
         refused.send_replace(Some(false));
         taken.send_replace(Some(true));
         take(&mut b).await;
-        assert_eq!(a.rest().await, "", "nothing but EHLO was in it");
+        assert_eq!(a.rest().await, "");
     };
     let (results, ()) = tokio::join!(send(&mut client), server);
     assert_eq!(results, ["250 taken"]);
@@ -157,15 +118,14 @@ async fn what_is_refused_goes_once_more_on_a_new_stream_of_the_pool() {
 #[tokio::test(start_paused = true)]
 async fn a_connection_of_ones_own_does_the_same() {
     let ((first, mut a, refused), (second, mut b, taken)) = (early(), early());
-    let connector = connections([vec![first, second]]);
+    let connector = several([vec![first, second]]);
     let client = async {
         let mut connection = Connection::connect(&connector, &target(), &TlsPolicy::IMPLICIT, options()).await.unwrap();
-        connection.hello().await.unwrap();
         let outcome = connection.send(&envelope(&["a@x.test"]), Body::from_bytes("hi\r\n"), &Default::default()).await;
         results(outcome.unwrap())
     };
     let server = async {
-        assert!(a.line().await.starts_with("EHLO "));
+        a.expect(FLIGHT).await;
         refused.send_replace(Some(false));
         taken.send_replace(Some(true));
         take(&mut b).await;
@@ -177,7 +137,7 @@ async fn a_connection_of_ones_own_does_the_same() {
 #[tokio::test(start_paused = true)]
 async fn a_handshake_that_fails_leads_to_a_new_connection_once() {
     let ((first, a, failed), (second, mut b, taken)) = (early(), early());
-    let connector = connections([vec![first], vec![second]]);
+    let connector = several([vec![first], vec![second]]);
     let mut client = Client::new(connector, target(), Settings { options: (*options()).clone(), ..Default::default() });
     let server = async {
         tokio::time::sleep(Duration::from_secs(30)).await;
@@ -190,10 +150,49 @@ async fn a_handshake_that_fails_leads_to_a_new_connection_once() {
     assert_eq!(results, ["250 taken"]);
 }
 
+/// EHLO alone, where something else has to be known first, does the same.
+#[tokio::test(start_paused = true)]
+async fn an_ehlo_of_its_own_goes_once_more_too() {
+    let ((first, mut a, refused), (second, mut b, taken)) = (early(), early());
+    let connector = several([vec![first, second]]);
+    let client = async {
+        let mut connection = Connection::connect(&connector, &target(), &TlsPolicy::IMPLICIT, options()).await.unwrap();
+        connection.hello().await.unwrap();
+    };
+    let server = async {
+        assert_eq!(a.line().await, "EHLO client.test");
+        refused.send_replace(Some(false));
+        taken.send_replace(Some(true));
+        b.expect("EHLO client.test").await;
+        b.say_at_once("220 mx.test\n250 mx.test").await;
+    };
+    tokio::join!(client, server);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tries_are_counted() {
+    let all = (0..10).map(|_| early());
+    let (streams, ends): (Vec<_>, Vec<_>) = all.map(|(io, peer, done)| (vec![io], (peer, done))).unzip();
+    for (_, done) in &ends {
+        done.send_replace(Some(false));
+    }
+    let connector = several(streams);
+    let mut client =
+        Client::new(connector.clone(), target(), Settings { options: (*options()).clone(), ..Default::default() });
+    let transaction = Transaction {
+        session: SessionInfo::local("test"),
+        envelope: envelope(&["a@x.test"]),
+        body: Body::from_bytes("hi\r\n"),
+    };
+    let error = client.ready().await.unwrap().call(transaction).await.unwrap_err();
+    assert!(error.downcast_ref::<Unanswered>().is_some_and(|error| !error.error().is_in_doubt()));
+    assert_eq!(connector.left(), 7);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_breaks_after_its_handshake_is_not_tried_again() {
     let ((first, a, done), (second, mut b, _other)) = (early(), early());
-    let connector = connections([vec![first, second]]);
+    let connector = several([vec![first, second]]);
     let mut connection = Connection::connect(&connector, &target(), &TlsPolicy::IMPLICIT, options()).await.unwrap();
     let server = async {
         done.send_replace(Some(true));
@@ -207,7 +206,7 @@ async fn a_stream_that_breaks_after_its_handshake_is_not_tried_again() {
 /// EHLO is answered, the handshake is not complete: `act` must say nothing until it is.
 async fn held_back(line: &str, act: impl AsyncFnOnce(&mut Connection)) {
     let (stream, mut peer, done) = early();
-    let connector = connections([vec![stream]]);
+    let connector = several([vec![stream]]);
     let mut connection = Connection::connect(&connector, &target(), &TlsPolicy::IMPLICIT, options()).await.unwrap();
     let server = async {
         assert!(peer.line().await.starts_with("EHLO "));

@@ -6,6 +6,7 @@ mod auth;
 mod deadlines;
 mod early;
 mod extensions;
+mod flight;
 mod forward;
 mod lmtp;
 mod peer;

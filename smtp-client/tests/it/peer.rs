@@ -351,3 +351,46 @@ impl Connector for Scripted {
         Ok(Box::new(Single::new(Boxed(stream))))
     }
 }
+
+/// A connection with its streams.
+pub(crate) struct Streams(pub(crate) VecDeque<Box<dyn ByteStream>>);
+
+/// Connections to hand out.
+#[derive(Clone)]
+pub(crate) struct Several(Arc<Mutex<VecDeque<Streams>>>);
+
+impl Several {
+    /// How many are left.
+    pub(crate) fn left(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+}
+
+#[async_trait]
+impl stream::Connection for Streams {
+    async fn accept(&mut self) -> io::Result<Option<Box<dyn ByteStream>>> {
+        Ok(None)
+    }
+
+    async fn open(&mut self) -> io::Result<Box<dyn ByteStream>> {
+        self.0.pop_front().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn max_parallel(&self) -> usize {
+        4
+    }
+}
+
+#[async_trait]
+impl Connector for Several {
+    async fn connect(&self, target: &Target, _: &TlsPolicy) -> Result<Box<dyn stream::Connection>, ConnectError> {
+        let next = self.0.lock().unwrap().pop_front();
+        let none = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        let next = next.ok_or_else(|| ConnectError::transient(&target.address, ConnectStep::Connect, none()))?;
+        Ok(Box::new(next))
+    }
+}
+
+pub(crate) fn several(all: impl IntoIterator<Item = Vec<Box<dyn ByteStream>>>) -> Several {
+    Several(Arc::new(Mutex::new(all.into_iter().map(|streams| Streams(streams.into())).collect())))
+}

@@ -237,7 +237,7 @@ async fn a_host_that_is_down_says_nothing_of_the_way() {
     let connector = racing(&other, &usual, Found(0, Ok(true)));
     let error = connect(&connector).await.unwrap_err();
     // The usual way's error, whichever came last.
-    assert_eq!((error.step, error.target.as_str()), (ConnectStep::Connect, "mx.test:25"));
+    assert_eq!((error.step, error.target.as_str()), (ConnectStep::Connect, "mx.test:2525"));
     usual.set(Fate::Fails(0, ConnectStep::Connect));
     other.set(Fate::Stands(900));
     assert_eq!(connect(&connector).await.unwrap(), 900);

@@ -314,7 +314,8 @@ impl Session {
         Ok(())
     }
 
-    /// What the server's last EHLO reply offered; nothing before it, after HELO and after STARTTLS.
+    /// What the server's last EHLO reply offered, or before it what was [assumed](Session::assume); nothing after HELO
+    /// and after STARTTLS.
     #[must_use]
     pub const fn capabilities(&self) -> &Capabilities {
         &self.capabilities
@@ -324,6 +325,20 @@ impl Session {
     #[must_use]
     pub fn offers(&self, keyword: &str) -> bool {
         self.implied.iter().any(|k| k.eq_ignore_ascii_case(keyword)) || self.capabilities.has(keyword)
+    }
+
+    /// Takes `capabilities` for the server's until it has answered EHLO: what it said to an earlier session, on a
+    /// channel on which nothing has been said yet. Elsewhere nothing happens.
+    pub fn assume(&mut self, capabilities: Capabilities) {
+        if self.is_unspoken() {
+            self.capabilities = capabilities;
+        }
+    }
+
+    /// True on a channel on which the client speaks first, as long as it has not.
+    #[must_use]
+    pub fn is_unspoken(&self) -> bool {
+        self.client_speaks_first && self.state == State::Opened && self.waiting.len() == 1
     }
 
     /// True if commands may be sent in groups (RFC 2920).
@@ -354,6 +369,13 @@ impl Session {
     #[must_use]
     pub const fn is_authenticated(&self) -> bool {
         self.authenticated
+    }
+
+    /// True if a message is queued to its end and not written so far: no server can have taken it.
+    #[must_use]
+    pub fn holds_content(&self) -> bool {
+        let held = |asked: &Asked| asked.what.awaited() == Awaited::Content && self.output.written() < asked.end;
+        self.waiting.iter().any(held)
     }
 
     /// True between the 220 to STARTTLS and [`Session::upgraded`].

@@ -85,7 +85,7 @@ fn isolated(seed: u64, path: Path, cut: Option<Duration>) -> Run {
     runtime.block_on(run(seed, path, cut))
 }
 
-fn storm(seed: u64) -> Path {
+pub(crate) fn storm(seed: u64) -> Path {
     Path {
         delay: HALF_RTT,
         jitter: Duration::from_millis(seed % 7 * 5),
@@ -95,7 +95,7 @@ fn storm(seed: u64) -> Path {
 }
 
 /// How many seeds a test tries. `SMTP_SIM_SEEDS` asks for more.
-fn seeds() -> u64 {
+pub(crate) fn seeds() -> u64 {
     std::env::var("SMTP_SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(100)
 }
 

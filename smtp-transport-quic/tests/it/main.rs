@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod chaos;
+mod client;
 mod closing;
 mod early;
 mod gaps;

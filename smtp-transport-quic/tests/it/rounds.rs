@@ -1,7 +1,5 @@
 //! Round trips, counted: what a mail costs in them is what the mapping is for.
 
-use std::time::Duration;
-
 use smtp_transport_quic::sim::Path;
 use smtp_transport_quic::{ConnectOptions, QuicOptions, TransportOptions};
 use tokio::io::AsyncWriteExt;
@@ -10,9 +8,9 @@ use tokio::time::Instant;
 use crate::support::*;
 
 /// Octets of the mail: two initial windows.
-const SIZE: usize = 20_000;
+pub(crate) const SIZE: usize = 20_000;
 
-fn tuned() -> (QuicOptions, ConnectOptions) {
+pub(crate) fn tuned() -> (QuicOptions, ConnectOptions) {
     let transport =
         TransportOptions { initial_window: Some(48_000), initial_rtt: Some(HALF_RTT * 4), ..Default::default() };
     let server = QuicOptions { transport: transport.clone(), ..Default::default() };
@@ -27,30 +25,32 @@ async fn measure(sim: &Sim, way: Way) -> u128 {
     let envelope = b"MAIL FROM:<a@client.example>\r\nRCPT TO:<b@mx.example>\r\n";
     let body = body(1, SIZE);
     let chunk = format!("BDAT {} LAST\r\n", body.len());
+    let mut said = String::new();
     match way {
         Way::Data | Way::EagerData => {
             stream.write_all(hello).await.unwrap();
             if matches!(way, Way::Data) {
-                until(&mut stream, "250").await;
+                said = until(&mut stream, "250").await;
             }
             stream.write_all(&[&envelope[..], b"DATA\r\n"].concat()).await.unwrap();
-            until(&mut stream, "354").await;
+            said.push_str(&until(&mut stream, "354").await);
             stream.write_all(&[&body[..], b".\r\n"].concat()).await.unwrap();
         }
         Way::BdatAfterEhlo => {
             stream.write_all(hello).await.unwrap();
-            until(&mut stream, "250").await;
+            said = until(&mut stream, "250").await;
             stream.write_all(&[&envelope[..], chunk.as_bytes(), &body].concat()).await.unwrap();
         }
         Way::OneFlight => stream.write_all(&[&hello[..], envelope, chunk.as_bytes(), &body].concat()).await.unwrap(),
     }
-    let mut taken_at = None;
-    while taken_at.is_none() {
-        until(&mut stream, "250").await;
-        taken_at = (!taken(&sim.served.taken).is_empty()).then(|| begin.elapsed());
+    // The greeting, EHLO, MAIL, RCPT and the content, with DATA its 354.
+    let replies = if matches!(way, Way::Data | Way::EagerData) { 6 } else { 5 };
+    while codes(&said).len() < replies {
+        said.push_str(&until(&mut stream, "250").await);
     }
+    let took = begin.elapsed();
     stream.write_all(b"QUIT\r\n").await.unwrap();
-    taken_at.unwrap_or(Duration::MAX).as_millis()
+    took.as_millis()
 }
 
 #[derive(Clone, Copy)]
@@ -78,7 +78,8 @@ async fn a_mail_costs_whole_round_trips() {
 async fn an_initial_window_that_holds_the_mail_saves_one() {
     let (server, client) = tuned();
     let sim = Sim::with(1, path(), server, client);
-    assert_eq!(measure(&sim, Way::OneFlight).await, 100);
+    // quinn sends ten packets at once, and has a pause before the rest: 12,000 octets at 1.25 windows a round trip.
+    assert_eq!(measure(&sim, Way::OneFlight).await, 100 + 10);
 }
 
 /// When each of twenty mails that are sent at once is accepted, in milliseconds from the end of the handshake.

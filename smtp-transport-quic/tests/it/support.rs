@@ -10,9 +10,10 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use rustls_pki_types::PrivateKeyDer;
 use smtp_core::channel::SessionInfo;
 use smtp_core::driver::{Settings, serve};
-use smtp_core::service::{BoxError, Delivery, Outcome, Policy, Receipt, Request, Transaction, Verdict};
+use smtp_core::service::{Body, BoxError, Delivery, Outcome, Policy, Receipt, Request, Transaction, Verdict};
 use smtp_core::session::server::Config;
 use smtp_core::stream::{ByteStream, Connection, Connector, Listener, Target, TlsMode, TlsPolicy, Verification};
+use smtp_core::types::{Envelope, Mail, Mailbox, Rcpt};
 use smtp_tls::{ClientTls, Identity, ServerTls};
 use smtp_transport_quic::sim::{Network, Path};
 use smtp_transport_quic::{ConnectOptions, QuicConnector, QuicListener, QuicOptions};
@@ -204,6 +205,18 @@ pub(crate) fn body(number: usize, octets: usize) -> Vec<u8> {
         body.extend_from_slice(b"0123456789012345678901234567890123456789012345678901234567890123456789\r\n");
     }
     body
+}
+
+/// A mail for a client to deliver.
+pub(crate) fn transaction_of(body: Body) -> Transaction {
+    Transaction {
+        session: SessionInfo::local("test"),
+        envelope: Envelope {
+            mail: Mail::new(Mailbox::new("a@client.example").unwrap()),
+            recipients: vec![Rcpt::new(Mailbox::new("b@mx.example").unwrap())],
+        },
+        body,
+    }
 }
 
 /// The number in a mail.

@@ -97,8 +97,12 @@ impl Session {
             (What::Chunk { .. }, Severity::Success) | (What::EndOfData { .. }, _) => {
                 self.state = what.success(self.state)
             }
+            // Behind an EHLO or a greeting that was refused, there is more missing than RSET can bring.
+            (What::Chunk { .. }, _) if matches!(self.state, State::Greeted | State::TurnedAway) => {}
             // RFC 3030 §2: no more chunks; RSET leads out.
             (What::Chunk { .. }, _) => self.state = State::ChunksRefused,
+            // What was assumed of the server does not hold.
+            (What::Hello(_), _) if self.state == State::Greeted => self.capabilities = Capabilities::default(),
             // A refused command leaves all as it was.
             (What::Hello(_) | What::Command(_), _) => {}
         }
