@@ -69,7 +69,9 @@ impl Generator {
         };
         let eight_bit = Parameters::default().with(&BodyType::EightBitMime).unwrap_or_default();
         let envelopes = [envelope(Parameters::default()), envelope(eight_bit)];
-        let send = SendOptions { transfer: plan.transfer, ..SendOptions::default() };
+        // Where each session is for one message, its end goes along.
+        let quit = plan.reuse != Reuse::Session;
+        let send = SendOptions { transfer: plan.transfer, quit, ..SendOptions::default() };
         Self { shared: Arc::new(Shared { connector, target, policy, envelopes, send, plan }) }
     }
 
@@ -80,7 +82,7 @@ impl Generator {
     pub async fn probe(&self) -> Result<(), Error> {
         let meter = Arc::new(Meter::new(Shard::default()));
         let mut worker = Worker::new(&self.shared, meter, 0);
-        worker.open().await?;
+        worker.open(true).await?;
         worker.leave().await;
         Ok(())
     }
@@ -108,11 +110,9 @@ impl Generator {
         }
         let begin = (own(), theirs());
         let mut memory = [None, None];
-        let mut end = Instant::now();
         loop {
             let joined = timeout(TICK, workers.join_next()).await;
             if let Ok(Some(_)) = joined {
-                end = Instant::now();
                 continue;
             }
             memory = [most(memory[0], own()), most(memory[1], theirs())];
@@ -126,7 +126,8 @@ impl Generator {
         let all = sum(&shards);
         let spent =
             |begin: Option<Usage>, end: Option<Usage>, memory| Some(Spent::between(begin?, end?, memory, all.accepted));
-        let took = end.saturating_duration_since(counted_from);
+        // QUIT is not waited for.
+        let took = all.last.map_or(Duration::ZERO, |last| last.saturating_duration_since(counted_from));
         let [own_memory, server_memory] = memory;
         let client = spent(begin.0, finish.0, own_memory);
         let server = spent(begin.1, finish.1, server_memory);
@@ -274,7 +275,7 @@ impl Worker {
         let [plain, eight_bit] = &shared.envelopes;
         let envelope = if item.eight_bit { eight_bit } else { plain };
         let mut connected = true;
-        let result = match self.open().await {
+        let result = match self.open(false).await {
             Ok(session) => session.send(envelope, Body::from_bytes(item.octets.clone()), &shared.send).await,
             Err(error) => {
                 connected = false;
@@ -298,6 +299,7 @@ impl Worker {
     fn count(&self, result: &Result<Outcome, Error>, took: Duration, octets: usize) {
         let mut figures = open(&self.meter.shard);
         figures.sent += 1;
+        figures.last = Some(Instant::now());
         match result {
             Ok(outcome) => {
                 let accepted = outcome.iter().filter(|result| result.is_ok()).count();
@@ -321,16 +323,16 @@ impl Worker {
         }
     }
 
-    /// The session, opened if there is none.
-    async fn open(&mut self) -> Result<&mut Connection, Error> {
+    /// The session, opened if there is none; when `probing`, with an answer from the server in any case.
+    async fn open(&mut self, probing: bool) -> Result<&mut Connection, Error> {
         let session = match self.session.take() {
             Some(session) => session,
-            None => self.begin().await?,
+            None => self.begin(probing).await?,
         };
         Ok(self.session.insert(session))
     }
 
-    async fn begin(&mut self) -> Result<Connection, Error> {
+    async fn begin(&mut self, probing: bool) -> Result<Connection, Error> {
         let shared = Arc::clone(&self.shared);
         let after = self.options.timeouts.connect;
         let since = Instant::now();
@@ -341,7 +343,11 @@ impl Worker {
         };
         self.meter.record(Step::Connect, since.elapsed());
         let mut session = Connection::over(stream, &shared.policy, Arc::clone(&self.options)).await?;
-        session.hello().await?;
+        // Where the client speaks first, EHLO goes in one flight with the mail, unless something comes between them.
+        let waits = self.options.pipelining && shared.plan.credentials.is_none() && session.info().client_speaks_first;
+        if probing || !waits {
+            session.hello().await?;
+        }
         if let Some(credentials) = &shared.plan.credentials {
             session.auth(credentials).await?;
         }
@@ -367,9 +373,7 @@ impl Worker {
 
     /// Ends the session, and its connection unless that is for more.
     async fn close(&mut self) {
-        if let Some(mut session) = self.session.take()
-            && session.is_usable()
-        {
+        if let Some(mut session) = self.session.take() {
             // What counts has been said.
             let _ = session.quit().await;
         }

@@ -123,6 +123,8 @@ pub(crate) struct Figures {
     pub(crate) octets: u64,
     pub(crate) connections: u64,
     pub(crate) resumed: u64,
+    /// When the last message was over.
+    pub(crate) last: Option<tokio::time::Instant>,
     /// By reply code, or by what broke.
     pub(crate) faults: BTreeMap<String, Fault>,
 }
@@ -177,6 +179,7 @@ impl Figures {
         self.octets += other.octets;
         self.connections += other.connections;
         self.resumed += other.resumed;
+        self.last = self.last.max(other.last);
         for (what, fault) in &other.faults {
             let known = self.faults.entry(what.clone()).or_insert_with(|| Fault { count: 0, ..fault.clone() });
             known.count += fault.count;
