@@ -33,6 +33,9 @@ enum Subcommands {
     User(user::Arguments),
     #[command(after_help = replay::MORE_HELP)]
     Replay(replay::Arguments),
+    #[cfg(feature = "bench")]
+    #[command(after_help = crate::bench::MORE_HELP)]
+    Bench(Box<crate::bench::Arguments>),
     Completions(manual::Completions),
     Man(manual::Man),
 }

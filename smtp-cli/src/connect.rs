@@ -25,6 +25,8 @@ pub(crate) struct TlsOptions {
     pub(crate) insecure: bool,
     /// `--tls-key-log`
     pub(crate) key_log: bool,
+    /// A full handshake each time.
+    pub(crate) no_resumption: bool,
 }
 
 impl TlsOptions {
@@ -95,6 +97,9 @@ impl TlsOptions {
         if let Some(ca) = &self.ca {
             tls = tls.ca_file(ca);
         }
+        if self.no_resumption {
+            tls = tls.sessions(0);
+        }
         transport::way(url, tls.build().map_err(Failure::config)?, calling)
     }
 }
@@ -141,7 +146,7 @@ pub(crate) async fn reach(
 }
 
 /// What to greet with if nobody says: the host's full name, or else the address it connects from (RFC 5321 §4.1.4).
-fn own_name(local: Option<std::net::IpAddr>) -> EhloName {
+pub(crate) fn own_name(local: Option<std::net::IpAddr>) -> EhloName {
     let name = host_name().filter(|name| name.contains('.'));
     if let Some(name) = name.and_then(|name| EhloName::new(&name).ok()) {
         return name;

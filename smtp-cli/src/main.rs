@@ -1,12 +1,14 @@
 //! The binary `smtp`.
 //!
 //! Each subcommand is a module: [`serve`], [`queue`], [`config`], [`sendmail`], [`sink`], [`send`], [`shell`], [`user`],
-//! [`replay`], [`manual`]. What they share: [`admin`] is what a server and its administrator say to each other,
+//! [`replay`], `bench` (a feature), [`manual`]. What they share: [`admin`] is what a server and its administrator say to each other,
 //! [`url`] is the vocabulary for listening and connecting, [`transport`] what stands behind each of its words,
 //! [`settings`] where options come from, [`connect`] the way to a server, [`listen`] the way to be one, [`transcript`]
 //! what a session looks like on a screen, and [`exit`] what the shell is told.
 
 mod admin;
+#[cfg(feature = "bench")]
+mod bench;
 mod cli;
 mod config;
 mod connect;
@@ -75,6 +77,11 @@ fn run(matches: &ArgMatches) -> Result<Exit, Failure> {
         "sendmail" => block_on(&mut Builder::new_current_thread(), sendmail::run(arguments(matches)?)),
         "config" => config::run(&arguments(matches)?),
         "replay" => block_on(&mut Builder::new_current_thread(), replay::run(load(matches)?)),
+        #[cfg(feature = "bench")]
+        "bench" => {
+            let arguments = load(matches)?;
+            block_on(&mut bench::runtime(&arguments)?, bench::run(arguments))
+        }
         "shell" => block_on(&mut Builder::new_current_thread(), shell::run(load(matches)?)),
         "user" => user::run(&load(matches)?),
         "completions" => manual::completions(&arguments(matches)?, cli::command()),

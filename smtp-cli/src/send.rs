@@ -48,6 +48,14 @@ pub(crate) enum Stage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sender(ReversePath);
 
+impl Sender {
+    /// The path it is.
+    #[cfg(feature = "bench")]
+    pub(crate) fn into_path(self) -> ReversePath {
+        self.0
+    }
+}
+
 impl FromStr for Sender {
     type Err = Invalid;
 

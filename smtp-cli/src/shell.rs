@@ -103,6 +103,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         pin: arguments.pin,
         insecure: arguments.insecure,
         key_log: arguments.tls_key_log,
+        ..TlsOptions::default()
     };
     let policy = tls.policy(&url, false)?;
     let wait = arguments.timeout.map(|wait| wait.0);

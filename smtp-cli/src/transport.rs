@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -345,13 +346,13 @@ pub(crate) struct Calling {
 /// The way to a server.
 pub(crate) struct Way {
     /// What connects.
-    pub(crate) connector: Box<dyn Connector>,
+    pub(crate) connector: Arc<dyn Connector>,
     quic: Option<QuicConnector>,
 }
 
 impl Way {
     fn new(connector: impl Connector) -> Self {
-        Self { connector: Box::new(connector), quic: None }
+        Self { connector: Arc::new(connector), quic: None }
     }
 
     /// Waits until the server knows that nothing more comes, which takes a moment where this side has to say so.
@@ -402,7 +403,7 @@ pub(crate) fn way(url: &Url, tls: ClientTls, calling: Calling) -> Result<Way, Fa
                 options.timeout = wait;
             }
             let connector = QuicConnector::new(&tls, options).map_err(Failure::config)?;
-            Way { quic: Some(connector.clone()), connector: Box::new(connector) }
+            Way { quic: Some(connector.clone()), connector: Arc::new(connector) }
         }
         Carrier::Unix => Way::new(wait.map_or_else(UnixConnector::new, |wait| UnixConnector::new().with_timeout(wait))),
         Carrier::Pipe => Way::new(program(url)?),

@@ -90,6 +90,7 @@ impl Job {
             pin: arguments.pin,
             insecure: arguments.insecure,
             key_log: arguments.tls_key_log,
+            ..TlsOptions::default()
         };
         let with_auth = arguments.user.is_some() || arguments.auth.is_some();
         let policy = tls.policy(&url, with_auth)?;

@@ -6,6 +6,8 @@
 // The helpers are test code too, which the lint cannot see.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "bench")]
+mod bench;
 mod drain;
 mod errors;
 mod ledger;
