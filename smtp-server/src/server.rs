@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 /// What a [`Server`] allows. Each has a default.
 #[derive(Debug, Clone)]
@@ -177,11 +178,13 @@ where
             // One connection is held here at most; the others wait in the listener's queue.
             let Ok(place) = Arc::clone(&running.places).acquire_owned().await else { return };
             let (serving, settings) = (Arc::clone(&running), Arc::clone(&settings));
-            running.connections.spawn(async move {
+            let span = tracing::debug_span!("connection", listener = url.as_str());
+            let serve = async move {
                 // Made in here: a future that is captured takes its place twice, and every idle session would pay.
                 serving.connection(connection, settings).await;
                 drop(place);
-            });
+            };
+            running.connections.spawn(serve.instrument(span));
         }
     };
     tokio::select! {

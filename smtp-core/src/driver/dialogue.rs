@@ -102,7 +102,9 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
                 self.begin(envelope).await?;
                 continue;
             }
-            match self.session.next(&mut self.wire.input) {
+            let step = self.session.next(&mut self.wire.input);
+            self.log_refused();
+            match step {
                 Step::Ask(ticket, command) => self.ask(ticket, command).await?,
                 Step::Read => match self.read().await? {
                     Waited::Changed => {}
@@ -128,6 +130,18 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
                     self.abandon("the session ended");
                     return self.close().await;
                 }
+            }
+        }
+    }
+
+    /// What the session refused by itself no layer of the policy has seen.
+    fn log_refused(&mut self) {
+        for refusal in self.session.take_refused() {
+            let session = self.session.info().id;
+            if refusal.reply().code().get() == 421 {
+                tracing::info!(session, reply = %refusal, "ended");
+            } else {
+                tracing::debug!(session, reply = %refusal, "refused unasked");
             }
         }
     }

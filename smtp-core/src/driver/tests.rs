@@ -3,6 +3,7 @@
 use super::*;
 use crate::channel::ChannelInfo;
 use crate::service::{BoxError, Outcome, Receipt, Request, Transaction, Verdict};
+use crate::session::server::{Session, Step};
 use crate::stream::Plain;
 use crate::types::{Command, Refusal};
 use core::convert::Infallible;
@@ -78,6 +79,21 @@ fn codes(said: &str) -> Vec<&str> {
 const CONVERSATION: &[u8] = b"EHLO c.example\r\nMAIL FROM:<a@b.example> SIZE=5\r\nRCPT TO:<c@d.example>\r\nRCPT TO:<\r\n\
 RCPT TO:<e@d.example>\r\nDATA\r\n..one\r\ntwo\r\n.\r\nMAIL FROM:<>\r\nRCPT TO:<Postmaster>\r\nBDAT 4\r\nab\r\nBDAT 3 LAST\r\ncd\n\
 NOOP\r\nMAIL FROM:<>\r\nRCPT TO:<x@y>\r\nBDAT 4\r\nab\r\nBDAT 4 LAST\r\ncd\r\nBDAT 2\r\nxyRSET\r\nbogus\nx\r\nQUIT\r\n";
+
+#[test]
+fn what_is_refused_unasked_is_told_to_whoever_keeps_the_log() {
+    let channel = ChannelInfo::memory("test");
+    let info = Arc::new(SessionInfo::new(1, channel));
+    let mut session = Session::new(Arc::new(Config::new("mx.example".parse().unwrap())), info);
+    let mut input = bytes::BytesMut::new();
+    let Step::Ask(connect, _) = session.next(&mut input) else { panic!("no greeting") };
+    assert!(session.answer(connect, Verdict::Proceed).is_none());
+    input.extend_from_slice(b"DATA\r\nXYZZY\r\nMAIL\r\nGET / HTTP/1.1\r\n");
+    assert!(matches!(session.next(&mut input), Step::Close));
+    let codes: Vec<u16> = session.take_refused().iter().map(|refusal| refusal.reply().code().get()).collect();
+    assert_eq!(codes, [503, 500, 501, 421]);
+    assert!(session.take_refused().is_empty());
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_conversation_gives_the_same_replies_at_every_split() {

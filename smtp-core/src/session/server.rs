@@ -29,6 +29,9 @@ use crate::extension::{Forwarded, Forwarding};
 use crate::types::{Command, Envelope, Mail, Rcpt, Refusal, Reply, Severity, Verb};
 use crate::wire::{CommandError, LineDecoder, LineError, LineStep, decode_command, decode_response, encode_reply};
 
+/// How many refusals are kept for [`Session::take_refused`].
+const REFUSED_MAX: usize = 64;
+
 /// How many RCPT may be with the policy at the same time. Every other command waits for all before it.
 const RCPT_IN_FLIGHT: usize = 16;
 
@@ -87,6 +90,8 @@ pub struct Session {
     draining: bool,
     closing: bool,
     quit: bool,
+    /// For [`Session::take_refused`].
+    refused: Vec<Refusal>,
     /// What the peer may say of others.
     forwarding: Forwarding,
     /// What it has said, with XCLIENT.
@@ -136,6 +141,7 @@ impl Session {
             draining: false,
             closing: false,
             quit: false,
+            refused: Vec::new(),
         }
     }
 
@@ -222,8 +228,9 @@ impl Session {
     }
 
     fn say_421(&mut self, enhanced: (u8, u16, u16), what: &str) {
-        let text = alloc::format!("{} {what}", self.config.hostname);
-        self.write(Refusal::new(421, enhanced, text).reply());
+        let refusal = Refusal::new(421, enhanced, alloc::format!("{} {what}", self.config.hostname));
+        self.write(refusal.reply());
+        self.note_refused(refusal);
         self.close();
     }
 
@@ -309,7 +316,7 @@ impl Session {
             CommandError::Line(LineError::TooLong { limit }) if limit > self.config.limits.line => (500, 6),
             CommandError::Line(_) => (500, 2),
         };
-        self.say(Refusal::new(code, (5, 5, detail), alloc::format!("{error}")).into_reply());
+        self.refuse(Refusal::new(code, (5, 5, detail), alloc::format!("{error}")));
         // Behind these no command can be found: a chunk's octets would be run as commands.
         if matches!(error, CommandError::ChunkSize | CommandError::Line(LineError::Endless)) {
             self.close();
@@ -334,7 +341,7 @@ impl Session {
         if HTTP.contains(&verb) {
             self.say_421((4, 7, 0), "this is SMTP, not HTTP");
         } else {
-            self.say(Refusal::fixed(500, (5, 5, 1), "command not recognized").into_reply());
+            self.refuse(Refusal::fixed(500, (5, 5, 1), "command not recognized"));
         }
     }
 
@@ -356,8 +363,8 @@ impl Session {
         match response {
             Ok(Some(secret)) => return Some(self.ask(Command::Response(secret))),
             // RFC 4954 §4: a cancelled exchange, and one that is not base64, get a 501.
-            Ok(None) => self.say(Refusal::fixed(501, (5, 7, 0), "authentication cancelled").into_reply()),
-            Err(_) => self.say(Refusal::fixed(501, (5, 5, 2), "not base64 (RFC 4954 §4)").into_reply()),
+            Ok(None) => self.refuse(Refusal::fixed(501, (5, 7, 0), "authentication cancelled")),
+            Err(_) => self.refuse(Refusal::fixed(501, (5, 5, 2), "not base64 (RFC 4954 §4)")),
         }
         self.state = State::Ready;
         None
@@ -376,7 +383,7 @@ impl Session {
             && let Err(stranger) = self.check_verb(verb)
         {
             match stranger {
-                Some(refusal) => self.say(refusal.into_reply()),
+                Some(refusal) => self.refuse(refusal),
                 None => self.refuse_stranger(verb),
             }
             return None;
@@ -387,11 +394,11 @@ impl Session {
             let text = if lmtp { Cow::Owned(text.replace("EHLO", "LHLO")) } else { Cow::Borrowed(text) };
             // RFC 5321 §3.3: 554 says it better when every RCPT was refused. LMTP has 503 only (RFC 2033 §4.2).
             let code = if verb == Verb::Data && tried && !lmtp { 554 } else { 503 };
-            self.say(Refusal::new(code, (5, 5, 1), text).into_reply());
+            self.refuse(Refusal::new(code, (5, 5, 1), text));
             return None;
         }
         if let Err(refusal) = self.check(&command) {
-            self.say(refusal.into_reply());
+            self.refuse(refusal);
             let overshoot = self.transaction.as_ref().map_or(0, |t| t.overshoot);
             if verb == Verb::Rcpt && overshoot > self.config.limits.overshoot {
                 self.count_error();
@@ -432,6 +439,25 @@ impl Session {
         }
     }
 
+    /// Refuses by itself: nobody was asked.
+    fn refuse(&mut self, refusal: Refusal) {
+        self.say(refusal.reply().clone());
+        self.note_refused(refusal);
+    }
+
+    fn note_refused(&mut self, refusal: Refusal) {
+        if self.refused.len() < REFUSED_MAX {
+            self.refused.push(refusal);
+        }
+    }
+
+    /// What was refused without asking anybody since this was last called, up to 64: for logs, which learn the rest from
+    /// the policy.
+    #[must_use]
+    pub fn take_refused(&mut self) -> Vec<Refusal> {
+        core::mem::take(&mut self.refused)
+    }
+
     /// Says `reply`, and draws the consequences. What is refused for now is no error of the client's.
     fn say(&mut self, reply: Reply) {
         self.write(&reply);
@@ -453,7 +479,7 @@ impl Session {
         self.errors += 1;
         let limits = &self.config.limits;
         if self.errors >= limits.errors_hard && !self.closing {
-            self.say_421((4, 7, 0), "too many errors");
+            self.say_421((4, 7, 0), "too many errors, or commands that bring no mail");
         } else if self.errors > limits.errors_soft {
             self.pause = Some(limits.tarpit);
         }

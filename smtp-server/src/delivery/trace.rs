@@ -12,7 +12,7 @@ use smtp_core::types::Rcpt;
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
-use tracing::{Level, debug, info};
+use tracing::{Level, Span, debug, info};
 
 use crate::policy::safe;
 
@@ -53,6 +53,7 @@ where
 
     fn call(&mut self, mut transaction: Transaction) -> Self::Future {
         let number = self.transactions.fetch_add(1, Ordering::Relaxed) + 1;
+        let span = tracing::debug_span!("transaction", session = transaction.session.id, number);
         let octets = Arc::new(AtomicU64::new(0));
         let line = Line {
             session: transaction.session.id,
@@ -69,7 +70,8 @@ where
             octets.fetch_add(data.len() as u64, Ordering::Relaxed);
             Ok(())
         });
-        TraceDeliveryFuture { inner: self.inner.call(transaction), line }
+        let inner = span.in_scope(|| self.inner.call(transaction));
+        TraceDeliveryFuture { inner, span, line }
     }
 }
 
@@ -121,6 +123,7 @@ pin_project! {
     pub struct TraceDeliveryFuture<F> {
         #[pin]
         inner: F,
+        span: Span,
         line: Line,
     }
 }
@@ -130,6 +133,7 @@ impl<F: Future<Output = Result<Outcome, E>>, E: Into<BoxError>> Future for Trace
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let _entered = this.span.enter();
         let result = ready!(this.inner.poll(cx)).map_err(Into::into);
         match &result {
             Ok(outcome) => this.line.outcome(outcome),

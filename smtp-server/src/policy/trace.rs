@@ -5,14 +5,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
-use smtp_core::channel::SessionInfo;
 use smtp_core::service::{Request, Verdict};
 use smtp_core::types::{Command, Hello, HelloKind, Reply, Severity, printable};
 use tower_layer::Layer;
 use tower_service::Service;
 use tracing::{Level, Span, debug, info};
 
-/// Logs each command with its verdict at level `debug`, in a span for the session, and refusals at level `info`.
+/// Logs each command with its verdict at level `debug`, and refusals at level `info`. What is said to a RCPT stands in a
+/// span `recipient`, inside the spans `connection` and `session` that [`Server`](crate::Server) makes.
 ///
 /// What peers say is shown with control characters replaced, so that no line break and no terminal escape of theirs
 /// reaches a log (CVE-2025-58160 and its kind). SASL responses are never shown.
@@ -23,14 +23,13 @@ pub struct TraceLayer;
 #[derive(Debug)]
 pub struct Trace<S> {
     inner: S,
-    span: Option<Span>,
 }
 
 impl<S> Layer<S> for TraceLayer {
     type Service = Trace<S>;
 
     fn layer(&self, inner: S) -> Trace<S> {
-        Trace { inner, span: None }
+        Trace { inner }
     }
 }
 
@@ -44,17 +43,15 @@ impl<S: Service<Request, Response = Verdict>> Service<Request> for Trace<S> {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let span = self.span.get_or_insert_with(|| session_span(&request.session)).clone();
+        let span = match &request.command {
+            Command::Rcpt(rcpt) => tracing::debug_span!("recipient", to = safe(&rcpt.to).as_str()),
+            _ => Span::none(),
+        };
         // At a level where nothing would be written nothing is copied either.
         let said = tracing::enabled!(Level::INFO).then(|| Said::new(&request));
         let future = span.in_scope(|| self.inner.call(request));
         TraceFuture { future, span, said }
     }
-}
-
-fn session_span(session: &SessionInfo) -> Span {
-    let peer = &session.channel.peer;
-    tracing::debug_span!("session", id = session.id, peer = safe(peer).as_str(), transport = session.channel.transport)
 }
 
 /// A command and who gave it, kept until the verdict is there.

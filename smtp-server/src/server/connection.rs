@@ -9,8 +9,10 @@ use smtp_core::driver::Settings;
 use smtp_core::service::{Delivery, Policy};
 use smtp_core::stream::{ByteStream, Connection};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::Running;
+use crate::policy::safe;
 
 /// A little more than the second that QUIC takes.
 const LINGER: Duration = Duration::from_secs(2);
@@ -80,7 +82,7 @@ where
         let mut next = Some(first);
         while let Some(stream) = next {
             let (serving, settings) = (Arc::clone(self), Arc::clone(settings));
-            sessions.spawn(async move { serving.session(stream, &settings).await });
+            sessions.spawn(async move { serving.session(stream, &settings).await }.in_current_span());
             while sessions.len() >= most {
                 sessions.join_next().await;
             }
@@ -120,7 +122,11 @@ where
         let (policy, delivery) = (self.make_stack)(&session);
         let settings = Arc::clone(settings);
         let drain = self.draining.clone();
-        if let Err(error) = smtp_core::driver::serve(stream, session, policy, delivery, settings, drain).await {
+        let channel = &session.channel;
+        let (id, transport) = (session.id, channel.transport);
+        let span = tracing::debug_span!("session", id, peer = safe(&channel.peer).as_str(), transport);
+        let serving = smtp_core::driver::serve(stream, session, policy, delivery, settings, drain);
+        if let Err(error) = serving.instrument(span).await {
             tracing::debug!(session = counted.id, %error, "the channel broke");
         }
         counted.finished = true;

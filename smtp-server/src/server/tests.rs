@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tower::service_fn;
+use tower_layer::Layer;
 
 /// Connections are made by whoever holds the other end.
 struct Memory(tokio::sync::Mutex<mpsc::Receiver<Box<dyn Connection>>>);
@@ -194,6 +195,37 @@ async fn a_panic_ends_one_session_and_no_other() {
     assert_eq!(patient.say("QUIT").await, "221");
     assert_eq!(recorder.messages().len(), 1);
     assert_eq!(server.stop().await, Summary { sessions: 4, aborted: 0, panicked: 3 });
+}
+
+#[test]
+fn what_is_logged_stands_in_spans_from_the_connection_down() {
+    let log = crate::testing::Log::new(tracing::Level::DEBUG);
+    log.run(async {
+        let recorder = Recorder::new();
+        let server = start(settings(), move |_| {
+            (crate::TraceLayer.layer(AnyRecipient::new()), crate::TraceDeliveryLayer.layer(recorder.clone()))
+        });
+        let mut client = dial(&server.dialer).await;
+        for line in ["", "EHLO c.example", "XYZZY", "MAIL FROM:<a@b.example>", "RCPT TO:<x@y.example>", "DATA"] {
+            if line.is_empty() {
+                client.reply().await
+            } else {
+                client.say(line).await
+            };
+        }
+        assert_eq!(client.say("Subject: x\r\n\r\ny\r\n.").await, "250");
+        drop(client);
+        server.stop().await;
+    });
+    let text = log.text();
+    let session = "connection{listener=\"memory:\"}:session{id=1 peer=\"";
+    let line = |what: &str| text.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}: {text}"));
+    assert!(
+        line("RCPT TO").contains(session) && line("RCPT TO").contains(":recipient{to=\"<x@y.example>\"}"),
+        "{text}"
+    );
+    assert!(line(" accepted session=1 id=").contains(":transaction{session=1 number=1}"), "{text}");
+    assert!(line("500 5.5.1").contains(session), "what no policy sees is told too: {text}");
 }
 
 #[tokio::test(start_paused = true)]
