@@ -212,7 +212,7 @@ impl Shared {
     }
 
     /// Over a new session. As long as nothing that was sent on it was acted on, another one is tried: a connection that
-    /// the server was about to close, then early data that went nowhere.
+    /// the server was about to close, or wanted no more sessions on, then early data that went nowhere.
     async fn deliver_anew(
         self: &Arc<Self>,
         client: &Forwarded,
@@ -230,11 +230,16 @@ impl Shared {
                 return Ok(Delivered::nobody(envelope.recipients.len(), &refusal));
             }
             let result = connection.deliver(envelope, content, &self.settings.send, true).await;
-            let unseen = connection.wire.is_unseen();
+            let in_vain = match &result {
+                Err(Failure { error, .. }) => {
+                    connection.wire.is_unseen() || error.is_turned_away() && connection.forsake()
+                }
+                Ok(_) => false,
+            };
             self.pool.put(self, connection);
             match result {
-                Err(Failure { error, .. }) if unseen && tries < AGAIN && content.rewind() => {
-                    tracing::debug!(target = %self.target.address, %error, "what was sent was not seen; connecting anew");
+                Err(Failure { error, .. }) if in_vain && tries < AGAIN && content.rewind() => {
+                    tracing::debug!(target = %self.target.address, %error, "what was sent was not looked at; once more");
                     tries += 1;
                 }
                 result => return result.map_err(|failure| failure.error),

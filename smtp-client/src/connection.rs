@@ -111,6 +111,11 @@ pub struct Connection {
 pub(crate) trait Reopen: Send {
     async fn reopen(&mut self, options: &Options) -> Result<Box<dyn ByteStream>, Error>;
 
+    /// Leaves the connection to the streams that it has; true if it has had others before this one.
+    fn forsake(&self) -> bool {
+        false
+    }
+
     /// Keeps what the server has said to EHLO, for other streams of the same connection.
     fn remember(&self, _: &Capabilities) {}
 
@@ -180,6 +185,11 @@ impl Connection {
         }
     }
 
+    /// Opens no more streams on the connection; true if it has had others before this one.
+    pub(crate) fn forsake(&self) -> bool {
+        self.carrier.as_ref().is_some_and(|carrier| carrier.forsake())
+    }
+
     /// Tells other streams of the same connection what the server has said to EHLO.
     fn remember(&self) {
         if let Some(carrier) = &self.carrier {
@@ -203,7 +213,12 @@ impl Connection {
     //
     pub(crate) async fn confirmed(&mut self, step: Step) -> Result<(), Error> {
         let confirmed = self.wire.confirmed(self.options.timeouts.of(step)).await;
-        confirmed.map_err(|broken| self.broken(step, broken))
+        confirmed.map_err(|broken| self.broken(step, broken))?;
+        // Before, there was nothing yet to bind an authentication to.
+        if let Some(info) = self.wire.info() {
+            self.info = info;
+        }
+        Ok(())
     }
 
     /// Greets with `name` from now on: who goes by the address that the channel has here knows it only now.

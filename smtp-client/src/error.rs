@@ -151,6 +151,11 @@ impl Error {
         self
     }
 
+    /// The server ends the session before it has begun (RFC 5321 §3.8): nothing behind that was run.
+    pub(crate) fn is_turned_away(&self) -> bool {
+        matches!(self, Self::Refused { step: Step::Greeting | Step::Hello, reply } if reply.code().get() == 421)
+    }
+
     /// The step that failed.
     #[must_use]
     pub const fn step(&self) -> Step {

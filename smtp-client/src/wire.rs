@@ -68,6 +68,11 @@ impl Wire {
         self.io.is_some() && self.write_error.is_none() && self.session.is_idle() && self.input.is_empty()
     }
 
+    /// The facts of the stream as they are now, if it is there.
+    pub(crate) fn info(&self) -> Option<ChannelInfo> {
+        self.io.as_ref().map(|io| io.info())
+    }
+
     /// True if something can still be said or heard.
     pub(crate) fn is_open(&self) -> bool {
         self.io.is_some() && !self.session.is_over()

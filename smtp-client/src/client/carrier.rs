@@ -29,6 +29,8 @@ struct Carrier {
     address: Address,
     max: usize,
     used: AtomicUsize,
+    /// The server wants no more streams on it.
+    full: AtomicBool,
     /// When a stream was given back last.
     left: Mutex<Instant>,
     /// What the server has said to EHLO last.
@@ -36,21 +38,30 @@ struct Carrier {
 }
 
 /// A stream's place on its carrier; dropping it makes room for another.
-struct Slot(Arc<Carrier>);
+struct Slot {
+    carrier: Arc<Carrier>,
+    /// The carrier was there before.
+    reused: bool,
+}
 
 #[async_trait]
 impl Reopen for Slot {
     async fn reopen(&mut self, options: &Options) -> Result<Box<dyn ByteStream>, Error> {
-        let mut connection = self.0.connection.lock().await;
-        open(&mut **connection, &self.0.address, options).await
+        let mut connection = self.carrier.connection.lock().await;
+        open(&mut **connection, &self.carrier.address, options).await
+    }
+
+    fn forsake(&self) -> bool {
+        self.carrier.full.store(true, Ordering::Release);
+        self.reused
     }
 
     fn remember(&self, capabilities: &Capabilities) {
-        *self.0.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(capabilities.clone());
+        *self.carrier.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(capabilities.clone());
     }
 
     fn remembered(&self) -> Option<Capabilities> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.carrier.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -69,7 +80,7 @@ impl Carriers {
                 match slot.reopen(options).await {
                     Ok(stream) => return Ok((stream, Box::new(slot))),
                     // It is of no more use: another, or a new one.
-                    Err(_) => self.lock().retain(|carrier| !Arc::ptr_eq(carrier, &slot.0)),
+                    Err(_) => self.lock().retain(|carrier| !Arc::ptr_eq(carrier, &slot.carrier)),
                 }
             }
             let turn = if self.is_each_alone() { None } else { Some(self.turn.lock().await) };
@@ -106,11 +117,12 @@ impl Carriers {
             address: target.address.clone(),
             max,
             used: AtomicUsize::new(1),
+            full: AtomicBool::new(false),
             left: Mutex::new(Instant::now()),
             known: Mutex::default(),
         });
         self.lock().push(Arc::clone(&carrier));
-        Ok((stream, Box::new(Slot(carrier))))
+        Ok((stream, Box::new(Slot { carrier, reused: false })))
     }
 
     fn is_each_alone(&self) -> bool {
@@ -118,7 +130,8 @@ impl Carriers {
     }
 
     fn has_room(&self) -> bool {
-        self.lock().iter().any(|carrier| carrier.used.load(Ordering::Acquire) < carrier.max)
+        let has_room = |carrier: &Carrier| carrier.used.load(Ordering::Acquire) < carrier.max;
+        self.lock().iter().any(|carrier| !carrier.is_full() && has_room(carrier))
     }
 
     /// Drops connections that have had no stream for so long, which closes them; when the next one may be due, if any
@@ -127,6 +140,7 @@ impl Carriers {
         let mut carriers = self.lock();
         let now = Instant::now();
         let due = |carrier: &Carrier| match carrier.used.load(Ordering::Acquire) {
+            0 if carrier.is_full() => now,
             0 => *carrier.left.lock().unwrap_or_else(PoisonError::into_inner) + idle,
             // One that is in use has all of it before it.
             _ => now + idle,
@@ -143,11 +157,11 @@ impl Carriers {
     fn reserve(&self) -> Option<Slot> {
         let room = |used: usize, max: usize| (used < max).then_some(used + 1);
         let carriers = self.lock();
-        let carrier = carriers.iter().find(|carrier| {
+        let carrier = carriers.iter().filter(|carrier| !carrier.is_full()).find(|carrier| {
             let max = carrier.max;
             carrier.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| room(used, max)).is_ok()
         })?;
-        Some(Slot(Arc::clone(carrier)))
+        Some(Slot { carrier: Arc::clone(carrier), reused: true })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Carrier>>> {
@@ -155,9 +169,15 @@ impl Carriers {
     }
 }
 
+impl Carrier {
+    fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
-        *self.0.left.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.0.used.fetch_sub(1, Ordering::AcqRel);
+        *self.carrier.left.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.carrier.used.fetch_sub(1, Ordering::AcqRel);
     }
 }

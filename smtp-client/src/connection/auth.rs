@@ -23,6 +23,7 @@ impl Connection {
     /// [`Error::Local`] before anything is sent if there is no such mechanism, or if the channel may not see the
     /// secret; [`Error::Refused`] for a 4yz or 5yz, after which the connection goes on unauthenticated.
     pub async fn auth(&mut self, credentials: &Credentials) -> Result<Reply, Error> {
+        self.confirmed(Step::Auth).await?;
         let offered = self.capabilities().mechanisms().collect::<Vec<_>>();
         let mechanism = credentials.choose(offered.iter().copied(), &self.info);
         let mut mechanism = mechanism.map_err(|why| Error::local(Step::Auth, why))?;

@@ -63,7 +63,12 @@ impl AsyncWrite for Early {
 
 impl ByteStream for Early {
     fn info(&self) -> ChannelInfo {
-        self.plain.info()
+        let mut info = self.plain.info();
+        let done = *self.handshake.borrow() == Some(true);
+        if let Some(tls) = info.tls.as_mut().filter(|_| done) {
+            tls.exporter = Some([7; 32]);
+        }
+        info
     }
 
     fn poll_confirmed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -231,7 +236,14 @@ async fn held_back(line: &str, act: impl AsyncFnOnce(&mut Connection)) {
 #[tokio::test(start_paused = true)]
 async fn what_must_stay_secret_waits_for_the_handshake() {
     let jo = Credentials::new("jo", "hunter2").unwrap();
-    held_back("AUTH PLAIN AGpvAGh1bnRlcjI=", async |connection| drop(connection.auth(&jo).await)).await;
+    held_back("AUTH PLAIN AGpvAGh1bnRlcjI=", async |connection| {
+        let exporter = |connection: &Connection| connection.info().tls.as_ref().unwrap().exporter;
+        assert_eq!(exporter(connection), None);
+        drop(connection.auth(&jo).await);
+        // A mechanism with channel binding would have had something to bind to.
+        assert_eq!(exporter(connection), Some([7; 32]));
+    })
+    .await;
     held_back("VRFY jo", async |connection| drop(connection.vrfy("jo").await)).await;
     held_back("EXPN all", async |connection| drop(connection.expn("all").await)).await;
     held_back("ETRN example", async |connection| drop(connection.raw("ETRN example").await)).await;

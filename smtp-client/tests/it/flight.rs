@@ -366,8 +366,8 @@ async fn a_connection_without_a_session_is_closed_after_a_while_even_without_a_p
 
 #[tokio::test(start_paused = true)]
 async fn what_one_session_has_heard_holds_for_the_next_on_the_same_connection() {
-    let ((one, mut a), (two, mut b), (three, mut c)) = (stream(), stream(), stream());
-    let mut client = client([vec![one, two], vec![three]], |settings| settings.max_idle = 0);
+    let ((one, mut a), (two, mut b), (three, mut c), (four, mut d)) = (stream(), stream(), stream(), stream());
+    let mut client = client([vec![one, two], vec![three, four]], |settings| settings.max_idle = 0);
     let secret = || envelope_with(" RET=HDRS", &["a@x.test"]);
     let server = async {
         a.expect("EHLO client.test").await;
@@ -380,14 +380,18 @@ async fn what_one_session_has_heard_holds_for_the_next_on_the_same_connection() 
         b.expect("BDAT 4 LAST\nhi\nQUIT").await;
         b.say_at_once("421 4.3.2 down").await;
         drop(b);
-        // Another connection may lead to another server.
+        // Another connection may lead to another server: nothing is known of it, not even that it shuts down.
         c.expect("EHLO client.test").await;
         c.silent().await;
+        c.say_at_once(&HELLO.replace("PIPELINING", "DSN\n250-PIPELINING")).await;
+        c.expect("MAIL FROM:<from@client.test> RET=HDRS\nRCPT TO:<a@x.test>\nBDAT 4 LAST\nhi").await;
+        c.say_at_once("250 ok\n250 ok\n250 again").await;
+        c.on("QUIT", "221 bye").await;
+        d.expect("EHLO client.test\nMAIL FROM:<from@client.test> RET=HDRS").await;
     };
     let work = async {
         assert_eq!(results(deliver(&mut client, secret()).await.unwrap()), ["250 taken"]);
-        let error = deliver(&mut client, secret()).await.unwrap_err();
-        assert_eq!(error.downcast_ref::<Unanswered>().unwrap().error().step(), Step::Greeting);
+        assert_eq!(results(deliver(&mut client, secret()).await.unwrap()), ["250 again"]);
         let _ = tokio::time::timeout(Duration::from_secs(1), deliver(&mut client, secret())).await;
     };
     tokio::join!(work, server);

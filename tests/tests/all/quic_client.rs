@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use smtp_client::{Connection as Client, Error, Options, SendOptions};
-use smtp_core::service::Body;
+use smtp_client::{Connection as Client, Error, Options, SendOptions, Settings};
+use smtp_core::channel::SessionInfo;
+use smtp_core::service::{Body, Transaction};
 use smtp_core::stream::{
     ByteStream, CloseCode, ConnectStep, Connection, Connector, Target, TlsMode, TlsPolicy, Verification,
 };
@@ -16,6 +17,7 @@ use smtp_tests::peers::require;
 use smtp_tls::ClientTls;
 use smtp_transport_quic::{ConnectOptions, EarlyData, QuicConnector, QuicError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tower::{Service, ServiceExt};
 
 /// A server script, and what reaches it.
 struct Theirs {
@@ -285,5 +287,34 @@ fn our_client_sends_refused_early_data_again() {
         let mut stream = connection.open().await.unwrap();
         assert_eq!(codes(&talk(&mut *stream, &flight(&content(3_000))).await.unwrap()), FLIGHT);
         theirs.has_taken(&content(3_000));
+    });
+}
+
+#[test]
+fn our_pooled_client_delivers_to_a_stranger_in_one_flight_early_or_not() {
+    with_runtime(async {
+        for script in ["server.py", "server_forgets_tickets.py"] {
+            let Some(theirs) = Theirs::start(script, &[], EarlyData::Gated) else { return };
+            for (round, octets) in [3_000, 20_000].into_iter().enumerate() {
+                let settings = Settings { tls: VERIFIED, max_idle: 0, ..Settings::default() };
+                let mut client = smtp_client::Client::new(theirs.connector.clone(), theirs.target.clone(), settings);
+                let content = content(octets);
+                let transaction = Transaction {
+                    session: SessionInfo::local("test"),
+                    envelope: envelope(&["you@aioquic.test", "nobody@aioquic.test"]),
+                    body: Body::from_bytes(content.clone()),
+                };
+                let outcome = client.ready().await.unwrap().call(transaction).await.unwrap();
+                assert_eq!(outcome.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false], "{script}");
+                let early = format!("\"early\": {}", round == 1 && script == "server.py");
+                let handshake = theirs.server.event("handshake").unwrap();
+                assert!(handshake.contains(&early), "{script}, {round}: {handshake}");
+                theirs.has_taken(&content);
+                // The ticket comes behind the handshake.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                drop(client);
+                theirs.connector.wait_idle().await;
+            }
+        }
     });
 }
