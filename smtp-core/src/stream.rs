@@ -23,6 +23,8 @@ use core::pin::Pin;
 use core::task::{Context, Poll};
 use std::io;
 
+use alloc::sync::Arc;
+
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -168,6 +170,13 @@ pub trait Connector: Send + Sync + 'static {
     /// # Errors
     /// [`ConnectError`] names the step that failed.
     async fn connect(&self, target: &Target, policy: &TlsPolicy) -> Result<Box<dyn Connection>, ConnectError>;
+}
+
+#[async_trait]
+impl Connector for Arc<dyn Connector> {
+    async fn connect(&self, target: &Target, policy: &TlsPolicy) -> Result<Box<dyn Connection>, ConnectError> {
+        (**self).connect(target, policy).await
+    }
 }
 
 #[async_trait]

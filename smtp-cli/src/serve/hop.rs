@@ -91,7 +91,7 @@ impl Hop {
     /// # Errors
     /// If a file that it names cannot be used, or TLS is not what its words need.
     pub(super) fn client(&self, hello: &EhloName) -> Result<Named<Client>, Failure> {
-        let tls = TlsOptions { ca: self.ca.clone(), pin: self.pin, insecure: self.insecure, key_log: false };
+        let tls = TlsOptions { ca: self.ca.clone(), pin: self.pin, insecure: self.insecure, ..TlsOptions::default() };
         let policy = tls.policy(&self.url, self.user.is_some())?;
         let way = tls.way(&self.url, Calling::default())?;
         let settings = Settings {
