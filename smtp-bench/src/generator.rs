@@ -184,8 +184,10 @@ struct Start {
 impl Schedule {
     fn new(plan: &Plan) -> Self {
         let begin = Instant::now();
-        let counted_from = begin + plan.warm_up;
-        let until = plan.lasts().map(|span| counted_from + span);
+        // A span too long for the clock is one without end.
+        let after = |at: Instant, span| at.checked_add(span).unwrap_or_else(|| at + Duration::from_secs(1 << 30));
+        let counted_from = after(begin, plan.warm_up);
+        let until = plan.lasts().map(|span| after(counted_from, span));
         Self { begin, counted_from, until, pace: plan.pace, messages: plan.messages, next: AtomicU64::new(0) }
     }
 

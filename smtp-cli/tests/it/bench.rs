@@ -179,3 +179,19 @@ fn people_get_a_table_and_machines_get_rows() {
     assert!(lines.clone().any(|line| line.contains(",message,10,")), "{rows:?}");
     assert!(lines.all(|line| columns(line) == head), "{rows:?}");
 }
+
+#[test]
+fn sessions_authenticate() {
+    let server = Server::serve(&["--user", "me:secret", "--mailbox", "you@localhost"]);
+    let file = server.folder().join("password");
+    let run = |password: &str| {
+        std::fs::write(&file, password).unwrap();
+        let login = ["--user", "me", "--password-file", file.to_str().unwrap(), "--insecure", "--from", "me@localhost"];
+        bench(&[&[server.url(), "-s", "2", "-m", "4", "--json", "--to", "you@localhost"], &login[..]].concat())
+    };
+    let done = run("secret\n");
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(count(&report(&done), "auth") >= 2, "{done:?}");
+    assert_eq!(server.messages("localhost", "you").len(), 4);
+    assert_eq!(run("wrong\n").code, Some(77));
+}
