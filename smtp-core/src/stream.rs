@@ -18,12 +18,11 @@ pub use proxy::{AcceptProxy, ProxyError, ProxyFault, ProxyHeader, ProxyInfo, Pro
 pub use race::race;
 pub use resolve::{Discover, Resolve, SystemResolver, socket_addresses};
 
+use alloc::sync::Arc;
 use core::future::Future;
 use core::pin::Pin;
 use core::task::{Context, Poll};
 use std::io;
-
-use alloc::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
