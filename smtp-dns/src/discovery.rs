@@ -73,7 +73,12 @@ impl<D: Dns> SvcbDiscovery<D> {
 #[async_trait]
 impl<D: Dns> Discover for SvcbDiscovery<D> {
     async fn discover(&self, target: &Target) -> io::Result<Option<Target>> {
-        let Address::Host { host: host @ Host::Domain(name), port } = &target.address else { return Ok(None) };
+        let Address::Host { host, port } = &target.address else { return Ok(None) };
+        // Whoever has looked the addresses up already goes by them, and by the name that they are of.
+        let name = match (host, &target.server_name) {
+            (Host::Domain(name), _) | (Host::Literal(_), Some(name)) => name,
+            (Host::Literal(_), None) => return Ok(None),
+        };
         let found = self.look(name, *port).await?;
         let at = |port| Address::Host { host: host.clone(), port };
         Ok(found.map(|port| Target { address: at(port), server_name: target.server_name.clone() }))

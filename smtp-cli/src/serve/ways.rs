@@ -6,13 +6,14 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use smtp_client::{Client, Options};
+use smtp_client::{Client, Options, RacingConnector, RacingOptions};
 use smtp_core::types::{EhloName, ForwardPath, Host, Refusal};
-use smtp_dns::{Resolver, Settings as DnsSettings};
+use smtp_dns::{Dns, Resolver, Settings as DnsSettings, SvcbDiscovery};
 use smtp_queue::{BoxDelivery, NextHop, Plan as QueuePlan, Router};
 use smtp_route::{Exchanges, Named, Own, Routes, Settings as RouteSettings};
 use smtp_server::{Mailboxes, Maildir};
 use smtp_tls::ClientTls;
+use smtp_transport_quic::{ConnectOptions, QuicConnector};
 use smtp_transport_tcp::TcpConnector;
 
 use super::Plan;
@@ -118,7 +119,12 @@ fn exchanges(plan: &Plan, hello: EhloName, own: &[IpAddr]) -> Result<Exchanges, 
     let own = Own::new(names, own.iter().copied()).with_loopback(plan.mx_port.is_none());
     let client = smtp_client::Settings { options: Options::new(hello), ..smtp_client::Settings::default() };
     let settings = RouteSettings { port: plan.mx_port.unwrap_or(25), ..RouteSettings::default() };
-    Ok(Exchanges::new(Arc::new(dns), TcpConnector::new(tls), own, client, settings))
+    let dns: Arc<dyn Dns> = Arc::new(dns);
+    // A host that says so in the DNS is reached over QUIC, raced against TCP.
+    let quic = QuicConnector::new(&tls, ConnectOptions::default()).map_err(Failure::config)?;
+    let discovery = SvcbDiscovery::new(Arc::clone(&dns), "smtp-quic-00");
+    let connector = RacingConnector::new(quic, TcpConnector::new(tls), discovery, RacingOptions::default());
+    Ok(Exchanges::new(dns, connector, own, client, settings))
 }
 
 /// The table that holds now.

@@ -86,6 +86,16 @@ async fn only_names_are_looked_for() {
 
 /// The name that the certificate must show is not the record's to change.
 #[tokio::test]
+async fn an_address_that_was_looked_up_is_kept_and_found_by_its_hosts_name() {
+    let dns = Memory::new().with_svcb(OWNER, good(1));
+    let mut target = Target::host("[192.0.2.7]".parse().unwrap(), 25);
+    target.server_name = Some("mx.example".parse().unwrap());
+    let found = SvcbDiscovery::new(Arc::new(dns), "smtp-quic-00").discover(&target).await.unwrap().unwrap();
+    assert_eq!(found.address.to_string(), "[192.0.2.7]:443");
+    assert_eq!(found.server_name, target.server_name);
+}
+
+#[tokio::test]
 async fn the_reference_identity_stays() {
     let mut target = Target::host(HOST.parse().unwrap(), 25);
     target.server_name = Some("mail.example".parse().unwrap());
