@@ -299,6 +299,7 @@ fn host_and_port(scheme: &Scheme, rest: &str, default: Option<u16>, has_path: bo
     let host = parse_host(host)?;
     let port = match port {
         Some(port) => port.parse().map_err(|_| fault(format!("{port:?} is not a port: a number from 0 to 65535")))?,
+        //
         None => default.ok_or_else(|| fault(format!("there is no usual port for this; name the server's: {shape}")))?,
     };
     if scheme.protocol == Protocol::Lmtp && port == 25 {

@@ -292,6 +292,7 @@ impl Registry {
         for extension in self.iter().filter(|e| e.is_offered(context)) {
             out.push('\n');
             out.push_str(extension.keyword);
+            // Whether the channel implies it is not asked.
             (extension.announce)(context, out);
         }
     }

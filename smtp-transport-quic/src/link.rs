@@ -198,6 +198,7 @@ impl Link {
         let exported = confirmed && self.quic.export_keying_material(&mut exporter, EXPORTER, &[]).is_ok();
         let peer_certificates = if confirmed { self.peer_certificates() } else { Vec::new() };
         let verified = match self.role {
+            // As after STARTTLS, and no more.
             Role::Client => self.verifies,
             // A certificate that does not hold never gets through the handshake.
             Role::Server => !peer_certificates.is_empty(),

@@ -4,6 +4,7 @@ mod ends;
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -50,10 +51,22 @@ impl Stdio {
         if TAKEN.swap(true, Ordering::Relaxed) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "standard input and output are in use already"));
         }
-        let Ends { input, output, facts } = ends::take()?;
+        Ok(Self::new(ends::take()?))
+    }
+
+    /// The same on other descriptors than those of the process: both ends of two pipes make a channel within one
+    /// process. Has to be called in a tokio runtime. They become non-blocking, also for whoever shares them.
+    ///
+    /// # Errors
+    /// If the system does not let them be used.
+    pub fn on(input: OwnedFd, output: OwnedFd) -> io::Result<Self> {
+        Ok(Self::new(ends::on(input, output)?))
+    }
+
+    fn new(Ends { input, output, facts }: Ends) -> Self {
         let (alive, over) = watch::channel(());
         let stream = StdioStream { input, output: Some(output), facts: facts.clone(), _alive: alive };
-        Ok(Self { stream: Mutex::new(Some(stream)), facts, over })
+        Self { stream: Mutex::new(Some(stream)), facts, over }
     }
 }
 

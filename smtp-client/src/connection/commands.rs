@@ -147,6 +147,7 @@ impl Connection {
         } else {
             self.ask(&Command::Quit).await
         };
+        //
         self.wire.close(self.options.timeouts.quit).await;
         reply
     }

@@ -68,6 +68,7 @@ impl Connection {
     }
 
     /// Queues a message that is in memory as one chunk.
+    //
     pub(super) fn queue_whole(&mut self, content: &mut Outgoing, attempt: &mut Attempt) -> Result<(), Error> {
         if attempt.ended || attempt.answered() {
             return Ok(());

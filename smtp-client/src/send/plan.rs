@@ -72,6 +72,7 @@ impl NextHop<'_> {
         }
         // RFC 6152 §3. Without BODY what is sent was never said, and can be looked at only if it is in memory.
         if mail.parameters.value(BodyType::KEYWORD).is_none() && ascii == Some(false) {
+            //
             if !session.offers("8BITMIME") {
                 return Err(Refusal::fixed(554, (5, 6, 3), "the next hop does not take 8-bit content"));
             }

@@ -335,6 +335,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             if self.poll_calls(cx) || self.poll_delivery(cx) || !self.session.output().is_empty() {
                 return Poll::Ready(Ok(Waited::Changed));
             }
+            // The session comes to read only when all that is there was run and answered.
             if self.wire.eof {
                 return Poll::Ready(Ok(Waited::Eof));
             }
@@ -352,6 +353,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             }
             if started.is_none() {
                 started = Some(Instant::now());
+                // Only octets of the session end this wait.
                 self.timer.arm(limit);
             }
             ready!(self.timer.poll(cx));
@@ -423,6 +425,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
     /// The client sends no more. What it still waits for has been said.
     async fn hang_up(&mut self) -> io::Result<()> {
         let midway = self.session.in_content() || !self.wire.input.is_empty();
+        //
         self.abandon("the client closed the channel within the message");
         self.timer.arm(self.settings.timeouts.close);
         // The peer is on its way out; whether it hears ours no longer matters.

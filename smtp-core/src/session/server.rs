@@ -248,6 +248,7 @@ impl Session {
         if !self.pending.is_empty() {
             return Some(Step::Wait);
         }
+        // The greeting is asked for at the client's first octets, and said before what they are is looked at.
         if self.info.channel.client_speaks_first && input.is_empty() {
             return Some(Step::Read);
         }

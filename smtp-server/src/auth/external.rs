@@ -90,6 +90,7 @@ impl Exchange for External {
             return Step::Malformed;
         }
         match self.user_of(&session.channel).await {
+            //
             Ok(Some(user)) if acts_as.is_empty() || acts_as == &*user => Step::Success { user },
             Ok(_) => Step::Failed,
             Err(Unavailable) => Step::Unavailable,

@@ -7,7 +7,10 @@ use smtp_core::channel::ChannelInfo;
 use super::flow::{cannot, ping_pong, send};
 use super::{Ends, Passed};
 
-pub(super) async fn facts(ends: Ends) -> Result<Passed, String> {
+pub(super) async fn facts(mut ends: Ends) -> Result<Passed, String> {
+    // What is known of TLS may grow until the handshake is complete.
+    cannot("the client's handshake", poll_fn(|cx| ends.client.poll_confirmed(cx)).await)?;
+    cannot("the server's handshake", poll_fn(|cx| ends.server.poll_confirmed(cx)).await)?;
     let (client, server) = (ends.client.info(), ends.server.info());
     for (side, info, again) in [("client", &client, ends.client.info()), ("server", &server, ends.server.info())] {
         if *info != again {

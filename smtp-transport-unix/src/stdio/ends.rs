@@ -84,16 +84,27 @@ pub(super) fn take() -> io::Result<Ends> {
         rustix::stdio::dup2_stderr(&null)?;
     }
 
-    let output = if input.is_socket && input.file_id == output.file_id {
-        Output::SameSocket
-    } else {
-        Output::Own(output.into_output()?)
-    };
-    let (input, facts) = input.into_input()?;
-    Ok(Ends { input, output, facts })
+    Ends::new(input, output)
 }
 
-/// A duplicate of one of the three, and what it is.
+/// Takes a duplicate of these two, which need not be those of the process.
+pub(super) fn on(input: impl AsFd, output: impl AsFd) -> io::Result<Ends> {
+    Ends::new(Taken::new(input)?, Taken::new(output)?)
+}
+
+impl Ends {
+    fn new(input: Taken, output: Taken) -> io::Result<Self> {
+        let output = if input.is_socket && input.file_id == output.file_id {
+            Output::SameSocket
+        } else {
+            Output::Own(output.into_output()?)
+        };
+        let (input, facts) = input.into_input()?;
+        Ok(Self { input, output, facts })
+    }
+}
+
+/// A duplicate of a descriptor, and what it is.
 struct Taken {
     file: File,
     is_socket: bool,

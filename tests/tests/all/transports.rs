@@ -1,9 +1,14 @@
 //! One suite, every transport: the scenario files and the transport kit, unchanged, over all of them. Same octets and
 //! same channel facts, same replies.
 
+mod early;
+mod stdio;
+
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use smtp_core::stream::{
@@ -15,11 +20,14 @@ use smtp_test::memory::{Knobs, MemoryListener};
 use smtp_test::scenario::{Report, Runner, Scenario};
 use smtp_tests::scenarios::{Reference, folders, reference_stack};
 use smtp_tls::{ClientTls, SelfSigned, ServerTls};
-use smtp_transport_quic::{ConnectOptions as QuicConnectOptions, QuicConnector, QuicListener, QuicOptions};
+use smtp_transport_quic::{ConnectOptions as QuicConnectOptions, EarlyData, QuicConnector, QuicListener, QuicOptions};
 use smtp_transport_tcp::{ListenOptions, TcpConnector, TcpListener, Tls};
 use smtp_transport_unix::{ListenOptions as UnixOptions, UnixConnector, UnixListener, unix_target};
 use smtp_transport_websocket::{WebSocketConnector, WebSocketListener};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
+
+use early::WarmConnector;
 
 /// Scenarios that say more than holds on a transport, and why.
 const EXCEPT: [(&str, &str, &str); 1] = [(
@@ -40,6 +48,8 @@ struct Transport {
     policy: TlsPolicy,
     /// Both sides upgrade before anything is said.
     upgraded: bool,
+    /// With early data: how many first flights were under way before the handshake was complete.
+    early: Option<AtomicUsize>,
 }
 
 /// Every transport: a new one joins with a line.
@@ -66,13 +76,26 @@ fn transports(tls: &Path) -> Vec<Arc<Transport>> {
         let connector = QuicConnector::new(&client, QuicConnectOptions::default()).unwrap();
         make(name, listener, Box::new(connector), port, policy(TlsMode::Implicit), false)
     };
+    let early = |name| {
+        let options = QuicOptions { early_data: EarlyData::Gated, ..QuicOptions::default() };
+        let listener = QuicListener::bind(ANY, &server, options).unwrap();
+        let port = listener.url().rsplit(':').next().unwrap().parse().unwrap();
+        let connector = Box::new(WarmConnector::new(client.clone()));
+        let target = Target::host(Host::Literal(ANY.ip().into()), port);
+        let (policy, early) = (policy(TlsMode::Implicit), Some(AtomicUsize::new(0)));
+        Arc::new(Transport { name, listener: Box::new(listener), connector, target, policy, upgraded: false, early })
+    };
+    let stdio = |name| {
+        let (listener, connector) = stdio::pipes();
+        make(name, listener, Box::new(connector), 0, TlsPolicy::NONE, false)
+    };
     let unix = |name, folder: &Path| {
         let path = folder.join("socket");
         let listener = UnixListener::bind(&path, &UnixOptions::default()).unwrap();
         let target = unix_target(&listener.url()).unwrap();
         let connector = Box::new(UnixConnector::new());
         let listener = Box::new(listener);
-        Arc::new(Transport { name, listener, connector, target, policy: TlsPolicy::NONE, upgraded: false })
+        Arc::new(Transport { name, listener, connector, target, policy: TlsPolicy::NONE, upgraded: false, early: None })
     };
     let websocket = |name, tls: fn(ServerTls) -> Tls, policy| {
         let options = ListenOptions { tls: tls(server.clone()), ..ListenOptions::default() };
@@ -88,6 +111,8 @@ fn transports(tls: &Path) -> Vec<Arc<Transport>> {
         tcp("TCP, upgraded", Tls::StartTls, policy(TlsMode::Required), true),
         tcp("implicit TLS", Tls::Implicit, policy(TlsMode::Implicit), false),
         quic("QUIC"),
+        early("QUIC, 0-RTT"),
+        stdio("stdio"),
         unix("Unix", tls),
         websocket("WebSocket", |_| Tls::None, TlsPolicy::NONE),
         websocket("WebSocket over TLS", Tls::Implicit, policy(TlsMode::Implicit)),
@@ -105,7 +130,7 @@ fn make(
     upgraded: bool,
 ) -> Arc<Transport> {
     let target = Target::host(Host::Literal(ANY.ip().into()), port);
-    Arc::new(Transport { name, listener: Box::new(listener), connector, target, policy, upgraded })
+    Arc::new(Transport { name, listener: Box::new(listener), connector, target, policy, upgraded, early: None })
 }
 
 /// What a side holds as long as it talks.
@@ -123,8 +148,16 @@ impl Transport {
     }
 
     async fn server(&self) -> std::io::Result<End> {
-        let mut connection = self.listener.accept().await?;
-        let mut stream = connection.accept().await?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        let (mut stream, connection) = loop {
+            let mut connection = self.listener.accept().await?;
+            match connection.accept().await {
+                Ok(Some(stream)) => break (stream, connection),
+                // It was for a ticket.
+                Ok(None) | Err(_) if self.early.is_some() => {}
+                Ok(None) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Err(error) => return Err(error),
+            }
+        };
         if self.upgraded {
             stream = stream.upgrade().await?;
         }
@@ -140,7 +173,21 @@ impl Transport {
             drop(connection);
             result
         });
-        let (stream, connection) = self.client().await.map_err(|error| error.to_string())?;
+        let (mut stream, connection) = self.client().await.map_err(|error| error.to_string())?;
+        if let Some(count) = &self.early {
+            if scenario.unmet(&stream.info()).is_some() {
+                // The server looks for a connection with a session on it, so it gets one.
+                stream.write_all(b"QUIT\r\n").await.map_err(|error| error.to_string())?;
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+                return Ok(false);
+            }
+            if let Some(word) = early::forbidden(&scenario) {
+                println!("{}: {} waits for the handshake: {word} is not for early data", self.name, scenario.name());
+                poll_fn(|cx| stream.poll_confirmed(cx)).await.map_err(|error| error.to_string())?;
+            } else if stream.info().tls.is_some_and(|tls| tls.exporter.is_none()) {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
         let report = Runner::default().run(&scenario, stream).await;
         drop(connection);
         // How the channel ended is the scenario's business; that the session ends is ours.
@@ -174,6 +221,12 @@ fn every_scenario_over_every_transport() {
                 let passed = play_all(&transport, &scenarios, &reference, &mut failures).await;
                 let (name, all) = (transport.name, scenarios.len());
                 println!("{protocol:?}, {name}: {passed} of {all} scenarios passed, the others do not apply");
+                if let Some(early) = transport.early.as_ref().map(|early| early.load(Ordering::Relaxed)) {
+                    println!("{protocol:?}, {name}: {early} first flights were early data");
+                    if early < all / 2 {
+                        failures.push(format!("{protocol:?}, {name}: only {early} first flights were early data"));
+                    }
+                }
                 if passed < all / 2 {
                     failures.push(format!("{protocol:?}, {name}: only {passed} scenarios apply"));
                 }

@@ -126,7 +126,7 @@ impl Session {
             verdict => return self.succeed(kept, verdict),
         };
         match kept {
-            // RFC 5321 §3.1: a client that was turned away is waited for until it quits.
+            // RFC 5321 §3.1: a client that was turned away is waited for until it quits.
             Kept::Connect => self.state = State::TurnedAway,
             Kept::Sasl => self.state = State::Ready,
             Kept::Data => self.end_transaction(),
@@ -235,6 +235,7 @@ impl Session {
                 plain(334, STANDARD.encode(octets))
             }
             Verdict::Authenticated(identity) => {
+                // Each session has facts of its own.
                 Arc::make_mut(&mut self.info).identity = Some(identity);
                 Reply::fixed(235, (2, 7, 0), "authenticated")
             }
