@@ -67,4 +67,18 @@ fn what_cannot_be_is_said_and_nothing_is_written() {
         assert!(!users.exists(), "{arguments:?}");
     }
     assert_eq!(run(smtp(["user", "jump"])).code, Some(64));
+
+    assert_eq!(user(&["add", "al"], "x").code, Some(0));
+    let before = std::fs::read(&users).unwrap();
+    for arguments in [
+        ["--send-as", "\"a b\"@example.org"],
+        ["--send-as", "uid=5@example.org"],
+        ["--send-as", "cert=a@example.org"],
+        ["--certificate-address", "\"a b\"@example.org"],
+    ] {
+        let ended = user(&[&["add", "jo"], &arguments[..]].concat(), "x");
+        assert_eq!(ended.code, Some(64), "{ended:?}");
+        assert!(ended.stderr.contains(&format!("{} cannot stand in a user file", arguments[1])), "{ended:?}");
+        assert_eq!(std::fs::read(&users).unwrap(), before, "{arguments:?}");
+    }
 }
