@@ -72,7 +72,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     scram_sha_1: bool,
 
-    /// Keep the password itself, for CRAM-MD5: whoever reads the file has it.
+    /// Keep the password itself, for CRAM-MD5: whoever reads the file has it. Offered if it is kept of all users.
     #[arg(long)]
     cram_md5: bool,
 
