@@ -66,6 +66,28 @@ fn half_a_message_is_not_sent() {
 }
 
 #[test]
+fn prdr_has_an_answer_for_each() {
+    const OK: &str = "250 ok\r\n";
+    let url = scripted(
+        "220 x\r\n",
+        &[
+            ("EHLO", "250-x\r\n250 PRDR\r\n"),
+            ("MAIL", OK),
+            ("RCPT", OK),
+            ("DATA", "354 go\r\n"),
+            (".", "353 each\r\n250 a\r\n550 not b\r\n250 all\r\n"),
+            ("QUIT", "221 bye\r\n"),
+        ],
+    );
+    let input = b"EHLO me\nMAIL FROM:<a@b.example> PRDR\nRCPT TO:<a@x.example>\nRCPT TO:<b@x.example>\nDATA\nhi\n.\n";
+    let talk = run_with(smtp(["shell", &url]), input);
+    assert_eq!(talk.code, Some(0), "{talk:?}");
+    for part in ["<- 353 each", "<- 550 not b", "<- 250 all", "<- 221 bye"] {
+        assert!(talk.stdout.contains(part), "{part}: {talk:?}");
+    }
+}
+
+#[test]
 fn the_end_of_the_other_side_is_the_end() {
     let gone = scripted("220 x\r\n", &[("NOOP", "421 closing\r\n")]);
     let talk = run_with(smtp(["shell", &gone]), b"NOOP\nNOOP\n");
