@@ -12,7 +12,7 @@ use smtp_core::stream::TlsPolicy;
 use smtp_core::types::{EhloName, Envelope, Invalid, Mail, Mailbox, Parameters, Rcpt, ReversePath};
 use smtp_transport_quic::Observer;
 
-use super::lockstep::{self, Until};
+use super::envelope::{self, Until};
 use super::recorder::Recorder;
 use super::report::Report;
 use super::verdict::{Answer, Recipient, answers_of, failure_of, recipients};
@@ -150,6 +150,7 @@ impl Job {
         let options = Options {
             timeouts: self.timeouts.clone(),
             observer: Some(Arc::clone(recorder) as Arc<dyn smtp_client::Observer>),
+            pipelining: self.pipelining,
             ..Options::default()
         };
         let connect = || connect(&*self.way.connector, &self.url, &self.policy, options.clone(), self.hello.clone());
@@ -194,11 +195,10 @@ impl Job {
         let until = match self.last {
             Stage::Mail => Some(Until::Mail),
             Stage::Rcpt => Some(Until::Rcpt),
-            _ if self.pipelining => None,
-            _ => Some(Until::Content(self.message.clone(), self.transfer)),
+            _ => None,
         };
         if let Some(until) = until {
-            let answers = lockstep::send(connection, &envelope, until).await?;
+            let answers = envelope::send(connection, &envelope, until).await?;
             return Ok((!answers.is_empty()).then_some(answers));
         }
         let options = SendOptions { transfer: self.transfer, quit: true, ..SendOptions::default() };
