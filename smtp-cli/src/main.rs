@@ -7,6 +7,7 @@
 
 mod cli;
 mod connect;
+mod credentials;
 mod exit;
 mod listen;
 mod logging;

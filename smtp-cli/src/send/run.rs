@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use smtp_client::sasl::{Credentials, Exposure};
+use smtp_client::sasl::Credentials;
 use smtp_client::{Connection, Error, Options, SendOptions, Step, Timeouts, Transfer};
 use smtp_core::extension::{BodyType, Size, SmtpUtf8};
 use smtp_core::service::Body;
@@ -18,6 +18,7 @@ use super::report::Report;
 use super::verdict::{Answer, Recipient, answers_of, failure_of, recipients};
 use super::{Arguments, Stage, message};
 use crate::connect::{TlsOptions, connect, read_password};
+use crate::credentials;
 use crate::exit::{Exit, Failure};
 use crate::transcript::{Output, Transcript};
 use crate::transport::{Calling, EarlyDataChoice, Quic, Way};
@@ -239,16 +240,8 @@ fn credentials(
     mechanism: Option<&str>,
     insecure: bool,
 ) -> Result<Credentials, Failure> {
-    let is = |name: &str| mechanism.is_some_and(|mechanism| mechanism.eq_ignore_ascii_case(name));
-    if is("EXTERNAL") {
-        // The channel says who we are; --user is whom to act as.
-        let external = Credentials::external();
-        return user
-            .map_or_else(|| Ok(external.clone()), |user| external.clone().act_as(user))
-            .map_err(Failure::config);
-    }
-    if is("ANONYMOUS") {
-        return Credentials::anonymous(user.unwrap_or_default()).map_err(Failure::config);
+    if let Some(credentials) = credentials::without_password(mechanism, user)? {
+        return Ok(credentials);
     }
     let user =
         user.ok_or_else(|| Failure::usage("--auth without --user").help("--user NAME says who authenticates"))?;
@@ -265,11 +258,5 @@ fn credentials(
                 .help("--password-file FILE names the file whose first line is the password"));
         }
     };
-    let make = if is("OAUTHBEARER") || is("XOAUTH2") { Credentials::bearer } else { Credentials::new };
-    let credentials = make(user, &password).map_err(Failure::config)?;
-    let credentials = match mechanism {
-        Some(mechanism) => credentials.pinned(mechanism),
-        None => credentials,
-    };
-    Ok(credentials.exposed(Exposure { in_clear: insecure, to_unverified: insecure }))
+    credentials::with_password(mechanism, user, &password, insecure)
 }

@@ -48,6 +48,28 @@ fn auth_helps_where_it_is_safe() {
 }
 
 #[test]
+fn auth_knows_the_mechanisms_without_a_password() {
+    let url = scripted(
+        "220 x\r\n",
+        &[
+            ("EHLO", "250-x\r\n250 AUTH EXTERNAL ANONYMOUS OAUTHBEARER XOAUTH2\r\n"),
+            ("AUTH", "235 ok\r\n"),
+            ("QUIT", "221 bye\r\n"),
+        ],
+    );
+    for mechanism in ["EXTERNAL", "ANONYMOUS", "oauthbearer", "XOAUTH2"] {
+        let input = format!("EHLO me\nauth {mechanism}\nquit\n");
+        let mut shell = smtp(["shell", &url, "--insecure"]);
+        if mechanism.to_ascii_uppercase().contains("OAUTH") {
+            shell.args(["--user", "jo"]).env("SMTP_SHELL_PASSWORD", "token");
+        }
+        let talk = run_with(shell, input.as_bytes());
+        let said = format!("-> AUTH {}", mechanism.to_ascii_uppercase());
+        assert!(talk.stdout.contains(&said) && talk.stdout.contains("<- 235 ok"), "{mechanism}: {talk:?}");
+    }
+}
+
+#[test]
 fn a_raw_exchange_hides_what_is_secret() {
     let server = Server::serve(&["--user", "jo:secret"]);
     let input = b"EHLO me\nstarttls\nEHLO me\nAUTH LOGIN\nam8=\nc2VjcmV0\nquit\n";
