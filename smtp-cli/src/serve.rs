@@ -62,7 +62,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
-    /// Users that may authenticate, in a file that `smtp user` writes. SIGHUP reads it again.
+    /// Users that may authenticate, in a file that `smtp user` writes. SIGHUP reads it again, unless there was no user
+    /// at the start.
     #[arg(long, value_name = "FILE")]
     user_file: Option<PathBuf>,
 
@@ -154,7 +155,11 @@ On standard output there is a line `listening URL` for each listener, once it ac
 With --listen pipe: standard output is the session's.
 
 SIGTERM and SIGINT end it: a client hears 421 at its next command, and may finish what it is sending. A second one \
-ends it at once. SIGHUP reads the certificates and the user file again.
+ends it at once.
+
+SIGHUP reads the certificates and the user file again. What mechanisms AUTH offers is decided at the start: a server \
+that had no user then has no AUTH and does not read the file again; nor does it come to offer EXTERNAL with the first \
+certificate or uid, or SCRAM-SHA-1 or CRAM-MD5 once all users can use them. A restart does.
 
 Examples:
   smtp serve
@@ -202,6 +207,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         reload(tls.as_ref());
         if let Some(users) = &store.users {
             reload_users(&plan, users);
+        } else if plan.user_file.is_some() {
+            tracing::warn!("there was no user at the start, so the user file is not read again; a restart reads it");
         }
     };
     match listen::until_stopped(serving, shutdown, signals, once, reload).await? {
