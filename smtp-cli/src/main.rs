@@ -12,6 +12,7 @@ mod bench;
 mod cli;
 mod config;
 mod connect;
+mod credentials;
 mod exit;
 mod listen;
 mod logging;

@@ -1,6 +1,6 @@
 //! `smtp send`: one message to one server, and everything there is to see of it.
 
-mod lockstep;
+mod envelope;
 mod message;
 mod recorder;
 mod report;

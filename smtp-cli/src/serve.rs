@@ -81,7 +81,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
-    /// Users that may authenticate, in a file that `smtp user` writes. SIGHUP reads it again.
+    /// Users that may authenticate, in a file that `smtp user` writes. SIGHUP reads it again, unless there was no user
+    /// at the start.
     #[arg(long, value_name = "FILE")]
     user_file: Option<PathBuf>,
 
@@ -238,8 +239,12 @@ On standard output there is a line `listening URL` for each listener, once it ac
 With --listen pipe: standard output is the session's.
 
 SIGTERM and SIGINT end it: a client hears 421 at its next command, and may finish what it is sending. A second one \
-ends it at once. SIGHUP reads the certificates and the user file again, and from the configuration file domains, \
-mailboxes, routes and the relay host; sessions go on.
+ends it at once.
+
+SIGHUP reads the certificates and the user file again, and from the configuration file domains, mailboxes, routes and the \
+relay host; sessions go on. What mechanisms AUTH offers is decided at the start: a server that had no user then has no \
+AUTH and does not read the file again; nor does it come to offer EXTERNAL with the first certificate or uid, or \
+SCRAM-SHA-1 or CRAM-MD5 once all users can use them. A restart does.
 
 With a queue, programs of this server's user can hand in mail by `smtp sendmail`, and `smtp queue` shows what waits.
 

@@ -81,7 +81,8 @@ layered!(Arguments {
 pub(crate) const MORE_HELP: &str = "\
 Helpers, in lower case:
   starttls          STARTTLS and the handshake; say EHLO again afterwards
-  auth [MECHANISM]  AUTH with --user and --password-file, or asks for them; after EHLO
+  auth [MECHANISM]  AUTH with --user and --password-file, or asks for them; after EHLO.
+                    EXTERNAL and ANONYMOUS need neither; for OAUTHBEARER and XOAUTH2 the password is the token
   quit              QUIT, as the end of the input does
 
 Everything else is sent as it stands. After the 354 to DATA lines are the message, until one that is a lone dot; dots \

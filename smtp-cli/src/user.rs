@@ -72,7 +72,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     scram_sha_1: bool,
 
-    /// Keep the password itself, for CRAM-MD5: whoever reads the file has it.
+    /// Keep the password itself, for CRAM-MD5: whoever reads the file has it. Offered if it is kept of all users.
     #[arg(long)]
     cram_md5: bool,
 
@@ -110,7 +110,8 @@ layered!(Arguments {
 
 /// What stands below the options in `smtp user --help`.
 pub(crate) const MORE_HELP: &str = "\
-A server that is running reads the file again on SIGHUP.
+A server that is running reads the file again on SIGHUP. It offers what mechanisms it offered at its start: restart it \
+after the first user, the first --uid or --certificate-…, and when all have --scram-sha-1 or --cram-md5.
 
 Examples:
   smtp user add jo

@@ -75,6 +75,13 @@ impl Talk {
         bounded(wait, sending).await.ok_or_else(|| self.silence())
     }
 
+    /// Waits until what is sent cannot be replayed. If the handshake fails, the stream is dead, and tells so when it is
+    /// used.
+    pub(crate) async fn confirmed(&mut self) -> Result<(), Got> {
+        let Some(io) = self.io.as_mut() else { return Ok(()) };
+        bounded(self.wait, poll_fn(|cx| io.poll_confirmed(cx).map(drop))).await.ok_or_else(|| self.silence())
+    }
+
     /// The next line, without its CRLF.
     pub(crate) async fn line(&mut self) -> Result<Vec<u8>, Got> {
         let mut scanned = 0;

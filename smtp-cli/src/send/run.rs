@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use smtp_client::sasl::{Credentials, Exposure};
+use smtp_client::sasl::Credentials;
 use smtp_client::{Connection, Error, Options, SendOptions, Step, Timeouts, Transfer};
 use smtp_core::extension::{BodyType, Size, SmtpUtf8};
 use smtp_core::service::Body;
@@ -12,12 +12,13 @@ use smtp_core::stream::TlsPolicy;
 use smtp_core::types::{EhloName, Envelope, Invalid, Mail, Mailbox, Parameters, Rcpt, ReversePath};
 use smtp_transport_quic::Observer;
 
-use super::lockstep::{self, Until};
+use super::envelope::{self, Until};
 use super::recorder::Recorder;
 use super::report::Report;
 use super::verdict::{Answer, Recipient, answers_of, failure_of, recipients};
 use super::{Arguments, Stage, message};
 use crate::connect::{TlsOptions, connect, read_password};
+use crate::credentials;
 use crate::exit::{Exit, Failure};
 use crate::transcript::{Output, Transcript};
 use crate::transport::{Calling, EarlyDataChoice, Quic, Way};
@@ -151,6 +152,7 @@ impl Job {
         let options = Options {
             timeouts: self.timeouts.clone(),
             observer: Some(Arc::clone(recorder) as Arc<dyn smtp_client::Observer>),
+            pipelining: self.pipelining,
             ..Options::default()
         };
         let connect = || connect(&*self.way.connector, &self.url, &self.policy, options.clone(), self.hello.clone());
@@ -195,11 +197,10 @@ impl Job {
         let until = match self.last {
             Stage::Mail => Some(Until::Mail),
             Stage::Rcpt => Some(Until::Rcpt),
-            _ if self.pipelining => None,
-            _ => Some(Until::Content(self.message.clone(), self.transfer)),
+            _ => None,
         };
         if let Some(until) = until {
-            let answers = lockstep::send(connection, &envelope, until).await?;
+            let answers = envelope::send(connection, &envelope, until).await?;
             return Ok((!answers.is_empty()).then_some(answers));
         }
         let options = SendOptions { transfer: self.transfer, quit: true, ..SendOptions::default() };
@@ -240,16 +241,8 @@ fn credentials(
     mechanism: Option<&str>,
     insecure: bool,
 ) -> Result<Credentials, Failure> {
-    let is = |name: &str| mechanism.is_some_and(|mechanism| mechanism.eq_ignore_ascii_case(name));
-    if is("EXTERNAL") {
-        // The channel says who we are; --user is whom to act as.
-        let external = Credentials::external();
-        return user
-            .map_or_else(|| Ok(external.clone()), |user| external.clone().act_as(user))
-            .map_err(Failure::config);
-    }
-    if is("ANONYMOUS") {
-        return Credentials::anonymous(user.unwrap_or_default()).map_err(Failure::config);
+    if let Some(credentials) = credentials::without_password(mechanism, user)? {
+        return Ok(credentials);
     }
     let user =
         user.ok_or_else(|| Failure::usage("--auth without --user").help("--user NAME says who authenticates"))?;
@@ -266,11 +259,5 @@ fn credentials(
                 .help("--password-file FILE names the file whose first line is the password"));
         }
     };
-    let make = if is("OAUTHBEARER") || is("XOAUTH2") { Credentials::bearer } else { Credentials::new };
-    let credentials = make(user, &password).map_err(Failure::config)?;
-    let credentials = match mechanism {
-        Some(mechanism) => credentials.pinned(mechanism),
-        None => credentials,
-    };
-    Ok(credentials.exposed(Exposure { in_clear: insecure, to_unverified: insecure }))
+    credentials::with_password(mechanism, user, &password, insecure)
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
-use smtp_client::sasl::{Credentials, Exposure};
+use smtp_client::sasl::Credentials;
 use smtp_client::{Connection, Error, Local, Observer, Step, TlsError};
 use smtp_core::channel::ChannelInfo;
 use smtp_core::service::Body;
@@ -12,6 +12,7 @@ use smtp_core::types::Reply;
 
 use super::input::Input;
 use crate::connect::read_password;
+use crate::credentials;
 use crate::exit::{Exit, Failure};
 use crate::send::failure_of;
 use crate::transcript::Transcript;
@@ -198,21 +199,20 @@ impl Talk {
             self.screen.transcript.note("the server offers no AUTH here: say EHLO first; some offer it under TLS only");
             return Ok(Next::Command);
         }
-        let credentials = match self.credentials().await {
+        let credentials = match self.credentials(mechanism).await {
             Ok(credentials) => credentials,
             Err(failure) => {
                 self.screen.transcript.note(failure.what());
                 return Ok(Next::Command);
             }
         };
-        let credentials = match mechanism {
-            Some(mechanism) => credentials.pinned(mechanism),
-            None => credentials,
-        };
         self.connection.auth(&credentials).await.map(|_| Next::Command)
     }
 
-    async fn credentials(&mut self) -> Result<Credentials, Failure> {
+    async fn credentials(&mut self, mechanism: Option<&str>) -> Result<Credentials, Failure> {
+        if let Some(credentials) = credentials::without_password(mechanism, self.account.user.as_deref())? {
+            return Ok(credentials);
+        }
         let broken = |error| Failure::new(Exit::Io, error);
         let none = || Failure::usage("no user, no authentication");
         let user = match &self.account.user {
@@ -227,8 +227,7 @@ impl Talk {
             (None, Ok(password)) => password,
             (None, Err(_)) => self.input.secret("password: ".into()).await.map_err(broken)?.ok_or_else(none)?,
         };
-        let exposure = Exposure { in_clear: self.account.insecure, to_unverified: self.account.insecure };
-        Ok(Credentials::new(&user, &password).map_err(Failure::config)?.exposed(exposure))
+        credentials::with_password(mechanism, &user, &password, self.account.insecure)
     }
 }
 

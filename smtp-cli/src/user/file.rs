@@ -127,11 +127,12 @@ impl UserFile {
     /// Adds `user` at the end.
     ///
     /// # Errors
-    /// If the name is taken, or the certificate or uid is somebody else's.
+    /// If the name is taken, the certificate or uid is somebody else's, or an address has no form in the file.
     pub(super) fn add(&mut self, user: User) -> Result<(), Failure> {
         if is_stand_in(&user) {
             return Err(Failure::usage("* is the name that stands for unknown users").help("take another name"));
         }
+        readable(&user)?;
         self.lines.push(Line::User(Box::new(user)));
         self.check().inspect_err(|_| drop(self.lines.pop()))
     }
@@ -141,6 +142,7 @@ impl UserFile {
     /// # Errors
     /// If that makes the file invalid.
     pub(super) fn replace(&mut self, user: User) -> Result<(), Failure> {
+        readable(&user)?;
         for line in &mut self.lines {
             if matches!(line, Line::User(old) if old.name() == user.name()) {
                 *line = Line::User(Box::new(user.clone()));
@@ -203,6 +205,13 @@ impl UserFile {
     fn head_len(&self) -> usize {
         self.lines.iter().take_while(|line| matches!(line, Line::Other(text) if text.starts_with('#'))).count()
     }
+}
+
+/// What cannot be read again would make the whole file useless to the server.
+fn readable(user: &User) -> Result<(), Failure> {
+    user.check_line().map_err(|error| {
+        Failure::usage(error).help("name an address of another form, or `--send-as @DOMAIN` for all of its domain")
+    })
 }
 
 /// The entry for those who do not exist.

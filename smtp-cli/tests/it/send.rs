@@ -219,6 +219,56 @@ fn each_refusal_has_its_code() {
 }
 
 #[test]
+fn one_command_at_a_time_keeps_to_the_limits() {
+    const OK: &str = "250 ok\r\n";
+    let url = scripted(
+        "220 x\r\n",
+        &[
+            ("EHLO", "250-x\r\n250-PIPELINING\r\n250 LIMITS RCPTMAX=1\r\n"),
+            ("MAIL", OK),
+            ("RCPT", OK),
+            ("DATA", "354 go\r\n"),
+            (".", OK),
+            ("QUIT", "221 bye\r\n"),
+        ],
+    );
+    let sent = send(&url, &["--to", "a@localhost,b@localhost", "--no-pipelining", "--transcript", "--timeout", "5"]);
+    assert_eq!(sent.code, Some(0), "{sent:?}");
+    let said: Vec<&str> = sent
+        .stdout
+        .lines()
+        .filter_map(|line| line.split_once("-> ").or_else(|| line.split_once("<- ")))
+        .filter_map(|(_, words)| words.split([' ', ':', '-']).next())
+        .skip_while(|word| *word != "MAIL")
+        // The content.
+        .filter(|word| !word.starts_with('('))
+        .collect();
+    let message = ["MAIL", "250", "RCPT", "250", "DATA", "354", "250"];
+    assert_eq!(said, [&message[..], &message, &["QUIT", "221"]].concat(), "{}", sent.stdout);
+}
+
+/// What was said of the first message stays said when the second breaks.
+#[test]
+fn a_late_break_takes_no_result_away() {
+    let url = scripted(
+        "220 x\r\n",
+        &[
+            ("EHLO", "250-x\r\n250 LIMITS RCPTMAX=1\r\n"),
+            ("MAIL", "250 ok\r\n"),
+            ("RCPT TO:<a", "250 ok\r\n"),
+            ("RCPT TO:<b", "what?\r\n"),
+            ("DATA", "354 go\r\n"),
+            (".", "250 ok\r\n"),
+        ],
+    );
+    let sent = send(&url, &["--to", "a@localhost,b@localhost", "--no-pipelining", "--json", "--timeout", "5"]);
+    let recipients = &sent.json()["recipients"];
+    assert_eq!(recipients[0]["status"], "accepted", "{sent:?}");
+    assert_ne!(recipients[1]["status"], "accepted", "{sent:?}");
+    assert_ne!(sent.code, Some(0), "{sent:?}");
+}
+
+#[test]
 fn tls_that_is_not_to_be_had_is_unavailable() {
     const EHLO: (&str, &str) = ("EHLO", "250-x\r\n250 8BITMIME\r\n");
     const OFFER: (&str, &str) = ("EHLO", "250-x\r\n250 STARTTLS\r\n");

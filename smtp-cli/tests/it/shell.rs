@@ -48,6 +48,28 @@ fn auth_helps_where_it_is_safe() {
 }
 
 #[test]
+fn auth_knows_the_mechanisms_without_a_password() {
+    let url = scripted(
+        "220 x\r\n",
+        &[
+            ("EHLO", "250-x\r\n250 AUTH EXTERNAL ANONYMOUS OAUTHBEARER XOAUTH2\r\n"),
+            ("AUTH", "235 ok\r\n"),
+            ("QUIT", "221 bye\r\n"),
+        ],
+    );
+    for mechanism in ["EXTERNAL", "ANONYMOUS", "oauthbearer", "XOAUTH2"] {
+        let input = format!("EHLO me\nauth {mechanism}\nquit\n");
+        let mut shell = smtp(["shell", &url, "--insecure"]);
+        if mechanism.to_ascii_uppercase().contains("OAUTH") {
+            shell.args(["--user", "jo"]).env("SMTP_SHELL_PASSWORD", "token");
+        }
+        let talk = run_with(shell, input.as_bytes());
+        let said = format!("-> AUTH {}", mechanism.to_ascii_uppercase());
+        assert!(talk.stdout.contains(&said) && talk.stdout.contains("<- 235 ok"), "{mechanism}: {talk:?}");
+    }
+}
+
+#[test]
 fn a_raw_exchange_hides_what_is_secret() {
     let server = Server::serve(&["--user", "jo:secret"]);
     let input = b"EHLO me\nstarttls\nEHLO me\nAUTH LOGIN\nam8=\nc2VjcmV0\nquit\n";
@@ -63,6 +85,28 @@ fn half_a_message_is_not_sent() {
     assert_eq!(talk.code, Some(75), "{talk:?}");
     assert!(talk.stderr.contains("lone dot"), "{talk:?}");
     assert!(server.messages("localhost", "u").is_empty());
+}
+
+#[test]
+fn prdr_has_an_answer_for_each() {
+    const OK: &str = "250 ok\r\n";
+    let url = scripted(
+        "220 x\r\n",
+        &[
+            ("EHLO", "250-x\r\n250 PRDR\r\n"),
+            ("MAIL", OK),
+            ("RCPT", OK),
+            ("DATA", "354 go\r\n"),
+            (".", "353 each\r\n250 a\r\n550 not b\r\n250 all\r\n"),
+            ("QUIT", "221 bye\r\n"),
+        ],
+    );
+    let input = b"EHLO me\nMAIL FROM:<a@b.example> PRDR\nRCPT TO:<a@x.example>\nRCPT TO:<b@x.example>\nDATA\nhi\n.\n";
+    let talk = run_with(smtp(["shell", &url]), input);
+    assert_eq!(talk.code, Some(0), "{talk:?}");
+    for part in ["<- 353 each", "<- 550 not b", "<- 250 all", "<- 221 bye"] {
+        assert!(talk.stdout.contains(part), "{part}: {talk:?}");
+    }
 }
 
 #[test]

@@ -27,8 +27,8 @@ fn users_come_and_go_while_the_server_runs() {
     let sent = log_in("a@sender.example", "hunter2");
     assert!(sent.code == Some(0) && sent.stdout.contains("AUTH SCRAM-SHA-256-PLUS"), "{sent:?}");
 
-    assert_eq!(user(&["passwd", "a@sender.example"], "hunter3").code, Some(0));
-    assert_eq!(user(&["add", "al"], "hunter4").code, Some(0));
+    assert_eq!(user(&["passwd", "a@sender.example", "--cram-md5"], "hunter3").code, Some(0));
+    assert_eq!(user(&["add", "al", "--cram-md5"], "hunter4").code, Some(0));
     server.signal("HUP");
     let until = Instant::now() + PATIENCE;
     while log_in("a@sender.example", "hunter3").code != Some(0) {
@@ -38,6 +38,11 @@ fn users_come_and_go_while_the_server_runs() {
     // Somebody else's address: refused, after AUTH.
     let al = log_in("al", "hunter4");
     assert!(al.stdout.contains("<~ 235 ") && al.stdout.contains("553 5.7.1"), "{al:?}");
+    // The mechanisms are those of the start, until the next one.
+    assert!(al.stdout.contains("PLAIN LOGIN") && !al.stdout.contains("CRAM-MD5"), "{al:?}");
+    let next = Server::serve(&["--user-file", users]);
+    let offered = send(next.url(), &["--to", "u@localhost", "--transcript", "--quit-after", "starttls"]);
+    assert!(offered.stdout.contains("PLAIN LOGIN CRAM-MD5"), "{offered:?}");
     assert_eq!(user(&["remove", "al"], "").code, Some(0));
     assert!(!user(&["list"], "").stdout.contains("al\t"));
 }
@@ -67,4 +72,18 @@ fn what_cannot_be_is_said_and_nothing_is_written() {
         assert!(!users.exists(), "{arguments:?}");
     }
     assert_eq!(run(smtp(["user", "jump"])).code, Some(64));
+
+    assert_eq!(user(&["add", "al"], "x").code, Some(0));
+    let before = std::fs::read(&users).unwrap();
+    for arguments in [
+        ["--send-as", "\"a b\"@example.org"],
+        ["--send-as", "uid=5@example.org"],
+        ["--send-as", "cert=a@example.org"],
+        ["--certificate-address", "\"a b\"@example.org"],
+    ] {
+        let ended = user(&[&["add", "jo"], &arguments[..]].concat(), "x");
+        assert_eq!(ended.code, Some(64), "{ended:?}");
+        assert!(ended.stderr.contains(&format!("{} cannot stand in a user file", arguments[1])), "{ended:?}");
+        assert_eq!(std::fs::read(&users).unwrap(), before, "{arguments:?}");
+    }
 }

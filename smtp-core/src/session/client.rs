@@ -207,10 +207,7 @@ impl Session {
             Law::Never => return Err(NotNow::BadSequence("not a command here")),
         };
         match command {
-            Command::Mail(Mail { parameters, .. }) => {
-                self.binary = parameters.get::<BodyType>() == Some(BodyType::BinaryMime);
-                self.prdr = parameters.value(Prdr::KEYWORD).is_some();
-            }
+            Command::Mail(mail) => self.begin(mail),
             // RFC 3030 §3: BINARYMIME content must not be sent by DATA.
             Command::Data if self.binary => return Err(NotNow::Binary),
             Command::Bdat { size, last } => return self.chunk(*size, *last, ahead),
@@ -250,6 +247,10 @@ impl Session {
                 return Ok(Verb::Bdat);
             }
             Ok(Command::Hello(hello)) => What::Hello(hello.kind),
+            Ok(Command::Mail(mail)) => {
+                self.begin(&mail);
+                What::Command(Verb::Mail)
+            }
             Ok(command) => What::Command(command.verb()),
             Err(_) => What::Command(Verb::Other),
         };
@@ -260,6 +261,12 @@ impl Session {
             Awaited::Command(verb) => Ok(verb),
             Awaited::Content | Awaited::Nothing => Ok(Verb::Other),
         }
+    }
+
+    /// Notes what MAIL says of the content that is to come.
+    fn begin(&mut self, mail: &Mail) {
+        self.binary = mail.parameters.get::<BodyType>() == Some(BodyType::BinaryMime);
+        self.prdr = mail.parameters.value(Prdr::KEYWORD).is_some();
     }
 
     /// Gives a SASL exchange up (RFC 4954 §4: a line that is `*` alone).

@@ -53,7 +53,7 @@ impl AuthLayer {
     }
 
     /// All that `users` can log in by, the strongest first: SCRAM with SHA-256 if every password has its keys, the same
-    /// with SHA-1, EXTERNAL if somebody has a certificate or a uid, PLAIN and LOGIN; CRAM-MD5 only if somebody's
+    /// with SHA-1, EXTERNAL if somebody has a certificate or a uid, PLAIN and LOGIN; CRAM-MD5 only if every
     /// password is kept for it. Decided once: who comes later may have to do with what is there.
     #[must_use]
     pub fn users(users: &Arc<SharedUsers>, hostname: &Domain) -> Self {

@@ -9,7 +9,7 @@ use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, Params};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use smtp_core::types::{Domain, Mailbox, Secret};
+use smtp_core::types::{Domain, Mailbox, Secret, printable};
 use smtp_sasl::scram::{Hash, ITERATIONS, Keys};
 use smtp_sasl::{NoRandomness, prepare, random};
 
@@ -220,6 +220,25 @@ impl User {
         line
     }
 
+    /// Whether the line says again, when it is read, what the user is.
+    ///
+    /// # Errors
+    /// [`UserError::Unwritable`] if it does not: an address has blanks in it, or reads as another word.
+    pub fn check_line(&self) -> Result<(), UserError> {
+        let same = |user: &Self| user.expose().parse::<Self>().as_ref() == Ok(user);
+        if same(self) {
+            return Ok(());
+        }
+        let alone = Self::new(&self.name)?;
+        let address = self.sends_as.iter().find(|who| !same(&alone.clone().sending_as((*who).clone())));
+        let mailbox = self.external.iter().find_map(|proof| match proof {
+            Proof::Mailbox(mailbox) if !same(&alone.clone().with_certificate_mailbox(mailbox.clone())) => Some(mailbox),
+            _ => None,
+        });
+        let what = address.map(ToString::to_string).or_else(|| mailbox.map(ToString::to_string));
+        Err(UserError::Unwritable(printable(what.as_deref().unwrap_or(&self.name).as_bytes())))
+    }
+
     fn read_word(&mut self, word: &str) -> Result<(), UserError> {
         if word.starts_with('$') {
             return once(self.hash.replace(complete_hash(word)?));
@@ -366,6 +385,9 @@ pub enum UserError {
     /// The password cannot be one.
     #[error("a password is not empty, is UTF-8, and holds no NUL")]
     Password,
+    /// An address, or else the user of this name, has no form in a user file.
+    #[error("{0} cannot stand in a user file: it has blanks in it, or would be read as something else than an address")]
+    Unwritable(String),
     /// A word of the entry is wrong, or there twice. It is not shown: it may be a password.
     #[error(
         "a word behind the name is neither $argon2id$…, SCRAM-SHA-256$…, SCRAM-SHA-1$…, CRAM-MD5$…, key=…, cert=…, \
@@ -405,6 +427,31 @@ mod tests {
         assert!(!shown.contains("argon2") && !shown.contains("cmlnaHQ") && !shown.contains("SCRAM"), "{shown}");
         // As the files of old had it.
         assert_eq!(parse(&format!("jo:{hash}")).unwrap().mechanisms(), ["PLAIN", "LOGIN"]);
+    }
+
+    #[test]
+    fn what_would_read_as_something_else_has_no_line() {
+        let zeros = "0".repeat(64);
+        for address in [
+            "\"a b\"@example.org",
+            "uid=5@example.org",
+            "$x@example.org",
+            "key=1@example.org",
+            &format!("key={zeros}@example.org"),
+            "cert=a@example.org",
+            "SCRAM-x@example.org",
+            "CRAM-MD5$x@example.org",
+        ] {
+            let user = User::new("jo").unwrap().sending_as(SendAs::Mailbox(Mailbox::new(address).unwrap()));
+            assert_eq!(user.check_line(), Err(UserError::Unwritable(address.into())));
+        }
+        let mailbox = |text| Mailbox::new(text).unwrap();
+        let user = User::new("jo").unwrap().with_certificate_mailbox(mailbox("\"a b\"@example.org"));
+        assert_eq!(user.check_line(), Err(UserError::Unwritable("\"a b\"@example.org".into())));
+        for address in ["\"a@b\"@example.org", "scram-x@example.org", "a$b@example.org", "a=uid=5@[192.0.2.1]"] {
+            let user = User::new("jo").unwrap().sending_as(SendAs::Mailbox(mailbox(address)));
+            assert_eq!(user.with_certificate_mailbox(mailbox(address)).check_line(), Ok(()), "{address}");
+        }
     }
 
     #[test]

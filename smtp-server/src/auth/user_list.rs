@@ -140,10 +140,12 @@ impl UserList {
         !self.external.is_empty()
     }
 
-    /// True if somebody's password is kept for CRAM-MD5.
+    /// True if every password is kept for CRAM-MD5 too, and there is one: as with [`UserList::has_keys`], many a client
+    /// takes it before PLAIN.
     #[must_use]
     pub fn has_secrets(&self) -> bool {
-        self.iter().any(|user| user.secret.is_some())
+        let mut with_password = self.iter().filter(|user| user.hash.is_some() || user.secret.is_some()).peekable();
+        with_password.peek().is_some() && with_password.all(|user| user.secret.is_some())
     }
 
     /// Counts its checks together with those of `other`: it is going to take its place.
@@ -324,6 +326,16 @@ mod tests {
         assert!(users.has_keys(Hash::Sha256) && !users.has_keys(Hash::Sha1));
         let mixed = list(&[&user("jo", "right"), &format!("al: {}", cheap_hash("x"))]).unwrap();
         assert!(!mixed.has_keys(Hash::Sha256));
+    }
+
+    #[test]
+    fn cram_md5_is_for_all_or_nobody() {
+        let (jo, al) = (format!("{} CRAM-MD5$cmlnaHQ=", user("jo", "right")), user("al", "other"));
+        assert!(list(&[&jo, "ci: uid=1000"]).unwrap().has_secrets());
+        assert!(list(&["jo: CRAM-MD5$cmlnaHQ="]).unwrap().has_secrets());
+        assert!(!list(&[&jo, &al]).unwrap().has_secrets(), "it would lock al out");
+        assert!(!list(&["ci: uid=1000"]).unwrap().has_secrets());
+        assert!(!UserList::new().has_secrets());
     }
 
     #[tokio::test]

@@ -140,6 +140,9 @@ impl<'a> Client<'a> {
                         steps.next();
                     }
                     self.greeted |= says_ehlo(&octets);
+                    if !may_be_early(&octets) {
+                        self.talk.confirmed().await.map_err(at)?;
+                    }
                     self.talk.send(&octets).await.map_err(at)?;
                 }
                 What::ServerLine(_) | What::ServerMaybe(_) if self.matching != Matching::Text => {
@@ -283,8 +286,116 @@ fn says_ehlo(octets: &[u8]) -> bool {
     })
 }
 
+/// True for what may travel before the handshake is complete, without forward secrecy: whole lines, none of which asks
+/// for secrecy or tells something about somebody. Part of a line may become anything.
+fn may_be_early(octets: &[u8]) -> bool {
+    const LATER: [&str; 5] = ["AUTH", "VRFY", "EXPN", "ETRN", "BURL"];
+    octets.ends_with(b"\n")
+        && octets.split(|octet| *octet == b'\n').all(|line| {
+            let mut words = line.split(|octet| !octet.is_ascii_graphic()).filter(|word| !word.is_empty());
+            let is = |word: &[u8], name: &str| word.eq_ignore_ascii_case(name.as_bytes());
+            let verb = words.next().unwrap_or_default();
+            !LATER.iter().any(|later| is(verb, later)) && !words.any(|word| is(word, "REQUIRETLS"))
+        })
+}
+
 /// True if a line of the reply to EHLO begins with this keyword.
 pub(super) fn is_about(line: &[u8], keyword: &str) -> bool {
     let word = line.get(4..).unwrap_or_default().split(|octet| matches!(octet, b' ' | b'=')).next();
     word.is_some_and(|word| word.eq_ignore_ascii_case(keyword.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::sync::{Arc, Mutex};
+    use std::task::{Context, Poll};
+
+    use smtp_core::channel::ChannelInfo;
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    use super::*;
+    use crate::memory::{Knobs, MemoryStream, pair};
+    use crate::server::play;
+
+    #[test]
+    fn what_tells_of_somebody_is_not_early() {
+        for early in ["EHLO c\r\n", "EHLO c\r\nMAIL FROM:<a@b> SIZE=1\r\nRCPT TO:<auth@b>\r\n", "BDAT 3\r\nab\n"] {
+            assert!(may_be_early(early.as_bytes()), "{early}");
+        }
+        for late in [
+            "EHLO c\r\nAUTH PLAIN x\r\n",
+            "vrfy a\r\n",
+            "Expn l\r\n",
+            "ETRN x\r\n",
+            " BURL imap:x\r\n",
+            "MAIL FROM:<a@b> requiretls\r\n",
+            "AU",
+        ] {
+            assert!(!may_be_early(late.as_bytes()), "{late}");
+        }
+    }
+
+    /// A stream whose handshake completes when somebody waits for it.
+    struct Early {
+        io: MemoryStream,
+        pending: bool,
+        log: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Early {
+        fn log(&self, what: &str) {
+            self.log.lock().unwrap().push(what.to_owned());
+        }
+    }
+
+    impl AsyncRead for Early {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Early {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+            self.log(String::from_utf8_lossy(octets).trim_end());
+            Pin::new(&mut self.io).poll_write(cx, octets)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.io).poll_shutdown(cx)
+        }
+    }
+
+    impl ByteStream for Early {
+        fn info(&self) -> ChannelInfo {
+            self.io.info()
+        }
+
+        fn poll_confirmed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if std::mem::take(&mut self.pending) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.log("confirmed");
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_handshake_is_complete_before_auth_is_written() {
+        let text = "S: 220 x\nC: EHLO c\nS: 250 x\nC: NOOP\nS: 250 ok\nC: AUTH PLAIN AGEAYg==\nS: 235 ok\n";
+        let scenario = Scenario::parse("auth", text).unwrap();
+        let (client, server) = pair(Knobs::default());
+        let log = Arc::default();
+        let client = Early { io: client, pending: true, log: Arc::clone(&log) };
+        let (played, served) = tokio::join!(run(&scenario, Box::new(client)), play(&scenario, Box::new(server)));
+        assert!(played.unwrap().has_passed());
+        assert!(served.unwrap().has_passed());
+        assert_eq!(*log.lock().unwrap(), ["EHLO c", "NOOP", "confirmed", "AUTH PLAIN AGEAYg=="]);
+    }
 }

@@ -770,6 +770,27 @@ fn prdr_has_a_reply_for_each_and_one_for_all() {
 }
 
 #[test]
+fn prdr_by_hand_is_prdr() {
+    for (parameter, each) in [(" PRDR", true), ("", false)] {
+        let mut rig = Rig::ready(&["PRDR"]);
+        let mail = alloc::format!("MAIL FROM:<>{parameter}");
+        for line in [&*mail, "RCPT TO:<r1@x.example>", "RCPT TO:<r2@x.example>"] {
+            rig.session.raw(line).unwrap();
+            rig.written();
+            rig.hear("250 ok\r\n").unwrap();
+        }
+        rig.session.raw("DATA").unwrap();
+        rig.written();
+        rig.hear("354 go\r\n").unwrap();
+        rig.session.content(Bytes::from("x\r\n")).unwrap();
+        rig.session.end_content().unwrap();
+        rig.written();
+        let heard = rig.hear("353 each\r\n250 a\r\n550 b\r\n250 all\r\n").map(|events| events.len());
+        assert_eq!(heard.ok(), each.then_some(4), "{mail}");
+    }
+}
+
+#[test]
 fn a_353_that_was_not_asked_for_or_comes_twice_is_a_fault() {
     assert!(matches!(judged().hear("353 each\r\n353 each\r\n"), Err(Fault::Unexpected { .. })));
     assert!(matches!(judged().hear("354 go\r\n"), Err(Fault::Unexpected { .. })));

@@ -1,30 +1,23 @@
-//! A transaction in which each reply is awaited before the next command: for `--no-pipelining`, and for sessions that
-//! end before the message.
+//! The envelope without the content, for sessions that end before the message. Each reply is awaited before the next
+//! command.
 
-use bytes::Bytes;
-use smtp_client::{Connection, Error, Transfer};
+use smtp_client::{Connection, Error};
 use smtp_core::extension::{BodyType, SmtpUtf8};
-use smtp_core::service::Body;
 use smtp_core::types::{Envelope, Mail, Parameter, Refusal, Reply};
 
-use super::verdict::{Answer, answers_of};
-
-/// Octets in a chunk of BDAT.
-const CHUNK: usize = 256 * 1024;
+use super::verdict::Answer;
 
 /// How far a transaction goes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Until {
     /// MAIL.
     Mail,
     /// RCPT.
     Rcpt,
-    /// The content, carried so.
-    Content(Bytes, Transfer),
 }
 
-/// Sends the envelope and the content as far as `until`; an answer for each recipient. There is none if it was to end
-/// before recipients, unless the sender was refused: one then, even if there are no recipients.
+/// Sends the envelope as far as `until`; an answer for each recipient. There is none if it was to end before
+/// recipients, unless the sender was refused: one then, even if there are no recipients.
 ///
 /// # Errors
 /// If there is no answer. A refusal is one.
@@ -44,16 +37,7 @@ pub(super) async fn send(connection: &mut Connection, envelope: &Envelope, until
     for rcpt in &envelope.recipients {
         answers.push(settle(connection.rcpt(rcpt).await)?);
     }
-    let Until::Content(content, transfer) = until else { return Ok(answers) };
-    if !answers.iter().any(Result::is_ok) {
-        return Ok(answers);
-    }
-    let last = if transfer != Transfer::Data && connection.offers("CHUNKING") {
-        chunks(connection, content).await?
-    } else {
-        data(connection, content).await?
-    };
-    Ok(answers.into_iter().map(|answer| answer.and_then(|_| last.clone())).collect())
+    Ok(answers)
 }
 
 /// What the message needs and the server does not offer. Better told before anything is sent.
@@ -67,26 +51,6 @@ fn lacking(connection: &Connection, mail: &Mail) -> Option<Refusal> {
         .then(|| Refusal::fixed(553, (5, 6, 7), "the server does not take internationalized mail (SMTPUTF8)"))
 }
 
-async fn data(connection: &mut Connection, content: Bytes) -> Result<Answer, Error> {
-    match connection.data(Body::from_bytes(content)).await {
-        // One reply for all of them.
-        Ok(outcome) => Ok(answers_of(&outcome).into_iter().next().unwrap_or_else(|| Err(no_answer()))),
-        Err(error) => settle(Err(error)),
-    }
-}
-
-async fn chunks(connection: &mut Connection, mut content: Bytes) -> Result<Answer, Error> {
-    loop {
-        let chunk = content.split_to(content.len().min(CHUNK));
-        let last = content.is_empty();
-        let answer = settle(connection.bdat(chunk, last).await)?;
-        // RFC 3030 §2: no more chunks after one that was refused.
-        if last || answer.is_err() {
-            return Ok(answer);
-        }
-    }
-}
-
 /// A refusal is an answer; everything else that can go wrong is none.
 fn settle(result: Result<Reply, Error>) -> Result<Answer, Error> {
     match result {
@@ -97,8 +61,4 @@ fn settle(result: Result<Reply, Error>) -> Result<Answer, Error> {
         },
         Err(error) => Err(error),
     }
-}
-
-fn no_answer() -> Refusal {
-    Refusal::fixed(451, (4, 4, 2), "the server gave no answer")
 }
