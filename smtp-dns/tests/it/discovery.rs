@@ -91,7 +91,7 @@ async fn an_address_that_was_looked_up_is_kept_and_found_by_its_hosts_name() {
     let mut target = Target::host("[192.0.2.7]".parse().unwrap(), 25);
     target.server_name = Some("mx.example".parse().unwrap());
     let found = SvcbDiscovery::new(Arc::new(dns), "smtp-quic-00").discover(&target).await.unwrap().unwrap();
-    assert_eq!(found.address.to_string(), "[192.0.2.7]:443");
+    assert_eq!(found.address.to_string(), "192.0.2.7:443");
     assert_eq!(found.server_name, target.server_name);
 }
 
