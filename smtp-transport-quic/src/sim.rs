@@ -3,7 +3,9 @@
 //! Run it on tokio's current-thread runtime with paused time (`#[tokio::test(start_paused = true)]`). Two runs with
 //! one seed then send the same datagrams at the same instants, which [`Network::digest`] shows; without loss the times
 //! are whole round trips. Certificates have to be of one length from run to run: signed by Ed25519 (ECDSA's signatures
-//! vary) and with a serial number that was set (one made from the key may begin with a zero octet, which DER drops).
+//! vary) and with a serial number that was set (one made from the key may begin with a zero octet, which DER drops). The
+//! key exchange has to be named too: which one is preferred, and so the size of the first flight, is a cargo feature of
+//! rustls that any crate of the build can switch on.
 //!
 //! There is no limit on the rate, and no queue.
 
