@@ -32,6 +32,7 @@ pub struct Complete {
 }
 
 impl Complete {
+    #[cfg(feature = "std")]
     pub(crate) const fn new() -> Self {
         Self { _private: () }
     }
