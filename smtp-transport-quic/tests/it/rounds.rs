@@ -1,6 +1,6 @@
 //! Round trips, counted: what a mail costs in them is what the mapping is for.
 
-use smtp_transport_quic::sim::Path;
+use rustls::crypto::aws_lc_rs::kx_group::{X25519, X25519MLKEM768};
 use smtp_transport_quic::{ConnectOptions, QuicOptions, TransportOptions};
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
@@ -19,11 +19,15 @@ pub(crate) fn tuned() -> (QuicOptions, ConnectOptions) {
 
 /// The time from the beginning of the handshake to the 250 for the content, in milliseconds.
 async fn measure(sim: &Sim, way: Way) -> u128 {
+    measure_size(sim, way, SIZE).await
+}
+
+async fn measure_size(sim: &Sim, way: Way, size: usize) -> u128 {
     let begin = Instant::now();
     let mut stream = sim.connect().await.open().await.unwrap();
     let hello = b"EHLO client.example\r\n";
     let envelope = b"MAIL FROM:<a@client.example>\r\nRCPT TO:<b@mx.example>\r\n";
-    let body = body(1, SIZE);
+    let body = body(1, size);
     let chunk = format!("BDAT {} LAST\r\n", body.len());
     let mut said = String::new();
     match way {
@@ -82,52 +86,22 @@ async fn an_initial_window_that_holds_the_mail_saves_one() {
     assert_eq!(measure(&sim, Way::OneFlight).await, 100 + 10);
 }
 
-/// When each of twenty mails that are sent at once is accepted, in milliseconds from the end of the handshake.
-async fn twenty(seed: u64, loss: u16) -> Vec<u128> {
-    let sim = Sim::new(seed, path());
-    let mut connection = sim.connect().await;
-    sim.network.set_path(Path { loss, ..path() });
-    let begin = Instant::now();
-    let mut sessions = tokio::task::JoinSet::new();
-    for number in 0..20 {
-        let mut stream = connection.open().await.unwrap();
-        let flight = flight(number, SIZE);
-        stream.write_all(&flight[..flight.len() - 6]).await.unwrap();
-        sessions.spawn(async move {
-            let mut said = String::new();
-            while codes(&said).len() < 5 {
-                said.push_str(&until(&mut stream, "250").await);
-            }
-            (begin.elapsed().as_millis(), stream)
-        });
-    }
-    let mut times: Vec<_> = sessions.join_all().await.into_iter().map(|(at, _stream)| at).collect();
-    times.sort_unstable();
-    times
-}
-
+/// What quinn's pacer costs a mail that the window holds, by window and packet size: it lets some ten packets out at once,
+/// and waits until it may send ten more.
 #[tokio::test(start_paused = true)]
-async fn of_many_mails_at_once_the_first_is_not_as_late_as_the_last() {
-    let times = twenty(1, 0).await;
-    assert_eq!(times[0], 100, "{times:?}");
-    // 400 KB in slow start, whatever the order.
-    assert!(times[19] <= 320, "{times:?}");
-    assert!(times[9] < times[19], "{times:?}");
-    println!("twenty at once, no loss: median {}, all {}", times[9], times[19]);
-}
-
-#[test]
-fn loss_does_not_make_every_mail_wait_for_the_last() {
-    let (mut medians, mut ends) = (Vec::new(), Vec::new());
-    for seed in 0..40 {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        let times = runtime.block_on(twenty(seed, 20));
-        medians.push(times[9]);
-        ends.push(times[19]);
+async fn the_pause_behind_ten_packets_is_the_shorter_the_larger_the_window() {
+    for initial_mtu in [1200, 1232, 1252, 1400, 1452] {
+        for initial_window in [48_000, 64 << 10, 96 << 10, 128 << 10, 256 << 10, 512 << 10] {
+            for size in [14_000, 16_000, 17_000, 18_000, 19_000, 20_000, 24_000] {
+                let (mut server, mut client) = tuned();
+                for transport in [&mut server.transport, &mut client.transport] {
+                    (transport.initial_mtu, transport.initial_window) = (initial_mtu, Some(initial_window));
+                }
+                for kx in [X25519, X25519MLKEM768] {
+                    let sim = Sim::by(kx, 1, path(), server.clone(), client.clone());
+                    println!("{initial_mtu} {initial_window} {size} {:?} {}", kx.name(), measure_size(&sim, Way::OneFlight, size).await);
+                }
+            }
+        }
     }
-    medians.sort_unstable();
-    ends.sort_unstable();
-    println!("twenty at once, 2 % loss, 40 seeds: median mail {}, all done {}", medians[20], ends[20]);
-    // Round robin had 675 where this order had 350.
-    assert!(medians[20] < 500, "{medians:?}");
 }
