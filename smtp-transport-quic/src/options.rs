@@ -98,6 +98,9 @@ pub struct TransportOptions {
     pub initial_rtt: Option<Duration>,
     /// Default: CUBIC.
     pub congestion: Congestion,
+    /// Whether many packets are handed to the system in one call where it can cut them (UDP segmentation offload). Default:
+    /// true.
+    pub segmentation_offload: bool,
     /// Where to write one qlog file per connection. Works only with this crate's feature `qlog`. Default: nowhere.
     pub qlog_dir: Option<PathBuf>,
 }
@@ -114,6 +117,7 @@ impl Default for TransportOptions {
             initial_mtu: 1200,
             initial_rtt: None,
             congestion: Congestion::default(),
+            segmentation_offload: true,
             qlog_dir: None,
         }
     }
@@ -154,6 +158,7 @@ impl TransportOptions {
             .receive_window(VarInt::from_u32(self.connection_window))
             .send_window(self.send_window)
             .initial_mtu(self.initial_mtu)
+            .enable_segmentation_offload(self.segmentation_offload)
             //
             .max_idle_timeout(Some(idle))
             .congestion_controller_factory(self.controller(early));
