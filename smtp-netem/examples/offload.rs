@@ -84,7 +84,8 @@ async fn run(own: &SelfSigned, offload: bool, mails: usize, octets: usize) -> io
 }
 
 async fn send(connection: &mut dyn Connection, mails: usize, octets: usize) -> io::Result<()> {
-    let mut flight = Vec::from(&b"EHLO here.example\r\nMAIL FROM:<a@here.example>\r\nRCPT TO:<b@there.example>\r\n"[..]);
+    let mut flight =
+        Vec::from(&b"EHLO here.example\r\nMAIL FROM:<a@here.example>\r\nRCPT TO:<b@there.example>\r\n"[..]);
     flight.extend_from_slice(format!("BDAT {octets} LAST\r\n").as_bytes());
     flight.resize(flight.len() + octets, b'x');
     flight.extend_from_slice(b"QUIT\r\n");
