@@ -34,6 +34,8 @@ struct Arguments {
 
 fn main() -> io::Result<()> {
     let arguments = Arguments::parse();
+    // Nobody else has installed one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let folder = tempfile::tempdir()?;
     let own = SelfSigned::load_or_create(folder.path(), &["localhost"]).map_err(io::Error::other)?;
     let Arguments { mails, octets, rounds } = arguments;
@@ -87,7 +89,8 @@ async fn send(connection: &mut dyn Connection, mails: usize, octets: usize) -> i
     let mut flight =
         Vec::from(&b"EHLO here.example\r\nMAIL FROM:<a@here.example>\r\nRCPT TO:<b@there.example>\r\n"[..]);
     flight.extend_from_slice(format!("BDAT {octets} LAST\r\n").as_bytes());
-    flight.resize(flight.len() + octets, b'x');
+    let line = b"A line is short, or the message is refused.\r\n";
+    flight.extend(line.iter().cycle().take(octets));
     flight.extend_from_slice(b"QUIT\r\n");
     let (flight, places): (Arc<[u8]>, _) = (flight.into(), Arc::new(Semaphore::new(connection.max_parallel())));
     let mut sessions = JoinSet::new();
