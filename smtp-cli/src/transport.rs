@@ -67,7 +67,8 @@ impl Quic {
         }
     }
 
-    fn transport(&self) -> TransportOptions {
+    /// What both sides of every connection have.
+    pub(crate) fn transport(&self) -> TransportOptions {
         TransportOptions { qlog_dir: self.qlog_dir.clone(), ..TransportOptions::default() }
     }
 }

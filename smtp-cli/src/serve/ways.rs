@@ -121,7 +121,8 @@ fn exchanges(plan: &Plan, hello: EhloName, own: &[IpAddr]) -> Result<Exchanges, 
     let settings = RouteSettings { port: plan.mx_port.unwrap_or(25), ..RouteSettings::default() };
     let dns: Arc<dyn Dns> = Arc::new(dns);
     // A host that says so in the DNS is reached over QUIC, raced against TCP.
-    let quic = QuicConnector::new(&tls, ConnectOptions::default()).map_err(Failure::config)?;
+    let options = ConnectOptions { transport: plan.quic.transport(), ..ConnectOptions::default() };
+    let quic = QuicConnector::new(&tls, options).map_err(Failure::config)?;
     let discovery = SvcbDiscovery::new(Arc::clone(&dns), "smtp-quic-00");
     let connector = RacingConnector::new(quic, TcpConnector::new(tls), discovery, RacingOptions::default());
     Ok(Exchanges::new(dns, connector, own, client, settings))

@@ -9,6 +9,7 @@ mod extensions;
 mod interop;
 mod interop_extensions;
 mod lmtp;
+mod mx_over_quic;
 mod proxies;
 mod quic_client;
 mod quic_server;
