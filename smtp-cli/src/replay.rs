@@ -214,6 +214,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let runner = Runner::default()
         .wait(wait)
         .matching(arguments.matching.unwrap_or_default().into())
+        .speaking(url.protocol())
         .properties(flatten(arguments.has));
 
     let mut tally = Tally::default();

@@ -191,6 +191,14 @@ impl Socket {
         }
     }
 
+    /// The same, with the path that `url` has: any is taken, and this is the one that clients are to be given.
+    fn with_path(mut self, url: &Url) -> Self {
+        if let Place::Host { path, .. } = &url.place {
+            self.url.push_str(path);
+        }
+        self
+    }
+
     /// The same, speaking what `url` says.
     fn speaking(self, url: &Url) -> Self {
         match url.protocol() {
@@ -235,10 +243,12 @@ pub(crate) fn listen(url: &Url, tls: Option<&ServerTls>, quic: &Quic, born: &mut
     Ok(vec![match url.carrier() {
         Carrier::Tcp => tcp(url.tls.unwrap_or(TlsChoice::Opportunistic))?.speaking(url),
         Carrier::TlsOverTcp => tcp(TlsChoice::Implicit)?,
-        Carrier::WebSocket => Socket::new(WebSocketListener::new(bind(Tls::None)?), "WebSocket in clear", Trial::OURS),
+        Carrier::WebSocket => {
+            Socket::new(WebSocketListener::new(bind(Tls::None)?), "WebSocket in clear", Trial::OURS).with_path(url)
+        }
         Carrier::WebSocketOverTls => {
             let (tls, _, _) = cover(TlsChoice::Implicit, tls)?;
-            Socket::new(WebSocketListener::new(bind(tls)?), "WebSocket under TLS", Trial::OURS_VERIFIED)
+            Socket::new(WebSocketListener::new(bind(tls)?), "WebSocket under TLS", Trial::OURS_VERIFIED).with_path(url)
         }
         Carrier::Quic => {
             let options = quic_options(url, quic);

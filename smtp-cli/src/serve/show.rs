@@ -41,7 +41,9 @@ impl fmt::Display for Plan {
         writeln!(f, "queue_delay_notice = {}", schedule.delay_notice.as_secs_f64())?;
         list(f, "etrn", &self.etrn)?;
         one(f, "no_soliciting", self.terms.no_soliciting.as_ref())?;
-        writeln!(f, "deliver_by_min = {}", self.terms.deliver_by_min)?;
+        if self.terms.deliver_by_min > 0 {
+            writeln!(f, "deliver_by_min = {}", self.terms.deliver_by_min)?;
+        }
         one(f, "priority_profile", self.terms.priority_profile.map(str::to_lowercase))?;
         writeln!(f, "hold_max = {}", self.terms.hold_max)?;
         list(f, "dns", &self.dns)?;
