@@ -21,7 +21,7 @@ fn a_client_certificate_logs_in_from_every_command() {
     let folder = tempfile::tempdir().unwrap();
     let own = SelfSigned::load_or_create(&folder.path().join("tls"), &["client.example"]).unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
-    let (cert, key, users) = (at("tls/certificate.pem"), at("tls/key.pem"), folder.path().join("users"));
+    let (cert, key, users) = (at("tls/certificate.pem"), at("tls/"), folder.path().join("users"));
     let pin = own.pin().to_string();
     user(&users, &["add", "jo", "--no-password", "--certificate-key", &pin, "--send-as", "a@sender.example"]);
     let listen =
