@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use smtp_tls::SelfSigned;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
 use crate::play::{PATIENCE, Run, Server, file, run, run_with, send, smtp};
 
@@ -16,17 +16,24 @@ fn user(file: &Path, arguments: &[&str]) -> Run {
 
 #[test]
 fn a_client_certificate_logs_in_from_every_command() {
-    // Another test may have been faster.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let folder = tempfile::tempdir().unwrap();
-    let own = SelfSigned::load_or_create(&folder.path().join("tls"), &["client.example"]).unwrap();
-    let at = |name: &str| folder.path().join(name).display().to_string();
-    let (cert, key, users) = (at("tls/certificate.pem"), at("tls/"), folder.path().join("users"));
-    let pin = own.pin().to_string();
-    user(&users, &["add", "jo", "--no-password", "--certificate-key", &pin, "--send-as", "a@sender.example"]);
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_key = KeyPair::generate().unwrap();
+    let ca_pem = params.self_signed(&ca_key).unwrap().pem();
+    let leaf_key = KeyPair::generate().unwrap();
+    let mut leaf = CertificateParams::default();
+    leaf.subject_alt_names = vec![SanType::Rfc822Name("jo@client.example".try_into().unwrap())];
+    let leaf = leaf.signed_by(&leaf_key, &Issuer::new(params, ca_key)).unwrap();
+    let ca = file(folder.path(), "ca.pem", &ca_pem).display().to_string();
+    let cert = file(folder.path(), "certificate.pem", &leaf.pem()).display().to_string();
+    let key = file(folder.path(), "key.pem", &leaf_key.serialize_pem()).display().to_string();
+    let users = folder.path().join("users");
+    let how = ["--no-password", "--certificate-address", "jo@client.example", "--send-as", "a@sender.example"];
+    user(&users, &[&["add", "jo"], &how[..]].concat());
     let listen =
         ["--listen", "smtps://127.0.0.1:0", "--listen", "smtp+quic://127.0.0.1:0", "--listen", "smtp://127.0.0.1:0"];
-    let server = ["serve", "--user-file", users.to_str().unwrap(), "--tls-client-ca", &cert];
+    let server = ["serve", "--user-file", users.to_str().unwrap(), "--tls-client-ca", &ca];
     let server = Server::start(&[&server, &listen[..]].concat(), 3);
     let mine = ["--insecure", "--tls-cert", &cert, "--tls-key", &key];
     for url in &server.urls {
