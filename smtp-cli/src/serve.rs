@@ -20,7 +20,6 @@ use clap::ArgMatches;
 use serde::Deserialize;
 use smtp_core::extension::Terms;
 use smtp_core::session::server::{Limits, Protocol};
-use smtp_core::stream::Listener;
 use smtp_core::types::{Domain, Mailbox};
 use smtp_queue::Schedule;
 use smtp_server::Server;
@@ -297,8 +296,8 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
     let sockets: Vec<screen::Shown> = listeners.iter().map(screen::Shown::of).collect();
     let stack = Stack::new(&plan, &store, mailboxes, relay.as_ref())?;
     let stack = Arc::new(stack::Current::new(stack));
-    let mut behind_doors: Vec<(Door, (Protocol, Box<dyn Listener>))> =
-        listeners.into_iter().map(|socket| (socket.entrance.into(), (socket.protocol, socket.listener))).collect();
+    let mut behind_doors: Vec<_> =
+        listeners.into_iter().map(|socket| (Door::from(socket.entrance), (socket.protocol, socket.listener))).collect();
     if relay.is_some() {
         admin::run_folder(&relay::run_dir(&plan.data_dir))?;
         let socket = UnixListener::bind(crate::admin::submission_socket(&plan.data_dir), &UnixOptions::default());
