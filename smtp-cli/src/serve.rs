@@ -1,6 +1,7 @@
 //! `smtp serve`: a mail server in one command.
 
 mod admin;
+mod etrn;
 mod hop;
 mod relay;
 mod screen;
@@ -17,10 +18,11 @@ use std::time::Duration;
 use clap::ArgMatches;
 
 use serde::Deserialize;
+use smtp_core::extension::Terms;
 use smtp_core::session::server::{Limits, Protocol};
 use smtp_core::types::{Domain, Mailbox};
 use smtp_queue::Schedule;
-use smtp_server::{Server, Summary};
+use smtp_server::Server;
 use smtp_tls::ServerTls;
 use smtp_transport_unix::{ListenOptions as UnixOptions, UnixListener};
 use tokio::task::JoinSet;
@@ -30,6 +32,7 @@ use crate::exit::{Exit, Failure, warn};
 use crate::listen::{self, Signals, Stopped};
 use crate::logging::{self, Format, Level};
 use crate::settings::{layered, load};
+use crate::terms::{self, TermsArguments};
 use crate::transport::{Born, EarlyDataChoice, Quic};
 use crate::url::Url;
 use crate::values::{self, Hidden, Many, Size, Wait, flatten};
@@ -53,7 +56,8 @@ pub(crate) struct Arguments {
     /// and lmtp+unix:///path speak LMTP, with an answer for each recipient, never on port 25. pipe: serves one
     /// session on standard input and output, as inetd wants it; fd:name takes sockets that a service manager opened.
     /// ?role=mx takes mail from other hosts, where nobody authenticates; ?role=submission from users who do. Without
-    /// it a listener does both.
+    /// it a listener does both. ?proxy=NETWORK is for proxies: connections come from there and begin with a PROXY
+    /// header. ?xclient=NETWORK, ?xclient-login=NETWORK and ?xforward=NETWORK let hosts there speak for others.
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "values::list")]
     listen: Vec<Many<Url>>,
@@ -166,6 +170,18 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TIME")]
     queue_delay_notice: Option<Wait>,
 
+    /// A domain whose mail a host may ask for by ETRN (RFC 1985); may be repeated. Needs a queue.
+    ///
+    /// It is tried again at once, on the way that it always goes; at most once in five minutes. Hosts below the domain
+    /// may be asked for too. Not on ?role=submission.
+    #[arg(long, value_name = "DOMAIN")]
+    #[serde(deserialize_with = "values::list")]
+    etrn: Vec<Many<Domain>>,
+
+    #[command(flatten)]
+    #[serde(skip)]
+    terms: TermsArguments,
+
     /// A name server to ask, as address:port; may be repeated. Default: those of the system.
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "values::list")]
@@ -224,6 +240,7 @@ layered!(Arguments {
     queue_retry,
     queue_lifetime,
     queue_delay_notice,
+    etrn,
     dns,
     own_address,
     mx_port,
@@ -231,7 +248,7 @@ layered!(Arguments {
     log,
     log_format,
     verbose,
-} except {});
+} with { terms } except {});
 
 /// What stands below the options in `smtp serve --help`.
 pub(crate) const MORE_HELP: &str = "\
@@ -275,16 +292,17 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
     let store = store::open(&plan)?;
     let listeners = listen::bind(&plan.urls, store.tls.as_ref().map(|tls| &tls.server), &plan.quic, born)?;
     let mailboxes = stack::mailboxes(&plan)?;
-    let relay = Relay::open(&plan, &store, &mailboxes, &listeners.sockets)?;
-    let sockets: Vec<screen::Shown> = listeners.sockets.iter().map(screen::Shown::of).collect();
-    let stack = Stack::new(&plan, &store, mailboxes, relay.as_ref(), listeners.strict)?;
+    let (relay, runner) = Relay::open(&plan, &store, &mailboxes, &listeners)?.unzip();
+    let sockets: Vec<screen::Shown> = listeners.iter().map(screen::Shown::of).collect();
+    let stack = Stack::new(&plan, &store, mailboxes, relay.as_ref())?;
     let stack = Arc::new(stack::Current::new(stack));
-    let mut doors: Vec<_> =
-        listeners.sockets.into_iter().map(|socket| (socket.role.into(), socket.protocol, socket.listener)).collect();
+    let mut behind_doors: Vec<_> =
+        listeners.into_iter().map(|socket| (Door::from(socket.entrance), (socket.protocol, socket.listener))).collect();
     if relay.is_some() {
         admin::run_folder(&relay::run_dir(&plan.data_dir))?;
         let socket = UnixListener::bind(crate::admin::submission_socket(&plan.data_dir), &UnixOptions::default());
-        doors.push((Door::Programs, Protocol::Smtp, Box::new(socket.map_err(|error| Failure::new(Exit::Io, error))?)));
+        let socket = socket.map_err(|error| Failure::new(Exit::Io, error))?;
+        behind_doors.push((Door::programs(), (Protocol::Smtp, Box::new(socket))));
     }
 
     let (signals, shutdown) = (Signals::new()?, CancellationToken::new());
@@ -293,29 +311,26 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
         screen::show(&plan, &store, &sockets);
     }
     let mut running = JoinSet::new();
-    let used = Door::ALL.iter().filter(|door| doors.iter().any(|(other, ..)| other == *door)).count();
-    for door in Door::ALL {
+    let doors = listen::grouped(behind_doors);
+    let used = doors.len();
+    for (door, listeners) in doors {
         let behind = Arc::clone(&stack);
+        let settings = stack.get().settings(&plan, &door, used);
+        let server = Server::new(settings, move |_| behind.get().of(&door));
         let server =
-            Server::new(stack.get().settings(&plan, door, used), move |session| behind.get().of(session, door));
-        let own = doors.extract_if(.., |(other, ..)| *other == door);
-        let mut own = own.peekable();
-        if own.peek().is_some() {
-            let server = own.fold(server, |server, (_, protocol, listener)| server.listen_as(listener, protocol));
-            running.spawn(server.run(shutdown.clone()));
-        }
+            listeners.into_iter().fold(server, |server, (protocol, listener)| server.listen_as(listener, protocol));
+        running.spawn(server.run(shutdown.clone()));
     }
-    let serving = tokio::spawn(async move { running.join_all().await.into_iter().fold(NOTHING, add) });
+    let serving = listen::together(running);
     if !once {
         listen::announce(sockets.iter().map(|socket| &socket.url));
     }
     sweep(store.maildir.clone());
     let mut emptying = None;
-    if let Some(relay) = &relay {
-        let (hops, runner) = relay.start(&plan, shutdown.child_token());
-        let (spool, clock) = (Arc::clone(&relay.spool), Arc::clone(&relay.clock));
+    if let (Some(relay), Some(runner)) = (&relay, runner) {
+        emptying = Some(tokio::spawn(runner.run(shutdown.child_token())));
+        let (spool, clock, hops) = (Arc::clone(&relay.spool), Arc::clone(&relay.clock), relay.hops.clone());
         admin::Admin { spool, clock, hops }.listen(&plan.data_dir)?;
-        emptying = Some(runner);
     }
 
     let again = Reload { matches, plan, store, stack, relay };
@@ -335,12 +350,6 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
         }
         Stopped::AtOnce => Ok(Exit::Temporary),
     }
-}
-
-const NOTHING: Summary = Summary { sessions: 0, aborted: 0, panicked: 0 };
-
-const fn add(a: Summary, b: Summary) -> Summary {
-    Summary { sessions: a.sessions + b.sessions, aborted: a.aborted + b.aborted, panicked: a.panicked + b.panicked }
 }
 
 /// What SIGHUP reads again.
@@ -452,6 +461,10 @@ struct Plan {
     routes: Vec<Route>,
     relay_domains: Vec<Domain>,
     schedule: Schedule,
+    /// For which domains ETRN starts the queue.
+    etrn: Vec<Domain>,
+    /// On what terms extensions are offered.
+    terms: Terms,
     dns: Vec<SocketAddr>,
     own_addresses: Vec<IpAddr>,
     mx_port: Option<u16>,
@@ -485,6 +498,10 @@ impl Plan {
             Some(Spooling::Sqlite(None)) => Some(data_dir.join("queue")),
             None => relays.then(|| data_dir.join("queue")),
         };
+        let etrn = flatten(arguments.etrn);
+        if !etrn.is_empty() && queue.is_none() {
+            return Err(Failure::usage("--etrn without a queue").help("--queue sqlite makes one"));
+        }
         let mut schedule = Schedule::default();
         let retries: Vec<Duration> = flatten(arguments.queue_retry).into_iter().map(|wait: Wait| wait.0).collect();
         if !retries.is_empty() {
@@ -512,6 +529,8 @@ impl Plan {
             routes,
             relay_domains,
             schedule,
+            etrn,
+            terms: arguments.terms.terms(),
             dns: flatten(arguments.dns),
             own_addresses: flatten(arguments.own_address),
             mx_port: arguments.mx_port,
@@ -527,7 +546,7 @@ impl Plan {
     }
 
     /// What holds until the end of the process, and whether it is another in `new`.
-    fn fixed(&self, new: &Self) -> [(&'static str, bool); 8] {
+    fn fixed(&self, new: &Self) -> [(&'static str, bool); 10] {
         [
             ("listen", self.urls != new.urls),
             ("hostname", self.hostname != new.hostname),
@@ -535,6 +554,8 @@ impl Plan {
             ("max_size", self.max_size != new.max_size),
             ("queue", self.queue != new.queue),
             ("queue_retry, queue_lifetime, queue_delay_notice", self.schedule != new.schedule),
+            ("etrn", self.etrn != new.etrn),
+            ("no_soliciting, deliver_by_min, priority_profile, hold_max", !terms::same(&self.terms, &new.terms)),
             ("tls_cert, tls_key", self.identity_files != new.identity_files),
             ("drain_deadline", self.drain != new.drain),
         ]

@@ -6,16 +6,13 @@ use std::sync::Arc;
 
 use smtp_core::service::{BoxError, Outcome, Transaction};
 use smtp_core::stream::BoxFuture;
-use smtp_queue::{
-    Clock, Dsn, Health, Hops, Limits, Queue, Runner, Schedule, Settings as RunnerSettings, Spool, SqliteSpool,
-};
+use smtp_queue::{Clock, Dsn, Health, Hops, Limits, Queue, Runner, Settings as RunnerSettings, Spool, SqliteSpool};
 use smtp_server::{Mailboxes, Maildir};
 use std::task::{Context, Poll};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::Plan;
+use super::etrn::Waiting;
 use super::store::Store;
 use super::ways::{Table, Ways};
 use crate::exit::{Exit, Failure};
@@ -30,13 +27,13 @@ pub(super) struct Relay {
     pub(super) spool: Arc<dyn Spool>,
     pub(super) clock: Arc<Clock>,
     pub(super) queue: Queue,
+    pub(super) hops: Hops,
     ways: Arc<Ways>,
     own: Vec<IpAddr>,
-    schedule: Schedule,
 }
 
 impl Relay {
-    /// Opens the queue that the plan names; `None` if it names none.
+    /// Opens the queue that the plan names, with what empties it; `None` if it names none.
     ///
     /// # Errors
     /// If the folder or a route cannot be used.
@@ -45,7 +42,7 @@ impl Relay {
         store: &Store,
         mailboxes: &Mailboxes,
         sockets: &[Socket],
-    ) -> Result<Option<Self>, Failure> {
+    ) -> Result<Option<(Self, Runner)>, Failure> {
         let Some(folder) = &plan.queue else { return Ok(None) };
         let own = own_addresses(plan, sockets);
         let table = Table::new(plan, mailboxes.clone(), store.maildir.clone(), &own)?;
@@ -59,7 +56,11 @@ impl Relay {
         if let Health::Full(why) | Health::Unhealthy(why) = spool.health() {
             tracing::warn!(why, "the queue takes no mail yet");
         }
-        Ok(Some(Self { spool, clock, queue, ways, own, schedule }))
+        let notices = Dsn::new(plan.hostname.clone(), ways.clone(), schedule.clone());
+        let settings = RunnerSettings { schedule, drain: plan.drain_time(), ..RunnerSettings::default() };
+        let runner = Runner::new(Arc::clone(&spool), ways.clone(), Arc::new(notices), settings, Arc::clone(&clock));
+        let hops = runner.hops();
+        Ok(Some((Self { spool, clock, queue, hops, ways, own }, runner)))
     }
 
     /// What the configuration says now holds for all mail from here on.
@@ -71,14 +72,9 @@ impl Relay {
         Ok(())
     }
 
-    /// Begins to empty the queue, until `stop`.
-    pub(super) fn start(&self, plan: &Plan, stop: CancellationToken) -> (Hops, JoinHandle<()>) {
-        let notices = Dsn::new(plan.hostname.clone(), self.ways.clone(), self.schedule.clone());
-        let settings =
-            RunnerSettings { schedule: self.schedule.clone(), drain: plan.drain_time(), ..RunnerSettings::default() };
-        let (spool, clock) = (Arc::clone(&self.spool), Arc::clone(&self.clock));
-        let runner = Runner::new(spool, self.ways.clone(), Arc::new(notices), settings, clock);
-        (runner.hops(), tokio::spawn(runner.run(stop)))
+    /// The queue, for those who start it from outside.
+    pub(super) fn waiting(&self) -> Waiting {
+        Waiting { spool: Arc::clone(&self.spool), clock: Arc::clone(&self.clock), hops: self.hops.clone() }
     }
 }
 

@@ -39,6 +39,13 @@ impl fmt::Display for Plan {
         list(f, "queue_retry", &retries)?;
         writeln!(f, "queue_lifetime = {}", schedule.lifetime.as_secs_f64())?;
         writeln!(f, "queue_delay_notice = {}", schedule.delay_notice.as_secs_f64())?;
+        list(f, "etrn", &self.etrn)?;
+        one(f, "no_soliciting", self.terms.no_soliciting.as_ref())?;
+        if self.terms.deliver_by_min > 0 {
+            writeln!(f, "deliver_by_min = {}", self.terms.deliver_by_min)?;
+        }
+        one(f, "priority_profile", self.terms.priority_profile.map(str::to_lowercase))?;
+        writeln!(f, "hold_max = {}", self.terms.hold_max)?;
         list(f, "dns", &self.dns)?;
         list(f, "own_address", &self.own_addresses)?;
         self.mx_port.map_or(Ok(()), |port| writeln!(f, "mx_port = {port}"))

@@ -11,6 +11,8 @@ mod bench;
 mod drain;
 mod errors;
 mod ledger;
+mod listeners;
+mod login;
 mod manual;
 mod play;
 mod relay;
