@@ -313,8 +313,8 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
     let mut emptying = None;
     if let Some(relay) = &relay {
         let (hops, runner) = relay.start(&plan, shutdown.child_token());
-        let (spool, clock) = (Arc::clone(&relay.spool), Arc::clone(&relay.clock));
-        admin::Admin { spool, clock, hops }.listen(&plan.data_dir)?;
+        let (spool, clock, ways) = (Arc::clone(&relay.spool), Arc::clone(&relay.clock), Arc::clone(&relay.ways));
+        admin::Admin { spool, clock, hops, ways }.listen(&plan.data_dir)?;
         emptying = Some(runner);
     }
 

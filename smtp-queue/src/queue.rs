@@ -18,7 +18,7 @@ use crate::job::{NewJob, NewMessage, NextHop};
 use crate::notice::Kind;
 use crate::scheduler::Schedule;
 use crate::spool::Spool;
-use crate::terms::Terms;
+use crate::terms::{Terms, deadline, released};
 
 /// Recipients of one job: 100, which every server takes (RFC 5321 §4.5.3.1.8).
 const RECIPIENTS_MAX: usize = 100;
@@ -48,6 +48,8 @@ impl Plan for ByDomain {
 
 /// A delivery that stages each message into a [`Spool`] and answers when it is stored: 250 with its id, 452 4.3.1 when
 /// the spool is full, 451 4.3.0 when its disk does not work.
+///
+/// Mail that is to be held until after the deadline that was set for it is refused with 501 5.5.4.
 ///
 /// Each next hop of the [`Plan`] becomes a job, and more than one beyond 100 recipients. Clones share everything.
 #[derive(Clone)]
@@ -105,7 +107,7 @@ impl Shared {
         let session_id = session.id;
         let stored = self.stage(&session, envelope, body).await;
         stored.map_err(|failure| match failure {
-            Failure::Truncated(refusal) => refusal,
+            Failure::Refused(refusal) => refusal,
             Failure::Spool(error) => {
                 tracing::warn!(session = session_id, %error, "a message was not queued; its sender tries again");
                 error.refusal()
@@ -115,6 +117,11 @@ impl Shared {
 
     async fn stage(&self, session: &SessionInfo, envelope: Envelope, mut body: Body) -> Result<Receipt, Failure> {
         let now = self.clock.now();
+        let release = released(&envelope.mail, now);
+        if deadline(&envelope.mail, now).is_some_and(|(deadline, _)| release > now && release >= deadline) {
+            let late = "it is to be held until after its deadline (HOLDFOR or HOLDUNTIL, and BY)";
+            return Err(Failure::Refused(Refusal::fixed(501, (5, 5, 4), late)));
+        }
         let declared = || envelope.mail.parameters.value("SIZE").flatten().and_then(|size| size.parse().ok());
         let mut staged = self.spool.begin(now, body.size().or_else(declared)).await?;
         let complete = loop {
@@ -122,7 +129,7 @@ impl Shared {
                 Ok(Chunk::Data(data)) => staged.write(data).await?,
                 Ok(Chunk::End(complete)) => break complete,
                 Err(_) => {
-                    return Err(Failure::Truncated(Refusal::fixed(451, (4, 4, 2), "the message did not come whole")));
+                    return Err(Failure::Refused(Refusal::fixed(451, (4, 4, 2), "the message did not come whole")));
                 }
             }
         };
@@ -136,7 +143,7 @@ impl Shared {
 }
 
 enum Failure {
-    Truncated(Refusal),
+    Refused(Refusal),
     Spool(Error),
 }
 

@@ -2,10 +2,12 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use smtp_core::channel::SessionInfo;
 use smtp_core::driver;
-use smtp_core::service::{Delivery, Policy};
+use smtp_core::extension::Terms;
+use smtp_core::service::{Delivery, Policy, Promises};
 use smtp_core::session::server::{Config, Limits};
 use smtp_queue::Queue;
 use smtp_server::auth::{SenderLayer, SharedUsers};
@@ -42,6 +44,11 @@ impl Door {
     const fn authenticates(self) -> bool {
         matches!(self, Self::Any | Self::Submission)
     }
+
+    /// Nobody but users comes in here, and they have said who they are.
+    const fn is_for_users_alone(self) -> bool {
+        matches!(self, Self::Submission | Self::Programs)
+    }
 }
 
 impl From<Role> for Door {
@@ -53,6 +60,9 @@ impl From<Role> for Door {
         }
     }
 }
+
+/// [`Queue::PROMISES`] but for what is a user's alone: to have mail held (RFC 4865), and to go before others.
+const TO_STRANGERS: Promises = Promises::of(&["8BITMIME", "SMTPUTF8", "REQUIRETLS", "DSN", "DELIVERBY"]);
 
 /// The stack that new sessions get; those that run keep theirs.
 #[derive(Debug)]
@@ -123,8 +133,21 @@ impl Stack {
     pub(super) fn settings(&self, plan: &Plan, door: Door, doors: usize) -> Settings {
         let limits = Limits { message_size: plan.message_size(), ..Limits::default() };
         let mechanisms = self.auth.as_ref().filter(|_| door.authenticates()).map(|(auth, _)| auth.offers());
+        let promises = match &self.queue {
+            None => Maildir::PROMISES,
+            Some(_) if door.is_for_users_alone() => Queue::PROMISES,
+            Some(_) => TO_STRANGERS,
+        };
+        // What is not delivered at once is tried again after the first pause, and not before.
+        let first_retry = plan.schedule.retries.first().map_or(0, |pause| pause.as_secs());
+        let terms = Terms {
+            deliver_by_min: u32::try_from(first_retry).unwrap_or(u32::MAX),
+            clock: Some(now),
+            ..Terms::default()
+        };
         let config = Config::new(plan.hostname.clone())
-            .promising(Maildir::PROMISES)
+            .promising(promises)
+            .with_terms(terms)
             .with_mechanisms(mechanisms.unwrap_or_default())
             .with_limits(limits);
         let mut settings = Settings::new(driver::Settings::new(config));
@@ -167,6 +190,12 @@ impl Stack {
         let delivery = TraceDeliveryLayer.layer(delivery);
         (policy, delivery)
     }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Who gets mail here.

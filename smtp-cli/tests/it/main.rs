@@ -13,6 +13,7 @@ mod errors;
 mod ledger;
 mod manual;
 mod play;
+mod promises;
 mod relay;
 mod replay;
 mod send;
