@@ -9,7 +9,8 @@ use smtp_core::service::{BoxError, Outcome, Transaction};
 use smtp_core::stream::BoxFuture;
 use smtp_core::types::{Envelope, Parameter};
 use smtp_queue::{
-    Clock, Dsn, Health, Hops, Kind as NoticeKind, Limits, Queue, Runner, Schedule, Settings as RunnerSettings, Spool, SqliteSpool,
+    Clock, Dsn, Health, Hops, Kind as NoticeKind, Limits, Queue, Runner, Schedule, Settings as RunnerSettings, Spool,
+    SqliteSpool,
 };
 use smtp_server::{Mailboxes, Maildir};
 use std::task::{Context, Poll};

@@ -77,6 +77,20 @@ fn queue(server: &Server, arguments: &[&str]) -> Run {
     run(smtp(words.iter().chain(&arguments[1..])))
 }
 
+/// The types of the parts of a report, as another's parser sees them.
+fn parts(report: &str) -> Vec<String> {
+    use mail_parser::{MessageParser, MimeHeaders, PartType};
+    let report = MessageParser::default().parse(report.as_bytes()).unwrap();
+    let name = |part: &mail_parser::MessagePart<'_>| {
+        let kind = part.content_type().unwrap();
+        format!("{}/{}", kind.ctype(), kind.subtype().unwrap_or_default())
+    };
+    let root = report.root_part();
+    assert_eq!(name(root), "multipart/report");
+    let PartType::Multipart(parts) = &root.body else { panic!("{report:?}") };
+    parts.iter().map(|n| name(&report.parts[*n as usize])).collect()
+}
+
 /// Waits until it holds.
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + 2 * PATIENCE;
@@ -152,6 +166,11 @@ fn senders_are_told_what_they_asked_for() {
         assert!(about(mark).contains(part) && about(mark).contains("X-Mark: 42\n"), "{mark}, {part}: {}", about(mark));
     }
     assert!(!about("four").contains("the content\n"), "{}", about("four"));
+    for (mark, returned) in
+        [("one", "text/rfc822-headers"), ("three", "message/rfc822"), ("four", "text/rfc822-headers")]
+    {
+        assert_eq!(parts(about(mark)), ["text/plain", "message/delivery-status", returned], "{}", about(mark));
+    }
     assert_eq!(hop.arrived().len(), 1);
     assert_eq!(server.messages("localhost", "amy").len(), 1);
 }
@@ -218,12 +237,15 @@ fn the_log_has_a_line_for_each_recipient() {
     server.signal("TERM");
     let log = server.finish().stderr;
     let lines = |what: &str, to: &str| {
-        let found = log.lines().filter(|line| line.contains(what) && line.contains(&format!("to=\"<{to}@remote.example>\"")));
+        let found =
+            log.lines().filter(|line| line.contains(what) && line.contains(&format!("to=\"<{to}@remote.example>\"")));
         found.map(str::to_owned).collect::<Vec<_>>()
     };
-    for (what, to, reply) in
-        [("bounced", "nobody", "550 5.1.1 no such mailbox"), ("delivered", "amy", "250 2.0.0 taken"), ("deferred", "late", "451 4.7.1 not now")]
-    {
+    for (what, to, reply) in [
+        ("bounced", "nobody", "550 5.1.1 no such mailbox"),
+        ("delivered", "amy", "250 2.0.0 taken"),
+        ("deferred", "late", "451 4.7.1 not now"),
+    ] {
         let found = lines(what, to);
         assert!(!found.is_empty() && (to == "late" || found.len() == 1), "{what} {to}: {log}");
         for part in ["id=", "next_hop=\"relay:\"", "delay=", reply] {

@@ -82,7 +82,8 @@ impl Attempt {
     /// It is not delivered yet; nothing else is told before the end.
     fn tell_delay(&self) -> Settlement {
         let job = &self.leased.job;
-        let wants = |n: &usize| job.recipients.get(*n).is_some_and(|r| !r.delay_told && Kind::Delayed.is_wanted(&r.rcpt));
+        let wants =
+            |n: &usize| job.recipients.get(*n).is_some_and(|r| !r.delay_told && Kind::Delayed.is_wanted(&r.rcpt));
         Settlement { delay_told: job.waiting().filter(wants).collect(), alarm: job.expires, ..self.nothing() }
     }
 

@@ -113,7 +113,7 @@ async fn where_it_cannot_be_passed_on_the_sender_is_told() {
     for (mode, action) in [("N", "Action: relayed"), ("R", "Action: failed\r\nStatus: 5.4.7")] {
         let taken = "C: MAIL FROM:<jo@a.example>\nC: RCPT TO:<x@b.example>\nC: DATA\nS: 250 2.1.0 ok\nS: 250 2.1.5 ok\n\
                      S: 354 go\nC: Subject: x\nC: \nC: x\nC: .\nS: 250 2.0.0 taken\n";
-        let script = format!("{GREETING}{}", if mode == "N" { taken } else { "" });
+        let script = format!("{GREETING}{}C: QUIT\nS: 221 bye\n", if mode == "N" { taken } else { "" });
         let server = ScriptedServer::start(vec![Scenario::parse("lacks", &script).unwrap()]);
         let client = Client::new(server.connector(), target(), ClientSettings::default());
         let rig = Rig::start(Settings::default());
@@ -122,7 +122,8 @@ async fn where_it_cannot_be_passed_on_the_sender_is_told() {
         rig.send(&mail, &["x@b.example NOTIFY=SUCCESS,FAILURE"], MAIL).await.unwrap();
         tokio::time::sleep(Duration::from_secs(20)).await;
         let notices = rig.world.taken("a.example");
-        assert_eq!(notices.len(), 1, "mode {mode}");
+        let page = rig.spool.list(&smtp_queue::Filter::default(), None, 10).await.unwrap();
+        assert_eq!(notices.len(), 1, "mode {mode}: {page:?}");
         let text = String::from_utf8_lossy(&notices[0].content);
         assert!(text.contains(action), "{text}");
         rig.stop().await;

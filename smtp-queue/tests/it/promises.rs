@@ -1,9 +1,11 @@
 //! What a sender can ask for, and gets.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use proptest::prelude::*;
 use smtp_core::service::Omitted;
 use smtp_core::types::Refusal;
 use smtp_queue::kit::at;
@@ -34,7 +36,8 @@ fn notices(rig: &Rig) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn those_who_ask_are_told_of_success_in_one_notice() {
     let rig = Rig::start(Settings::default());
-    let to = ["x@b.example NOTIFY=SUCCESS", "y@b.example", "z@b.example NOTIFY=FAILURE,SUCCESS ORCPT=rfc822;o@c.example"];
+    let to =
+        ["x@b.example NOTIFY=SUCCESS", "y@b.example", "z@b.example NOTIFY=FAILURE,SUCCESS ORCPT=rfc822;o@c.example"];
     rig.send("jo@a.example RET=FULL ENVID=77", &to, MAIL).await.unwrap();
     tokio::time::sleep(seconds(5)).await;
     let [notice] = &notices(&rig)[..] else { panic!("one notice") };
@@ -126,7 +129,8 @@ async fn each_kind_is_told_once_of_each_recipient() {
         let line = format!("Final-Recipient: rfc822; {to}\r\nAction: {action}\r\n");
         notices(&rig).iter().map(|text| text.matches(&line).count()).sum::<usize>()
     };
-    let counts = ["delayed", "delivered", "failed"].map(|action| (told(action, "x@b.example"), told(action, "y@b.example")));
+    let counts =
+        ["delayed", "delivered", "failed"].map(|action| (told(action, "x@b.example"), told(action, "y@b.example")));
     assert_eq!(counts, [(1, 1), (1, 0), (0, 1)]);
     assert_eq!(notices(&rig).len(), 3);
     assert_eq!(rig.spool.stats(), Stats::default());
@@ -167,7 +171,8 @@ async fn what_has_to_be_returned_by_a_time_is_even_if_its_turn_never_came() {
 
 #[tokio::test(start_paused = true)]
 async fn higher_priorities_go_first() {
-    let rig = Rig::start(Settings { schedule: Schedule { under_way: 1, ..Schedule::default() }, ..Settings::default() });
+    let rig =
+        Rig::start(Settings { schedule: Schedule { under_way: 1, ..Schedule::default() }, ..Settings::default() });
     rig.world.set("b.example", Does::Takes(seconds(10)));
     rig.send("jo@a.example", &["first@b.example"], MAIL).await.unwrap();
     tokio::time::sleep(seconds(1)).await;
@@ -237,4 +242,89 @@ async fn all_of_it_outlives_the_process() {
     assert_eq!(entry.job.recipients[0].rcpt.parameters.to_string(), to.split_once(' ').unwrap().1);
     assert_eq!((entry.job.due, entry.job.alarm), (accepted + seconds(7_200), accepted + seconds(9_000)));
     assert_eq!(entry.job.priority, -4);
+}
+
+/// What senders say of notices; `None` says nothing.
+const NOTIFY: [Option<&str>; 6] =
+    [None, Some("NEVER"), Some("SUCCESS"), Some("FAILURE"), Some("DELAY"), Some("SUCCESS,FAILURE,DELAY")];
+
+/// What a next hop may do for some hours.
+fn does() -> impl Strategy<Value = Does> {
+    let answer = prop_oneof![Just(Ok(())), Just(Err(unknown())), Just(Err(greylisted()))];
+    prop_oneof![
+        Just(Does::Dead),
+        Just(Does::Breaks),
+        Just(Does::Says(greylisted())),
+        Just(Does::Says(unknown())),
+        Just(Does::Relays(Omitted::DSN)),
+        Just(Does::Relays(Omitted::NOTHING)),
+        Just(Does::Takes(seconds(90))),
+        proptest::collection::vec(answer, 1..4).prop_map(Does::Each),
+    ]
+}
+
+/// Whose mail, with what BY, and what is said of notices about each recipient.
+type Letter = (bool, Option<&'static str>, Vec<usize>);
+
+async fn told_in(letters: Vec<Letter>, moods: Vec<Does>) -> Result<(), TestCaseError> {
+    let rig = Rig::start(Settings::default());
+    let mut expected = HashMap::new();
+    for (n, (nobody, by, recipients)) in letters.into_iter().enumerate() {
+        let to: Vec<_> =
+            recipients.iter().enumerate().map(|(i, which)| (format!("u{n}-{i}@b.example"), NOTIFY[*which])).collect();
+        let rcpts: Vec<_> = to
+            .iter()
+            .map(|(to, notify)| notify.map_or_else(|| to.clone(), |notify| format!("{to} NOTIFY={notify}")))
+            .collect();
+        let rcpts: Vec<_> = rcpts.iter().map(String::as_str).collect();
+        let mail = format!("{} {}", if nobody { "" } else { "jo@a.example" }, by.unwrap_or_default());
+        rig.send(mail.trim_end(), &rcpts, MAIL).await.unwrap();
+        expected.extend(to.into_iter().map(|(to, notify)| (to, (nobody, notify))));
+    }
+    for mood in moods {
+        rig.world.set("b.example", mood);
+        tokio::time::sleep(seconds(7 * 3_600)).await;
+    }
+    tokio::time::sleep(seconds(6 * 86_400)).await;
+    prop_assert_eq!(rig.spool.stats(), Stats::default());
+    let mut told = HashMap::<(String, String), usize>::new();
+    for notice in notices(&rig) {
+        let mut lines = notice.lines();
+        while let Some(line) = lines.next() {
+            let Some(to) = line.strip_prefix("Final-Recipient: rfc822; ") else { continue };
+            let action = lines.next().unwrap().strip_prefix("Action: ").unwrap();
+            *told.entry((to.to_owned(), action.to_owned())).or_default() += 1;
+        }
+    }
+    for ((to, action), times) in &told {
+        let (nobody, notify) = expected[to];
+        let word = match action.as_str() {
+            "failed" => "FAILURE",
+            "delayed" => "DELAY",
+            _ => "SUCCESS",
+        };
+        let wanted = notify.map_or(word != "SUCCESS", |notify| notify.contains(word));
+        prop_assert!(!nobody && wanted && *times == 1, "{} {}: {:?}, {} times", to, action, expected[to], times);
+    }
+    for to in expected.keys() {
+        let has = |action: &str| told.contains_key(&(to.clone(), action.to_owned()));
+        let ends = ["failed", "delivered", "relayed"].into_iter().filter(|action| has(action)).count();
+        prop_assert!(ends <= 1, "{} has more than one end: {:?}", to, told);
+    }
+    rig.stop().await;
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #[test]
+    fn nobody_is_told_twice_or_what_they_do_not_want_to_hear(
+        letters in proptest::collection::vec(
+            (any::<bool>(), prop_oneof![2 => Just(None), 1 => Just(Some("BY=30000;N")), 1 => Just(Some("BY=30000;R"))],
+             proptest::collection::vec(0..NOTIFY.len(), 1..5)), 1..6),
+        moods in proptest::collection::vec(does(), 1..6),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(told_in(letters, moods))?;
+    }
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
 /// What a next hop does with mail.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) enum Does {
     /// Takes it after a while.
     Takes(Duration),
