@@ -267,7 +267,8 @@ fn does() -> impl Strategy<Value = Does> {
 type Letter = (bool, Option<&'static str>, Vec<usize>);
 
 async fn told_in(letters: Vec<Letter>, moods: Vec<Does>) -> Result<(), TestCaseError> {
-    let rig = Rig::start(Settings::default());
+    let schedule = Schedule { lifetime: seconds(86_400), ..Schedule::default() };
+    let rig = Rig::start(Settings { schedule, ..Settings::default() });
     let mut expected = HashMap::new();
     for (n, (nobody, by, recipients)) in letters.into_iter().enumerate() {
         let to: Vec<_> =
@@ -283,9 +284,9 @@ async fn told_in(letters: Vec<Letter>, moods: Vec<Does>) -> Result<(), TestCaseE
     }
     for mood in moods {
         rig.world.set("b.example", mood);
-        tokio::time::sleep(seconds(7 * 3_600)).await;
+        tokio::time::sleep(seconds(5 * 3_600)).await;
     }
-    tokio::time::sleep(seconds(6 * 86_400)).await;
+    tokio::time::sleep(seconds(30 * 3_600)).await;
     prop_assert_eq!(rig.spool.stats(), Stats::default());
     let mut told = HashMap::<(String, String), usize>::new();
     for notice in notices(&rig) {
