@@ -121,6 +121,11 @@ fn what_is_offered_depends_on_the_queue_and_on_who_comes() {
     ] {
         assert_eq!(ehlo.contains(keyword), offered, "{keyword}: {ehlo}");
     }
+    let stream = TcpStream::connect(server.urls[0].rsplit('/').next().unwrap()).unwrap();
+    let mut talk = Talk::begin(stream).0;
+    assert!(talk.say("MAIL FROM:<a@b.example> BY=59;R").starts_with("550 5.4.7"), "less than it takes to try again");
+    assert!(talk.say("MAIL FROM:<a@b.example> HOLDFOR=60").starts_with("555 5.5.4"));
+    assert!(talk.say("MAIL FROM:<a@b.example> BY=60;R RET=HDRS").starts_with("250"));
     let alone = Server::serve(&[]);
     let ehlo = offers(alone.url());
     for keyword in ["DSN", "DELIVERBY", "FUTURERELEASE", "MT-PRIORITY"] {
