@@ -181,6 +181,33 @@ fn senders_are_told_what_they_asked_for() {
 }
 
 #[test]
+fn the_next_server_tells_where_it_can() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let socket = |name: &str| format!("smtp+unix://{}", folder.path().join(name).display());
+    let host = |name: &str, other: &str| {
+        let (domain, hostname) = (format!("{name}.example"), format!("mx.{name}.example"));
+        let names = ["--listen", &socket(name), "--domain", &domain, "--hostname", &hostname];
+        Server::start(&[&["serve"], &names[..], &["--relay-host", &socket(other), "--queue-retry", "1s"]].concat(), 1)
+    };
+    let (here, there) = (host("here", "there"), host("there", "here"));
+    let asked = "NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;amy@old.example";
+    program(&here).send("<jo@here.example> ENVID=e BY=600;N", &format!("<amy@there.example> {asked}"));
+    until("it is told", || !here.messages("here.example", "jo").is_empty());
+    for server in [&here, &there] {
+        until("nothing waits", || queue(server, &["stats", "--json"]).json()["messages"] == 0);
+    }
+    assert_eq!(there.messages("there.example", "amy").len(), 1);
+    let [notice] = &here.messages("here.example", "jo")[..] else { panic!("one notice") };
+    for part in [
+        "Reporting-MTA: dns; mx.there.example\nOriginal-Envelope-Id: e\n",
+        "Deliver-By-Date: ",
+        "Original-Recipient: rfc822; amy@old.example\nFinal-Recipient: rfc822; amy@there.example\nAction: delivered\n",
+    ] {
+        assert!(notice.contains(part), "{part}: {notice}");
+    }
+}
+
+#[test]
 fn what_is_held_for_its_sender_is_shown_and_stays() {
     let hop = Hop::start();
     let server = serve(&hop, &[]);
