@@ -58,7 +58,7 @@ pub(crate) struct Filter {
 }
 
 /// What is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Action {
     /// Stay until released.
@@ -67,6 +67,8 @@ pub(crate) enum Action {
     Release,
     /// Be tried now.
     Retry,
+    /// Go to another destination.
+    Reroute { to: String },
     /// Vanish; the sender is not told.
     Cancel,
     /// Give up now; the sender is told.

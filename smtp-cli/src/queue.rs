@@ -24,9 +24,15 @@ pub(crate) struct Arguments {
     #[arg(value_name = "ID")]
     ids: Vec<String>,
 
-    /// All jobs. `hold`, `release`, `retry`, `bounce` and `cancel` want a filter, an id, or this.
+    /// All jobs. `hold`, `release`, `retry`, `reroute`, `bounce` and `cancel` want a filter, an id, or this.
     #[arg(long)]
     all: bool,
+
+    /// Where `reroute` sends them: a domain, .DOMAIN for a route that is set so, relay: for the relay host.
+    ///
+    /// What is set for that domain holds: its route, or else the relay host if there is one.
+    #[arg(long, value_name = "NAME")]
+    to: Option<String>,
 
     /// Jobs for this destination, as `list` shows it: a domain, relay: for the relay host, local: for mailboxes here.
     #[arg(long, value_name = "NAME")]
@@ -82,10 +88,12 @@ enum Command {
     Hold,
     /// Let held and quarantined jobs go on.
     Release,
-    /// Try jobs now.
+    /// Try jobs now; not those whose senders want them sent later.
     Retry,
-    /// Try everything now.
+    /// Try everything now, as `retry --all` does.
     Flush,
+    /// Send jobs to another destination than that of their recipients.
+    Reroute,
     /// Give jobs up and tell their senders.
     Bounce,
     /// Remove jobs without a word to their senders.
@@ -98,6 +106,7 @@ Examples:
   smtp queue list --destination example.org --older 1h
   smtp queue show 019b2c…
   smtp queue retry --destination relay:
+  smtp queue reroute --destination old.example --to new.example
   smtp queue cancel --sender bulk@example.org";
 
 /// Runs `smtp queue`.
@@ -137,6 +146,9 @@ fn request(arguments: &Arguments) -> Result<Request, Failure> {
         }
         Ok(Request::Control { filter: filter.clone(), action })
     };
+    if arguments.to.is_some() && arguments.action != Command::Reroute {
+        return Err(Failure::usage("--to is for reroute").help("--destination NAME chooses by destination"));
+    }
     match arguments.action {
         Command::List | Command::Show => Ok(Request::List { filter, max: arguments.max.unwrap_or(1000) }),
         Command::Stats => Ok(Request::Stats {}),
@@ -144,6 +156,10 @@ fn request(arguments: &Arguments) -> Result<Request, Failure> {
         Command::Release => control(Action::Release),
         Command::Retry => control(Action::Retry),
         Command::Flush => Ok(Request::Control { filter, action: Action::Retry }),
+        Command::Reroute => match &arguments.to {
+            Some(to) => control(Action::Reroute { to: to.clone() }),
+            None => Err(Failure::usage("reroute where to?").help("--to NAME says it, such as --to mx.example.org")),
+        },
         Command::Bounce => control(Action::Bounce),
         Command::Cancel => control(Action::Cancel),
     }
@@ -254,6 +270,9 @@ fn details(job: &Shown, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "  destination  {}", clean(&job.destination))?;
     writeln!(out, "  accepted     {} ago", ago(job.accepted))?;
     writeln!(out, "  attempts     {}", job.attempts)?;
+    if job.priority != 0 {
+        writeln!(out, "  priority     {}", job.priority)?;
+    }
     writeln!(out, "  next         {}", next(job))?;
     writeln!(out, "  given up     in {}", span(job.expires.saturating_sub(now())))?;
     writeln!(out, "  why          {}", clean(&job.why))?;

@@ -330,7 +330,7 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
     if let (Some(relay), Some(runner)) = (&relay, runner) {
         emptying = Some(tokio::spawn(runner.run(shutdown.child_token())));
         let (spool, clock, hops) = (Arc::clone(&relay.spool), Arc::clone(&relay.clock), relay.hops.clone());
-        admin::Admin { spool, clock, hops }.listen(&plan.data_dir)?;
+        admin::Admin { spool, clock, hops, ways: Arc::clone(&relay.ways) }.listen(&plan.data_dir)?;
     }
 
     let again = Reload { matches, plan, store, stack, relay };
@@ -507,6 +507,12 @@ impl Plan {
         if !retries.is_empty() {
             schedule.retries = retries;
         }
+        let mut terms = arguments.terms.terms();
+        if terms.deliver_by_min == 0 && queue.is_some() {
+            // What is not delivered at once is tried again after the first pause, and not before.
+            let pause = schedule.retries.first().map_or(0, Duration::as_secs);
+            terms.deliver_by_min = u32::try_from(pause).unwrap_or(u32::MAX);
+        }
         schedule.lifetime = arguments.queue_lifetime.map_or(schedule.lifetime, |wait| wait.0);
         schedule.delay_notice = arguments.queue_delay_notice.map_or(schedule.delay_notice, |wait| wait.0);
         Ok(Self {
@@ -530,7 +536,7 @@ impl Plan {
             relay_domains,
             schedule,
             etrn,
-            terms: arguments.terms.terms(),
+            terms,
             dns: flatten(arguments.dns),
             own_addresses: flatten(arguments.own_address),
             mx_port: arguments.mx_port,

@@ -23,7 +23,7 @@ pub(crate) struct TermsArguments {
     no_soliciting: Option<Sign>,
 
     /// Where deadlines are kept (DELIVERBY, RFC 2852): the shortest in which mail can be delivered or returned, in
-    /// seconds. Default: any.
+    /// seconds. Default: the first pause of a queue; without one, any.
     #[arg(long, value_name = "SECONDS")]
     deliver_by_min: Option<Wait>,
 

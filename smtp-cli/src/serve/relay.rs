@@ -4,9 +4,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use smtp_core::extension::{HoldFor, HoldUntil};
 use smtp_core::service::{BoxError, Outcome, Transaction};
 use smtp_core::stream::BoxFuture;
-use smtp_queue::{Clock, Dsn, Health, Hops, Limits, Queue, Runner, Settings as RunnerSettings, Spool, SqliteSpool};
+use smtp_core::types::{Envelope, Parameter};
+use smtp_queue::{
+    Clock, Dsn, Health, Hops, Kind as NoticeKind, Limits, Queue, Runner, Settings as RunnerSettings, Spool, SqliteSpool,
+};
 use smtp_server::{Mailboxes, Maildir};
 use std::task::{Context, Poll};
 use tower_service::Service;
@@ -28,7 +32,7 @@ pub(super) struct Relay {
     pub(super) clock: Arc<Clock>,
     pub(super) queue: Queue,
     pub(super) hops: Hops,
-    ways: Arc<Ways>,
+    pub(super) ways: Arc<Ways>,
     own: Vec<IpAddr>,
 }
 
@@ -98,7 +102,8 @@ fn own_addresses(plan: &Plan, sockets: &[Socket]) -> Vec<IpAddr> {
 ///
 /// A message for mailboxes alone goes straight into them: its sender hears at once what they say, such as that one is
 /// full, where a queue could only send a bounce to an address that may be forged. One for others too is queued for all
-/// of them, so that there is one answer and no part of it is delivered twice.
+/// of them, so that there is one answer and no part of it is delivered twice; and so is one whose sender asks for what only
+/// the queue does: to hold it, or to tell that it was delivered.
 #[derive(Debug, Clone)]
 pub(super) struct Dispatch {
     pub(super) maildir: Maildir,
@@ -117,7 +122,10 @@ impl Service<Transaction> for Dispatch {
 
     fn call(&mut self, transaction: Transaction) -> Self::Future {
         match &mut self.relay {
-            Some((mailboxes, queue)) if !transaction.envelope.recipients.iter().all(|r| mailboxes.is_local(&r.to)) => {
+            Some((mailboxes, queue))
+                if needs_queue(&transaction.envelope)
+                    || !transaction.envelope.recipients.iter().all(|r| mailboxes.is_local(&r.to)) =>
+            {
                 let queued = queue.call(transaction);
                 Box::pin(async move { queued.await.map_err(|never| match never {}) })
             }
@@ -127,6 +135,14 @@ impl Service<Transaction> for Dispatch {
             }
         }
     }
+}
+
+/// A mailbox holds nothing back, and sends no notices of success.
+fn needs_queue(envelope: &Envelope) -> bool {
+    let asks = |keyword| envelope.mail.parameters.value(keyword).is_some();
+    asks(HoldFor::KEYWORD)
+        || asks(HoldUntil::KEYWORD)
+        || envelope.recipients.iter().any(|rcpt| NoticeKind::Delivered.is_wanted(rcpt))
 }
 
 /// Where the folder of the admin socket and of the submission socket is.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use smtp_core::driver;
 use smtp_core::extension::{ETRN, Extension, Forwarders};
-use smtp_core::service::{Delivery, Policy};
+use smtp_core::service::{Delivery, Policy, Promises};
 use smtp_core::session::server::{Config, Limits};
 use smtp_queue::Queue;
 use smtp_server::auth::{SenderLayer, SharedUsers};
@@ -56,6 +56,11 @@ impl Door {
     const fn authenticates(&self) -> bool {
         matches!(self.whose, Whose::Any | Whose::Submission)
     }
+
+    /// Nobody but users comes in here, and they have said who they are.
+    const fn is_for_users_alone(&self) -> bool {
+        matches!(self.whose, Whose::Submission | Whose::Programs)
+    }
 }
 
 impl From<Entrance> for Door {
@@ -75,6 +80,9 @@ static ETRN_HERE: Extension = Extension { needs_promise: false, ..ETRN };
 
 /// How long after one ETRN the next for the same domain is refused.
 const ETRN_EVERY: Duration = Duration::from_secs(300);
+
+/// [`Queue::PROMISES`] but for what is a user's alone: to have mail held (RFC 4865), and to go before others.
+const TO_STRANGERS: Promises = Promises::of(&["8BITMIME", "SMTPUTF8", "REQUIRETLS", "DSN", "DELIVERBY"]);
 
 /// The stack that new sessions get; those that run keep theirs.
 #[derive(Debug)]
@@ -148,8 +156,13 @@ impl Stack {
     pub(super) fn settings(&self, plan: &Plan, door: &Door, doors: usize) -> Settings {
         let limits = Limits { message_size: plan.message_size(), ..Limits::default() };
         let mechanisms = self.auth.as_ref().filter(|_| door.authenticates()).map(|(auth, _)| auth.offers());
+        let promises = match &self.queue {
+            None => Maildir::PROMISES,
+            Some(_) if door.is_for_users_alone() => Queue::PROMISES,
+            Some(_) => TO_STRANGERS,
+        };
         let mut config = Config::new(plan.hostname.clone())
-            .promising(Maildir::PROMISES)
+            .promising(promises)
             .with_terms(plan.terms.clone())
             .with_forwarders(door.forwarders.clone())
             .with_mechanisms(mechanisms.unwrap_or_default())

@@ -20,7 +20,7 @@ use super::Plan;
 use crate::exit::Failure;
 
 /// The next hop of mail for mailboxes here. No domain has a colon.
-const LOCAL: &str = "local:";
+pub(super) const LOCAL: &str = "local:";
 /// The next hop of mail for the relay host.
 const RELAY: &str = "relay:";
 

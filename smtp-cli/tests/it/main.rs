@@ -15,6 +15,7 @@ mod listeners;
 mod login;
 mod manual;
 mod play;
+mod promises;
 mod relay;
 mod replay;
 mod send;
