@@ -12,6 +12,7 @@ mod drain;
 mod errors;
 mod ledger;
 mod manual;
+mod operating;
 mod play;
 mod relay;
 mod replay;
