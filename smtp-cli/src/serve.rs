@@ -3,7 +3,9 @@
 mod admin;
 mod etrn;
 mod hop;
+mod notify;
 mod relay;
+mod run_as;
 mod screen;
 mod show;
 mod stack;
@@ -38,6 +40,7 @@ use crate::url::Url;
 use crate::values::{self, Hidden, Many, Size, Wait, flatten};
 use hop::{Hop, Route, Spooling};
 use relay::Relay;
+use run_as::RunAs;
 use stack::{Door, Stack};
 
 /// Runs a mail server: accepts mail for local domains and stores it in Maildir folders.
@@ -84,6 +87,14 @@ pub(crate) struct Arguments {
     /// Mail lands in DIR/mail/DOMAIN/USER/{tmp,new,cur}.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+
+    /// Become this user once the ports are bound and the keys are read, for a server that root starts: USER[:GROUP].
+    ///
+    /// The data folder has to belong to the user; one that is not there yet is made so. What SIGHUP reads again the
+    /// user has to be able to read.
+    #[arg(long, value_name = "USER")]
+    #[serde(deserialize_with = "values::parsed")]
+    run_as: Option<RunAs>,
 
     /// Users that may authenticate, in a file that `smtp user` writes. SIGHUP reads it again, unless there was no user
     /// at the start.
@@ -224,6 +235,7 @@ layered!(Arguments {
     domain,
     mailbox,
     data_dir,
+    run_as,
     user_file,
     user,
     max_size,
@@ -289,8 +301,14 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
     }
     let plan = Plan::new(arguments, urls)?;
 
-    let store = store::open(&plan)?;
-    let listeners = listen::bind(&plan.urls, store.tls.as_ref().map(|tls| &tls.server), &plan.quic, born)?;
+    let run_as = plan.run_as.as_ref().map(|user| Ok(user.wanted()?.then_some(user))).transpose()?.flatten();
+    let keys = store::Keys::open(&plan, run_as)?;
+    let listeners = listen::bind(&plan.urls, keys.tls.as_ref().map(|tls| &tls.server), &plan.quic, born)?;
+    match run_as {
+        Some(user) => user.drop()?,
+        None => run_as::warn_of_root(&plan.urls),
+    }
+    let store = keys.store(&plan)?;
     let mailboxes = stack::mailboxes(&plan)?;
     let (relay, runner) = Relay::open(&plan, &store, &mailboxes, &listeners)?.unzip();
     let sockets: Vec<screen::Shown> = listeners.iter().map(screen::Shown::of).collect();
@@ -325,6 +343,8 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
     if !once {
         listen::announce(sockets.iter().map(|socket| &socket.url));
     }
+    notify::ready();
+    notify::keep_alive();
     sweep(store.maildir.clone());
     let mut emptying = None;
     if let (Some(relay), Some(runner)) = (&relay, runner) {
@@ -334,6 +354,11 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
     }
 
     let again = Reload { matches, plan, store, stack, relay };
+    let tell = shutdown.clone();
+    tokio::spawn(async move {
+        tell.cancelled().await;
+        notify::stopping();
+    });
     let stopped = listen::until_stopped(serving, shutdown.clone(), signals, once, || again.all()).await?;
     match stopped {
         Stopped::Drained(summary) => {
@@ -363,6 +388,7 @@ struct Reload {
 
 impl Reload {
     fn all(&self) {
+        notify::reloading();
         reload(self.store.tls.as_ref().map(|tls| &tls.server));
         match self.settings() {
             Ok(()) => tracing::info!("the configuration was read again"),
@@ -372,6 +398,7 @@ impl Reload {
                 "the configuration cannot be read again; the old one stays"
             ),
         }
+        notify::ready();
     }
 
     fn settings(&self) -> Result<(), Failure> {
@@ -445,6 +472,7 @@ struct Plan {
     /// Empty: every local part.
     mailboxes: Vec<Mailbox>,
     data_dir: PathBuf,
+    run_as: Option<RunAs>,
     user_file: Option<PathBuf>,
     users: Vec<Hidden>,
     max_size: Option<Size>,
@@ -521,6 +549,7 @@ impl Plan {
             domains,
             mailboxes: flatten(arguments.mailbox),
             data_dir,
+            run_as: arguments.run_as,
             user_file: arguments.user_file,
             users: arguments.user,
             max_size: arguments.max_size,
@@ -552,11 +581,12 @@ impl Plan {
     }
 
     /// What holds until the end of the process, and whether it is another in `new`.
-    fn fixed(&self, new: &Self) -> [(&'static str, bool); 10] {
+    fn fixed(&self, new: &Self) -> [(&'static str, bool); 11] {
         [
             ("listen", self.urls != new.urls),
             ("hostname", self.hostname != new.hostname),
             ("data_dir", self.data_dir != new.data_dir),
+            ("run_as", self.run_as != new.run_as),
             ("max_size", self.max_size != new.max_size),
             ("queue", self.queue != new.queue),
             ("queue_retry, queue_lifetime, queue_delay_notice", self.schedule != new.schedule),

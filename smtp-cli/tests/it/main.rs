@@ -14,6 +14,7 @@ mod ledger;
 mod listeners;
 mod login;
 mod manual;
+mod operating;
 mod play;
 mod promises;
 mod relay;
