@@ -17,7 +17,7 @@ use tower_service::Service;
 
 use super::Plan;
 use super::store::Store;
-use super::ways::{Table, Ways};
+use super::ways::{Returns, Table, Ways};
 use crate::exit::{Exit, Failure};
 use crate::transport::Socket;
 
@@ -56,6 +56,7 @@ impl Relay {
         let (clock, schedule) = (Arc::new(Clock::new()), plan.schedule.clone());
         let (spool, ways): (Arc<dyn Spool>, _) = (Arc::new(spool), Arc::new(Ways::new(table)));
         let queue = Queue::new(Arc::clone(&spool), ways.clone(), schedule.clone(), Arc::clone(&clock));
+        ways.set_queue(queue.clone());
         if let Health::Full(why) | Health::Unhealthy(why) = spool.health() {
             tracing::warn!(why, "the queue takes no mail yet");
         }
@@ -73,7 +74,7 @@ impl Relay {
 
     /// Begins to empty the queue, until `stop`.
     pub(super) fn start(&self, plan: &Plan, stop: CancellationToken) -> (Hops, JoinHandle<()>) {
-        let notices = Dsn::new(plan.hostname.clone(), self.ways.clone(), self.schedule.clone());
+        let notices = Dsn::new(plan.hostname.clone(), Arc::new(Returns(self.ways.clone())), self.schedule.clone());
         let settings =
             RunnerSettings { schedule: self.schedule.clone(), drain: plan.drain_time(), ..RunnerSettings::default() };
         let (spool, clock) = (Arc::clone(&self.spool), Arc::clone(&self.clock));
@@ -120,8 +121,12 @@ impl Service<Transaction> for Dispatch {
     }
 
     fn call(&mut self, transaction: Transaction) -> Self::Future {
+        let stays = |mailboxes: &Mailboxes| {
+            let mut recipients = transaction.envelope.recipients.iter();
+            recipients.all(|rcpt| mailboxes.is_local(&rcpt.to) && mailboxes.program_of(&rcpt.to).is_none())
+        };
         match &mut self.relay {
-            Some((mailboxes, queue)) if !transaction.envelope.recipients.iter().all(|r| mailboxes.is_local(&r.to)) => {
+            Some((mailboxes, queue)) if !stays(mailboxes) => {
                 let queued = queue.call(transaction);
                 Box::pin(async move { queued.await.map_err(|never| match never {}) })
             }
