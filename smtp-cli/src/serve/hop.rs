@@ -13,6 +13,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use smtp_client::sasl::{Credentials, Exposure};
 use smtp_client::{Client, Options, Settings};
+use smtp_core::session::server::Protocol;
 use smtp_core::types::EhloName;
 use smtp_route::Named;
 use smtp_server::delivery::Invocation;
@@ -97,8 +98,9 @@ impl Hop {
         let tls = TlsOptions { ca: self.ca.clone(), pin: self.pin, insecure: self.insecure, ..TlsOptions::default() };
         let policy = tls.policy(&self.url, self.user.is_some())?;
         let way = tls.way(&self.url, Calling::default())?;
+        let lmtp = self.url.protocol() == Protocol::Lmtp;
         let settings = Settings {
-            options: Options::new(self.hello.clone().unwrap_or_else(|| hello.clone())),
+            options: Options { lmtp, ..Options::new(self.hello.clone().unwrap_or_else(|| hello.clone())) },
             tls: policy,
             credentials: self.credentials()?,
             ..Settings::default()

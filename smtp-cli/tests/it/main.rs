@@ -11,6 +11,7 @@ mod bench;
 mod drain;
 mod errors;
 mod ledger;
+mod local;
 mod manual;
 mod play;
 mod relay;

@@ -18,6 +18,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tower_service::Service;
 
 use super::{DeliveredTo, Invocation, truncated};
+use crate::Mailboxes;
 use crate::lines::Lines;
 
 /// How much of each of the program's two outputs is kept, in octets.
@@ -53,10 +54,17 @@ const DEATH: Duration = Duration::from_secs(5);
 /// in the system's folder for such, while the program runs. Clones share nothing that changes.
 #[derive(Debug, Clone)]
 pub struct Program {
-    invocation: Arc<Invocation>,
+    which: Which,
     run_as: RunAs,
     separator: Option<char>,
     timeout: Duration,
+}
+
+/// Which program a recipient is for.
+#[derive(Debug, Clone)]
+enum Which {
+    This(Arc<Invocation>),
+    Aliases(Mailboxes),
 }
 
 /// The user that programs run as.
@@ -139,7 +147,15 @@ impl Program {
     /// Mail for this program, run as that user.
     #[must_use]
     pub fn new(invocation: Arc<Invocation>, run_as: RunAs) -> Self {
-        Self { invocation, run_as, separator: None, timeout: Duration::from_secs(300) }
+        Self { which: Which::This(invocation), run_as, separator: None, timeout: Duration::from_secs(300) }
+    }
+
+    /// Mail for the programs that addresses stand for by an alias ([`Mailboxes::program_of`]), with their tags. A recipient
+    /// that is none: 451 4.3.5.
+    #[must_use]
+    pub fn of_aliases(mailboxes: &Mailboxes, run_as: RunAs) -> Self {
+        let (which, separator) = (Which::Aliases(mailboxes.clone()), mailboxes.separator());
+        Self { which, run_as, separator, timeout: Duration::from_secs(300) }
     }
 
     /// With what stands before a tag in a local part. Default: there are no tags.
@@ -190,10 +206,17 @@ impl Program {
             let text = "mail loop: the message was delivered to this address before";
             return Err(Refusal::fixed(554, (5, 4, 6), text));
         }
-        let arguments = self.invocation.arguments(to, from, self.separator)?;
+        let invocation = match &self.which {
+            Which::This(invocation) => Some(invocation),
+            Which::Aliases(mailboxes) => mailboxes.program_of(to),
+        };
+        let Some(invocation) = invocation else {
+            return Err(Refusal::fixed(451, (4, 3, 5), "the program for this address is not in the configuration any more"));
+        };
+        let arguments = invocation.arguments(to, from, self.separator)?;
         let head = format!("Return-Path: {from}\nDelivered-To: {address}\n");
-        let run = self.run(arguments, head.as_bytes(), content).await;
-        let program = self.invocation.program().display();
+        let run = self.run(invocation, arguments, head.as_bytes(), content).await;
+        let program = invocation.program().display();
         match &run {
             Ok(Run { how: How::Ended(status), .. }) => tracing::debug!(%program, to = address, %status, "program ended"),
             Ok(Run { how: How::TooLate, .. }) => tracing::warn!(%program, to = address, "program was killed: it took too long"),
@@ -205,9 +228,15 @@ impl Program {
         }
     }
 
-    async fn run(&self, arguments: Vec<String>, head: &[u8], content: &mut File) -> io::Result<Run> {
+    async fn run(
+        &self,
+        invocation: &Invocation,
+        arguments: Vec<String>,
+        head: &[u8],
+        content: &mut File,
+    ) -> io::Result<Run> {
         content.seek(SeekFrom::Start(0)).await?;
-        let mut command = Command::new(self.invocation.program());
+        let mut command = Command::new(invocation.program());
         command
             .args(arguments)
             .env_clear()

@@ -188,6 +188,11 @@ impl Aliases {
         named.chain(self.rest.iter().map(|(domain, alias)| (&**domain, alias)))
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Alias>> {
+        self.in_domains().map(|(_, alias)| alias).chain(self.everywhere())
+    }
+
     /// Those that hold in every domain.
     pub(super) fn everywhere(&self) -> impl Iterator<Item = &Arc<Alias>> {
         self.everywhere.values()
@@ -305,7 +310,7 @@ mod tests {
         assert_eq!(targets(&aliases, "example.org", "jo"), ["bob"]);
         assert_eq!(targets(&aliases, "x", "a%3A%20b"), ["jo"]);
         assert_eq!(targets(&aliases, "x", "run"), ["|/bin/cat -x, {user}"]);
-        assert_eq!(targets(&aliases, "x", "old"), ["|/bin/cat 'a b' c"]);
+        assert_eq!(targets(&aliases, "x", "old"), ["|/bin/cat \"a b\" c"]);
         assert!(aliases.find("other.example", "jo").is_none() && aliases.rest("x.example").is_some());
         assert!(Aliases::parse("\n# nothing\n").unwrap().is_empty());
     }

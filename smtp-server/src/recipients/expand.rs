@@ -6,6 +6,7 @@ use smtp_core::types::{ForwardPath, Mailbox};
 
 use super::aliases::{Alias, AliasError, Aliases, Meaning, Target};
 use super::mailboxes::{Found, Mailboxes};
+use crate::delivery::Invocation;
 use crate::name;
 
 /// How many aliases may stand for one another in a row.
@@ -81,15 +82,22 @@ impl Mailboxes {
     /// True if the address stands for others.
     #[must_use]
     pub fn is_alias(&self, to: &ForwardPath) -> bool {
-        matches!(self.lookup(to), Some((_, Found::Alias(alias))) if matches!(alias.meaning, Meaning::Addresses(_)))
+        !self.aliases().is_empty()
+            && matches!(self.lookup(to), Some((_, Found::Alias(alias))) if matches!(alias.meaning, Meaning::Addresses(_)))
+    }
+
+    /// The programs that aliases stand for.
+    pub fn programs(&self) -> impl Iterator<Item = &Invocation> {
+        self.aliases().all().filter_map(|alias| match &alias.meaning {
+            Meaning::Program(invocation) => Some(&**invocation),
+            Meaning::Addresses(_) => None,
+        })
     }
 
     /// The first alias whose mail goes elsewhere or to a program, for which there has to be a queue.
     #[must_use]
     pub fn elsewhere(&self) -> Option<Elsewhere> {
-        let aliases = self.aliases();
-        let all = aliases.in_domains().map(|(_, alias)| alias).chain(aliases.everywhere());
-        let found = all.filter_map(|alias| {
+        let found = self.aliases().all().filter_map(|alias| {
             let to = match &alias.meaning {
                 Meaning::Program(invocation) => format!("|{invocation}"),
                 Meaning::Addresses(targets) => targets.iter().find_map(|target| match target {

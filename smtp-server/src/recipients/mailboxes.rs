@@ -261,6 +261,9 @@ impl Mailboxes {
     /// The program that mail to this address is for, if it is for one.
     #[must_use]
     pub fn program_of(&self, to: &ForwardPath) -> Option<&Arc<Invocation>> {
+        if self.0.aliases.is_empty() {
+            return None;
+        }
         match self.lookup(to)? {
             (_, Found::Alias(alias)) => match &alias.meaning {
                 Meaning::Program(invocation) => Some(invocation),
