@@ -124,7 +124,10 @@ pub(super) fn furnished(mut mailboxes: Mailboxes, plan: &Plan) -> Result<Mailbox
     match mailboxes.elsewhere().filter(|_| plan.queue.is_none()) {
         Some(elsewhere) => {
             let (file, line) = (file.display(), elsewhere.line);
-            let what = format!("{file}:{line}: mail for {} does not end in a mailbox here, and there is no queue", elsewhere.to);
+            let what = format!(
+                "{file}:{line}: mail for {} does not end in a mailbox here, and there is no queue",
+                elsewhere.to
+            );
             Err(Failure::config(what).help("--queue sqlite keeps such mail until it is delivered"))
         }
         None => Ok(mailboxes),

@@ -11,8 +11,8 @@ use smtp_queue::Queue;
 use smtp_server::auth::{SenderLayer, SharedUsers};
 use smtp_server::maildir::QuotaLayer;
 use smtp_server::{
-    AliasLayer, AuthLayer, LoopLayer, Mailboxes, Maildir, ReceivedLayer, RequireAuthLayer, RequireTlsLayer, SessionLimitLayer,
-    Settings, SubmissionLayer, TraceDeliveryLayer, TraceLayer,
+    AliasLayer, AuthLayer, LoopLayer, Mailboxes, Maildir, ReceivedLayer, RequireAuthLayer, RequireTlsLayer,
+    SessionLimitLayer, Settings, SubmissionLayer, TraceDeliveryLayer, TraceLayer,
 };
 use tower::util::option_layer;
 use tower_layer::Layer;

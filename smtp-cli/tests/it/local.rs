@@ -62,7 +62,8 @@ fn aliases_lead_to_mailboxes_programs_and_elsewhere() {
     let message = server.messages("localhost", "jo").remove(0);
     assert!(message.starts_with("Return-Path: <boss@localhost>\nDelivered-To: jo@localhost\n"), "{message}");
     // Mailboxes alone are written to at once, and take their tags.
-    for (address, delivered_to) in [("amy+tag@localhost", "amy+tag@localhost"), ("anybody@localhost", "amy@localhost")] {
+    for (address, delivered_to) in [("amy+tag@localhost", "amy+tag@localhost"), ("anybody@localhost", "amy@localhost")]
+    {
         assert!(to(address).contains("message stored"));
         let found = server.messages("localhost", "amy");
         assert!(found.iter().any(|text| text.contains(&format!("\nDelivered-To: {delivered_to}\n"))), "{found:?}");
@@ -92,7 +93,8 @@ fn aliases_lead_to_mailboxes_programs_and_elsewhere() {
     until("a new session knows it", || {
         let mut new = server.connect();
         new.say("EHLO x");
-        rcpt(&mut new, "fresh@localhost").starts_with("250") && rcpt(&mut new, "anybody@localhost").starts_with("550 5.1.1")
+        rcpt(&mut new, "fresh@localhost").starts_with("250")
+            && rcpt(&mut new, "anybody@localhost").starts_with("550 5.1.1")
     });
     // One with a mistake changes nothing.
     fs::write(&aliases, "fresh: nobody-here\n").unwrap();
@@ -115,9 +117,12 @@ fn a_route_may_lead_to_a_program() {
         folder.path().display()
     );
     let server = Server::serve(&[&["--route", &route, "--relay-domain", "lists.example"], program_user()].concat());
-    let sent = send(server.url(), &["--to", "all+x@lists.example", "--to", "new@lists.example", "--from", "jo@localhost"]);
+    let sent =
+        send(server.url(), &["--to", "all+x@lists.example", "--to", "new@lists.example", "--from", "jo@localhost"]);
     assert_eq!(sent.code, Some(0), "{sent:?}");
-    until("both runs ended", || ["all", "new"].iter().all(|user| folder.path().join(format!("{user}-lists.example")).exists()));
+    until("both runs ended", || {
+        ["all", "new"].iter().all(|user| folder.path().join(format!("{user}-lists.example")).exists())
+    });
     // What looks like an option is refused before anything is started, and its sender told.
     assert_eq!(send(server.url(), &["--to", "-x@lists.example", "--from", "jo@localhost"]).code, Some(0));
     until("it comes back", || server.messages("localhost", "jo").len() == 1);
@@ -126,7 +131,8 @@ fn a_route_may_lead_to_a_program() {
 
 #[test]
 fn a_full_mailbox_says_so() {
-    let server = Server::serve(&["--quota", "4k", "--quota", "jo@localhost=/1", "--mailbox", "jo@localhost,amy@localhost"]);
+    let server =
+        Server::serve(&["--quota", "4k", "--quota", "jo@localhost=/1", "--mailbox", "jo@localhost,amy@localhost"]);
     let to = |to: &str| send(server.url(), &["--to", to, "--body", "hello"]);
     assert_eq!(to("jo@localhost").code, Some(0));
     for _ in 0..2 {

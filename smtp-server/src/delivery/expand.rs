@@ -69,7 +69,12 @@ impl<S: Service<Transaction, Response = Outcome>> Service<Transaction> for Alias
         }
         match expanded(&self.mailboxes, recipients) {
             Ok((all, parts)) => {
-                tracing::debug!(session = transaction.session.id, from = parts.len(), to = all.len(), "aliases expanded");
+                tracing::debug!(
+                    session = transaction.session.id,
+                    from = parts.len(),
+                    to = all.len(),
+                    "aliases expanded"
+                );
                 *recipients = all;
                 AliasFuture { kind: Kind::Inner { future: self.inner.call(transaction), parts: Some(parts) } }
             }
@@ -101,7 +106,11 @@ fn expanded(mailboxes: &Mailboxes, recipients: &[Rcpt]) -> Result<Expanded, Refu
             part.push(number);
         }
         if all.len() > RECIPIENTS_MAX {
-            return Err(Refusal::fixed(452, (4, 5, 3), "too many recipients behind these aliases; send to fewer at once"));
+            return Err(Refusal::fixed(
+                452,
+                (4, 5, 3),
+                "too many recipients behind these aliases; send to fewer at once",
+            ));
         }
         parts.push(part);
     }
@@ -149,7 +158,9 @@ impl<F: Future<Output = Result<Outcome, E>>, E> Future for AliasFuture<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().kind.project() {
-            KindProjection::Known { outcome } => Poll::Ready(Ok(outcome.take().unwrap_or_else(|| Outcome::each(vec![])))),
+            KindProjection::Known { outcome } => {
+                Poll::Ready(Ok(outcome.take().unwrap_or_else(|| Outcome::each(vec![]))))
+            }
             KindProjection::Inner { future, parts } => {
                 let outcome = ready!(future.poll(cx))?;
                 Poll::Ready(Ok(match parts {
@@ -223,7 +234,8 @@ mod tests {
         let to = ["both", "mixed", "worse", "none", "a"].map(|user| format!("<{user}@example.org>"));
         let to = to.each_ref().map(String::as_str);
         let outcome = deliver(&mut delivery, &to, Body::from_bytes("x\r\n")).await;
-        let code = |answer: &Result<Receipt, Refusal>| answer.as_ref().map_or_else(|no| no.reply().code().get(), |_| 250);
+        let code =
+            |answer: &Result<Receipt, Refusal>| answer.as_ref().map_or_else(|no| no.reply().code().get(), |_| 250);
         assert_eq!(outcome.iter().map(code).collect::<Vec<_>>(), [250, 451, 452, 550, 250]);
         let got: Vec<String> = picky.0.lock().unwrap().iter().map(|r| r.to.mailbox().unwrap().to_string()).collect();
         assert_eq!(got, ["a@example.org", "b@example.org", "no@example.org", "later@example.org", "no@x.example"]);

@@ -43,7 +43,9 @@ pub enum InvocationError {
     #[error("{0:?}: a program is named by its full path, such as /usr/bin/procmail")]
     Path(String),
     /// A placeholder that is none.
-    #[error("{0:?}: what can be put in is {{user}}, {{tag}}, {{domain}}, {{recipient}}, {{sender}}; braces are doubled: {{{{ and }}}}")]
+    #[error(
+        "{0:?}: what can be put in is {{user}}, {{tag}}, {{domain}}, {{recipient}}, {{sender}}; braces are doubled: {{{{ and }}}}"
+    )]
     Placeholder(String),
     /// More than 100 words or 4,096 octets.
     #[error("a command has up to 100 words and 4,096 octets")]
@@ -62,7 +64,12 @@ impl Invocation {
     /// # Errors
     /// 550 5.1.3 for a local part that begins with `-`, and for an argument that begins with `-` because of what was put
     /// into it: programs would take it for an option.
-    pub fn arguments(&self, to: &ForwardPath, from: &ReversePath, separator: Option<char>) -> Result<Vec<String>, Refusal> {
+    pub fn arguments(
+        &self,
+        to: &ForwardPath,
+        from: &ReversePath,
+        separator: Option<char>,
+    ) -> Result<Vec<String>, Refusal> {
         let (local, domain, recipient) = match to {
             ForwardPath::Postmaster => ("postmaster".into(), "", "postmaster"),
             ForwardPath::Mailbox(mailbox) => (mailbox.local_name(), mailbox.host(), mailbox.as_str()),
@@ -175,7 +182,8 @@ mod tests {
             "<\"a b;\\\"c+t g\"@x.example>",
             "<jo@y.example>",
         );
-        let expected = ["-f", "jo@y.example", "--to=a b a b;\"c", "t g-x.example", "{x}", "", "$HOME", "`id`", ";", ">", "*"];
+        let expected =
+            ["-f", "jo@y.example", "--to=a b a b;\"c", "t g-x.example", "{x}", "", "$HOME", "`id`", ";", ">", "*"];
         assert_eq!(words.unwrap(), expected);
         assert_eq!(arguments("/bin/x {user} {tag} {sender}", "<postmaster>", "<>").unwrap(), ["postmaster", "", ""]);
         assert_eq!(arguments("/bin/x {recipient}", "<\"a b\"@x>", "<>").unwrap(), ["\"a b\"@x"]);

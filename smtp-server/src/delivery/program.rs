@@ -211,15 +211,23 @@ impl Program {
             Which::Aliases(mailboxes) => mailboxes.program_of(to),
         };
         let Some(invocation) = invocation else {
-            return Err(Refusal::fixed(451, (4, 3, 5), "the program for this address is not in the configuration any more"));
+            return Err(Refusal::fixed(
+                451,
+                (4, 3, 5),
+                "the program for this address is not in the configuration any more",
+            ));
         };
         let arguments = invocation.arguments(to, from, self.separator)?;
         let head = format!("Return-Path: {from}\nDelivered-To: {address}\n");
         let run = self.run(invocation, arguments, head.as_bytes(), content).await;
         let program = invocation.program().display();
         match &run {
-            Ok(Run { how: How::Ended(status), .. }) => tracing::debug!(%program, to = address, %status, "program ended"),
-            Ok(Run { how: How::TooLate, .. }) => tracing::warn!(%program, to = address, "program was killed: it took too long"),
+            Ok(Run { how: How::Ended(status), .. }) => {
+                tracing::debug!(%program, to = address, %status, "program ended")
+            }
+            Ok(Run { how: How::TooLate, .. }) => {
+                tracing::warn!(%program, to = address, "program was killed: it took too long")
+            }
             Err(error) => tracing::error!(%program, to = address, %error, "program cannot be run"),
         }
         match run {
@@ -257,12 +265,16 @@ impl Program {
         }
         let mut child = command.spawn()?;
         let mut group = Group::of(&child);
-        let (Some(input), Some(mut output), Some(mut errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        let (Some(input), Some(mut output), Some(mut errors)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(io::Error::other("it has no standard input and output"));
         };
         let mut said = Said::default();
-        let ended = tokio::time::timeout(self.timeout, attend(&mut child, input, (head, content), (&mut output, &mut errors), &mut said));
+        let ended = tokio::time::timeout(
+            self.timeout,
+            attend(&mut child, input, (head, content), (&mut output, &mut errors), &mut said),
+        );
         let how = match ended.await {
             Ok(status) => How::Ended(status?),
             Err(_) => How::TooLate,

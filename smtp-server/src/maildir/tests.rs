@@ -444,7 +444,8 @@ async fn a_large_message_streams_through_little_memory() {
 async fn a_failure_after_the_first_publish_keeps_what_is_out_and_says_451() {
     let store = Store::new();
     let shared = Arc::clone(&store.maildir.shared);
-    let plan = Plan::new(&envelope("<>", &["<a@example.org>", "<b@example.org>", "<c@example.org>"]), "example.org", None);
+    let plan =
+        Plan::new(&envelope("<>", &["<a@example.org>", "<b@example.org>", "<c@example.org>"]), "example.org", None);
     let mut staging = Staging::new(shared, Message::new(&"<>".parse().unwrap(), plan.targets), false);
     staging.write(b"x\n").unwrap();
     staging.stage_all().unwrap();

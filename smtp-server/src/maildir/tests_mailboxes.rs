@@ -80,7 +80,8 @@ async fn a_tag_goes_to_its_mailbox_and_stays_in_the_header() {
 #[tokio::test]
 async fn what_comes_again_goes_round_in_circles() {
     let store = Store::new(|mailboxes| mailboxes);
-    let text = || Body::from_bytes("Delivered-To: JO@example.org\r\nSubject: x\r\n\r\nDelivered-To: amy@example.org\r\n");
+    let text =
+        || Body::from_bytes("Delivered-To: JO@example.org\r\nSubject: x\r\n\r\nDelivered-To: amy@example.org\r\n");
     let to = ["<jo@example.org>", "<amy@example.org>", "<jo+tag@example.org>"];
     let mut each = store.maildir.clone().each();
     assert_eq!(answers(&deliver(&mut each, &to[..2], text()).await), ["554 5.4.6", "stored"]);

@@ -116,7 +116,10 @@ impl Aliases {
         });
         let Some((mut number, first)) = lines.next() else { return Ok(aliases) };
         if first.starts_with([' ', '\t']) {
-            return Err(AliasError::at(number + 1, "it begins with a blank and there is nothing before it to go on with"));
+            return Err(AliasError::at(
+                number + 1,
+                "it begins with a blank and there is nothing before it to go on with",
+            ));
         }
         let mut logical = first.to_owned();
         for (next, line) in lines {
@@ -225,11 +228,17 @@ fn meaning(text: &str) -> Result<Meaning, String> {
     if let Some(command) = command(text) {
         return match command?.parse::<Invocation>() {
             Ok(invocation) => Ok(Meaning::Program(Arc::new(invocation))),
-            Err(error @ InvocationError::Words) => Err(format!("{error}; a command stands alone and to the end of the line")),
+            Err(error @ InvocationError::Words) => {
+                Err(format!("{error}; a command stands alone and to the end of the line"))
+            }
             Err(error) => Err(error.to_string()),
         };
     }
-    outside_quotes(text, ',').into_iter().map(|target| self::target(target.trim())).collect::<Result<_, _>>().map(Meaning::Addresses)
+    outside_quotes(text, ',')
+        .into_iter()
+        .map(|target| self::target(target.trim()))
+        .collect::<Result<_, _>>()
+        .map(Meaning::Addresses)
 }
 
 /// The command behind `|`, if it is one; quotes round the whole are taken off, as in `"|/bin/x 'a b'"`.
@@ -243,7 +252,9 @@ fn command(text: &str) -> Option<Result<String, String>> {
         match rest.next() {
             Some('"') if rest.as_str().is_empty() => return Some(Ok(command)),
             Some('\\') => command.extend(rest.next()),
-            Some('"') | None => return Some(Err("a command stands alone: give it a name of its own, and name that".into())),
+            Some('"') | None => {
+                return Some(Err("a command stands alone: give it a name of its own, and name that".into()));
+            }
             Some(c) => command.push(c),
         }
     }
@@ -253,7 +264,9 @@ fn target(text: &str) -> Result<Target, String> {
     match text.as_bytes() {
         [] => Err("a target is missing: `name: target, target`".into()),
         [b'|', ..] | [b'"', b'|', ..] => Err("a command stands alone: give it a name of its own, and name that".into()),
-        [b'/', ..] | [b'"', b'/', ..] => Err(format!("{text:?}: mail is not written to files; name a mailbox or a |command")),
+        [b'/', ..] | [b'"', b'/', ..] => {
+            Err(format!("{text:?}: mail is not written to files; name a mailbox or a |command"))
+        }
         [b':', ..] => Err(format!("{text:?}: other files are not included; write the addresses here")),
         [b'\\', ..] => Err(format!("{text:?}: leave out the backslash; an alias among its own targets is the mailbox")),
         _ if outside_quotes(text, '@').len() > 1 => {

@@ -49,7 +49,8 @@ impl Mailboxes {
     /// 10 in a row or 1,000 addresses, a target that is no mailbox, and for `@domain` where every local part is a mailbox.
     pub fn with_aliases(mut self, aliases: Aliases) -> Result<Self, AliasError> {
         if aliases.has_rest() && !self.is_listed() {
-            let line = aliases.in_domains().filter(|(domain, alias)| is_rest(&aliases, domain, alias)).map(|(_, a)| a.line);
+            let line =
+                aliases.in_domains().filter(|(domain, alias)| is_rest(&aliases, domain, alias)).map(|(_, a)| a.line);
             let why = "every name is a mailbox of its own already; with a list of mailboxes an alias takes the rest";
             return Err(AliasError::at(line.min().unwrap_or(1), why));
         }
@@ -60,7 +61,9 @@ impl Mailboxes {
             if !self.local_domains().any(|local| local == domain) {
                 return Err(AliasError::at(alias.line, format!("{domain} is not a local domain")));
             }
-            Walk::new(&self).alias(domain, alias, None).map_err(|why| AliasError::at(alias.line, format!("in {domain}: {why}")))?;
+            Walk::new(&self)
+                .alias(domain, alias, None)
+                .map_err(|why| AliasError::at(alias.line, format!("in {domain}: {why}")))?;
         }
         Ok(self)
     }
@@ -292,10 +295,12 @@ run: |/bin/cat {user}
 
     #[test]
     fn depth_and_number_are_limited() {
-        let chain = |n: usize| (0..n).fold(String::new(), |mut text, i| {
-            let _ = writeln!(text, "a{i}: {}", if i + 1 == n { "amy".into() } else { format!("a{}", i + 1) });
-            text
-        });
+        let chain = |n: usize| {
+            (0..n).fold(String::new(), |mut text, i| {
+                let _ = writeln!(text, "a{i}: {}", if i + 1 == n { "amy".into() } else { format!("a{}", i + 1) });
+                text
+            })
+        };
         assert_eq!(expanded(&with(&chain(10)).unwrap(), "<a0@example.org>"), ["amy@example.org"]);
         assert!(with(&chain(11)).map(drop).unwrap_err().to_string().contains("more than 10 aliases in a row"));
         let wide = |n: usize| format!("a: {}", (0..n).map(|i| format!("u{i}@x.example")).collect::<Vec<_>>().join(","));

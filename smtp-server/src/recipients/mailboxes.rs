@@ -251,7 +251,8 @@ impl Mailboxes {
                 let users = self.0.domains.get(domain)?;
                 let known = |name: &str| users.contains(name) || !self.0.listed && !local.contains(ROUTE);
                 let base = self.untagged(&local).and_then(name::folder).filter(|base| known(base));
-                let whole = name::folder(&local).filter(|whole| users.contains(&**whole) || base.is_none() && known(whole));
+                let whole =
+                    name::folder(&local).filter(|whole| users.contains(&**whole) || base.is_none() && known(whole));
                 whole.or(base)?.into()
             }
         };
@@ -447,7 +448,13 @@ mod tests {
         ] {
             assert_eq!(ask(&mut mailboxes, &session, rcpt(to)).await, Verdict::Proceed, "{to}");
         }
-        for to in ["<jo@bücher.example>", "<jo+tag@example.org>", "<+@example.org>", "<\"jo \"@example.org>", "<j@example.org>"] {
+        for to in [
+            "<jo@bücher.example>",
+            "<jo+tag@example.org>",
+            "<+@example.org>",
+            "<\"jo \"@example.org>",
+            "<j@example.org>",
+        ] {
             assert_code!(ask(&mut mailboxes, &session, rcpt(to)).await, 550, "5.1.1");
         }
     }
