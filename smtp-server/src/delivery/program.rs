@@ -15,6 +15,7 @@ use smtp_core::types::{AcceptedReply, ForwardPath, Refusal, Reply, ReversePath};
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{DeliveredTo, Invocation, truncated};
@@ -28,6 +29,8 @@ const LINES_MAX: usize = 100;
 const LINE_MAX: usize = 400;
 /// How long its outputs are read on when it has ended; what it has started may hold them open.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// For how many timeouts runs are begun for the recipients of one message: whoever waits for all of them has a limit too.
+const TURNS: u32 = 6;
 /// How long it may take to be gone once it was killed.
 const DEATH: Duration = Duration::from_secs(5);
 
@@ -50,7 +53,8 @@ const DEATH: Duration = Duration::from_secs(5);
 /// delivery is dropped; in `/`; with `PATH`, `HOME`, `USER`, `LOGNAME` and `LANG=C` in its environment, and nothing else.
 /// A message that was delivered to the same address before goes round in circles: 554 5.4.6.
 ///
-/// The answer is one for each recipient, so it belongs behind a queue or LMTP. Content is kept in a file without a name,
+/// The answer is one for each recipient, so it belongs behind a queue or LMTP. After six timeouts no more runs are begun
+/// for a message: 451 for those that are left. Content is kept in a file without a name,
 /// in the system's folder for such, while the program runs. Clones share nothing that changes.
 #[derive(Debug, Clone)]
 pub struct Program {
@@ -184,7 +188,13 @@ impl Program {
             }
         };
         let (mut content, mut results) = (content, Vec::with_capacity(recipients));
+        let until = Instant::now() + self.timeout * TURNS;
         for rcpt in &envelope.recipients {
+            if Instant::now() > until {
+                let text = "runs for other recipients took too long; this one has its turn next time";
+                results.push(Err(Refusal::fixed(451, (4, 3, 0), text)));
+                continue;
+            }
             results.push(self.to(&rcpt.to, &envelope.mail.from, &before, &mut content).await);
         }
         let taken = Reply::fixed(250, (2, 0, 0), "the program took the message");
