@@ -123,8 +123,7 @@ fn a_route_may_lead_to_a_program() {
         folder.path().display()
     );
     let server = Server::serve(&[&["--route", &route, "--relay-domain", "lists.example"], program_user()].concat());
-    let sent =
-        send(server.url(), &["--to", "all+x@lists.example", "--to", "new@lists.example", "--from", "jo@localhost"]);
+    let sent = send_as("jo@localhost", server.url(), &["all+x@lists.example", "new@lists.example"]);
     assert_eq!(sent.code, Some(0), "{sent:?}");
     until("both runs ended", || {
         ["all", "new"].iter().all(|user| folder.path().join(format!("{user}-lists.example")).exists())
