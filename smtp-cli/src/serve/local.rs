@@ -170,7 +170,7 @@ mod tests {
             ("1048576", Some(1 << 20), None),
             ("/20000", None, Some(20_000)),
             ("jo@example.org=5/7", Some(5), Some(7)),
-            ("\"a=/b\"@example.org=none", None, None),
+            ("a=/b@example.org=none", None, None),
         ] {
             let quota: QuotaOf = text.parse().unwrap();
             assert_eq!((quota.to_string().as_str(), quota.quota), (text, Quota { octets, messages }));
