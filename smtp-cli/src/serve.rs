@@ -3,6 +3,7 @@
 mod admin;
 mod etrn;
 mod hop;
+mod local;
 mod notify;
 mod relay;
 mod run_as;
@@ -39,6 +40,7 @@ use crate::transport::{Born, EarlyDataChoice, Quic};
 use crate::url::Url;
 use crate::values::{self, Hidden, Many, Size, Wait, flatten};
 use hop::{Hop, Route, Spooling};
+use local::{QuotaOf, Separator};
 use relay::Relay;
 use run_as::RunAs;
 use stack::{Door, Stack};
@@ -81,6 +83,29 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "values::list")]
     mailbox: Vec<Many<Mailbox>>,
+
+    /// Addresses that stand for others, in a file of lines `name: target, target`. SIGHUP reads it again.
+    ///
+    /// A name without a domain holds in every local domain; @DOMAIN takes what nobody else there does, where mailboxes
+    /// are listed. A target is a mailbox, an address elsewhere, or a |command that stands alone; the last two need a
+    /// queue. The file belongs to whoever may run programs: everything in it is done.
+    #[arg(long, value_name = "FILE")]
+    alias_file: Option<PathBuf>,
+
+    /// What stands before a tag: mail to jo+tag is for jo, unless there is a jo+tag. One character, or none. Default: +.
+    #[arg(long, value_name = "CHARACTER")]
+    tag_separator: Option<Separator>,
+
+    /// How much a mailbox may hold: [ADDRESS=]SIZE, SIZE/MESSAGES, /MESSAGES or none; may be repeated. Default: none.
+    ///
+    /// Without an address it is for every mailbox that has no quota of its own, but for postmaster's.
+    #[arg(long, value_name = "QUOTA")]
+    #[serde(deserialize_with = "values::list")]
+    quota: Vec<Many<QuotaOf>>,
+
+    /// The user that programs run as which take mail. Default: the one that this server runs as, but never root.
+    #[arg(long, value_name = "NAME")]
+    program_user: Option<String>,
 
     /// Where mail, keys and certificates are kept. Default: ./smtp-data.
     ///
@@ -155,9 +180,12 @@ pub(crate) struct Arguments {
     #[serde(deserialize_with = "values::parsed")]
     relay_host: Option<Hop>,
 
-    /// Hand mail for a destination to this server: DESTINATION=URL [KEY=VALUE…]; may be repeated.
+    /// Hand mail for a destination to this server: DESTINATION=URL [KEY=VALUE…]; or to a program: DESTINATION=|COMMAND;
+    /// may be repeated.
     ///
-    /// A destination is a domain, or a dot and a domain for all below it. The keys are those of --relay-host.
+    /// A destination is a domain, or a dot and a domain for all below it. The keys are those of --relay-host. A command is
+    /// a program's full path and its arguments, in which {user}, {tag}, {domain}, {recipient} and {sender} are filled in;
+    /// there is no shell.
     #[arg(long, value_name = "DESTINATION=URL")]
     #[serde(deserialize_with = "values::list")]
     route: Vec<Many<Route>>,
@@ -234,6 +262,10 @@ layered!(Arguments {
     hostname,
     domain,
     mailbox,
+    alias_file,
+    tag_separator,
+    quota,
+    program_user,
     data_dir,
     run_as,
     user_file,
@@ -270,8 +302,8 @@ With --listen pipe: standard output is the session's.
 SIGTERM and SIGINT end it: a client hears 421 at its next command, and may finish what it is sending. A second one \
 ends it at once.
 
-SIGHUP reads the certificates and the user file again, and from the configuration file domains, mailboxes, routes and the \
-relay host; sessions go on. What mechanisms AUTH offers is decided at the start: a server that had no user then has no \
+SIGHUP reads the certificates, the user file and the alias file again, and from the configuration file domains, mailboxes, \
+quotas, routes and the relay host; sessions go on. What mechanisms AUTH offers is decided at the start: a server that had no user then has no \
 AUTH and does not read the file again; nor does it come to offer EXTERNAL with the first certificate or uid, or \
 SCRAM-SHA-1 or CRAM-MD5 once all users can use them. A restart does.
 
@@ -454,11 +486,11 @@ pub(crate) fn check(file: &Path) -> Result<impl std::fmt::Display + use<>, Failu
         }
     }
     store::users(&plan)?;
-    stack::mailboxes(&plan)?;
+    let mailboxes = stack::mailboxes(&plan)?;
     if let Some(identity) = &plan.identity {
         ServerTls::builder().identity(identity.clone()).build().map_err(Failure::config)?;
     }
-    ways::check(&plan)?;
+    ways::check(&plan, &mailboxes)?;
     Ok(plan)
 }
 
@@ -471,6 +503,10 @@ struct Plan {
     domains: Vec<Domain>,
     /// Empty: every local part.
     mailboxes: Vec<Mailbox>,
+    alias_file: Option<PathBuf>,
+    separator: Separator,
+    quotas: Vec<QuotaOf>,
+    program_user: Option<String>,
     data_dir: PathBuf,
     run_as: Option<RunAs>,
     user_file: Option<PathBuf>,
@@ -548,6 +584,10 @@ impl Plan {
             hostname,
             domains,
             mailboxes: flatten(arguments.mailbox),
+            alias_file: arguments.alias_file,
+            separator: arguments.tag_separator.unwrap_or_default(),
+            quotas: flatten(arguments.quota),
+            program_user: arguments.program_user,
             data_dir,
             run_as: arguments.run_as,
             user_file: arguments.user_file,

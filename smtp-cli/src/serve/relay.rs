@@ -18,7 +18,7 @@ use tower_service::Service;
 use super::Plan;
 use super::etrn::Waiting;
 use super::store::Store;
-use super::ways::{Table, Ways};
+use super::ways::{Returns, Table, Ways};
 use crate::exit::{Exit, Failure};
 use crate::transport::Socket;
 
@@ -57,10 +57,11 @@ impl Relay {
         let (clock, schedule) = (Arc::new(Clock::new()), plan.schedule.clone());
         let (spool, ways): (Arc<dyn Spool>, _) = (Arc::new(spool), Arc::new(Ways::new(table)));
         let queue = Queue::new(Arc::clone(&spool), ways.clone(), schedule.clone(), Arc::clone(&clock));
+        ways.set_queue(queue.clone());
         if let Health::Full(why) | Health::Unhealthy(why) = spool.health() {
             tracing::warn!(why, "the queue takes no mail yet");
         }
-        let notices = Dsn::new(plan.hostname.clone(), ways.clone(), schedule.clone());
+        let notices = Dsn::new(plan.hostname.clone(), Arc::new(Returns(ways.clone())), schedule.clone());
         let settings = RunnerSettings { schedule, drain: plan.drain_time(), ..RunnerSettings::default() };
         let runner = Runner::new(Arc::clone(&spool), ways.clone(), Arc::new(notices), settings, Arc::clone(&clock));
         let hops = runner.hops();
@@ -121,11 +122,12 @@ impl Service<Transaction> for Dispatch {
     }
 
     fn call(&mut self, transaction: Transaction) -> Self::Future {
+        let stays = |mailboxes: &Mailboxes| {
+            let mut recipients = transaction.envelope.recipients.iter();
+            recipients.all(|rcpt| mailboxes.is_local(&rcpt.to) && mailboxes.program_of(&rcpt.to).is_none())
+        };
         match &mut self.relay {
-            Some((mailboxes, queue))
-                if needs_queue(&transaction.envelope)
-                    || !transaction.envelope.recipients.iter().all(|r| mailboxes.is_local(&r.to)) =>
-            {
+            Some((mailboxes, queue)) if needs_queue(&transaction.envelope) || !stays(mailboxes) => {
                 let queued = queue.call(transaction);
                 Box::pin(async move { queued.await.map_err(|never| match never {}) })
             }

@@ -12,6 +12,10 @@ impl fmt::Display for Plan {
         one(f, "hostname", Some(&self.hostname))?;
         list(f, "domain", &self.domains)?;
         list(f, "mailbox", &self.mailboxes)?;
+        one(f, "alias_file", self.alias_file.as_ref().map(|path| path.display()))?;
+        one(f, "tag_separator", Some(self.separator))?;
+        list(f, "quota", &self.quotas)?;
+        one(f, "program_user", self.program_user.as_ref())?;
         one(f, "data_dir", Some(self.data_dir.display()))?;
         one(f, "user_file", self.user_file.as_ref().map(|path| path.display()))?;
         if !self.users.is_empty() {

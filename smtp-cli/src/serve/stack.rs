@@ -10,14 +10,16 @@ use smtp_core::service::{Delivery, Policy, Promises};
 use smtp_core::session::server::{Config, Limits};
 use smtp_queue::Queue;
 use smtp_server::auth::{SenderLayer, SharedUsers};
+use smtp_server::maildir::QuotaLayer;
 use smtp_server::{
-    AuthLayer, EtrnLayer, LoopLayer, Mailboxes, Maildir, ReceivedLayer, RequireAuthLayer, RequireTlsLayer,
+    AliasLayer, AuthLayer, EtrnLayer, LoopLayer, Mailboxes, Maildir, ReceivedLayer, RequireAuthLayer, RequireTlsLayer,
     SessionLimitLayer, Settings, SubmissionLayer, TraceDeliveryLayer, TraceLayer,
 };
 use tower::util::option_layer;
 use tower_layer::Layer;
 
 use super::Plan;
+use super::local;
 use super::relay::{Dispatch, Relay};
 use super::store::Store;
 use crate::exit::Failure;
@@ -112,6 +114,8 @@ pub(super) struct Stack {
     submission: SubmissionLayer,
     received: ReceivedLayer,
     maildir: Maildir,
+    /// Whether there are any.
+    quotas: bool,
     queue: Option<Queue>,
     /// The number of the last session, whatever door it came by.
     last_session: Arc<AtomicU64>,
@@ -133,10 +137,11 @@ impl Stack {
             sessions: SessionLimitLayer::new(),
             etrn,
             auth: store.users.as_ref().map(|users| auth(plan, users)).transpose()?,
+            maildir: store.maildir.clone().for_mailboxes(&mailboxes),
+            quotas: !plan.quotas.is_empty(),
             mailboxes,
             submission: SubmissionLayer::new(&plan.hostname),
             received: ReceivedLayer::new(&plan.hostname),
-            maildir: store.maildir.clone(),
             queue: relay.map(|relay| relay.queue.clone()),
             last_session: Arc::default(),
         })
@@ -149,7 +154,8 @@ impl Stack {
     /// If a domain is none.
     pub(super) fn again(&self, plan: &Plan, store: &Store, mailboxes: Mailboxes) -> Result<Self, Failure> {
         let auth = store.users.as_ref().map(|users| auth(plan, users)).transpose()?;
-        Ok(Self { auth, mailboxes, ..self.clone() })
+        let (maildir, quotas) = (store.maildir.clone().for_mailboxes(&mailboxes), !plan.quotas.is_empty());
+        Ok(Self { auth, mailboxes, maildir, quotas, ..self.clone() })
     }
 
     /// What the sessions of one of several doors are told of the server. Connections are shared out among doors.
@@ -189,6 +195,8 @@ impl Stack {
         let relays = self.queue.is_some();
         let mailboxes = self.mailboxes.clone().relay_for_authenticated(relays && door.authenticates());
         let policy = mailboxes.relay_for_processes(relays && programs);
+        // And whose mailbox is not full.
+        let policy = option_layer(self.quotas.then(|| QuotaLayer::new(&self.maildir))).layer(policy);
         // Whoever has shown who they are sends as themselves.
         let (auth, sender) = self.auth.clone().filter(|_| door.authenticates()).unzip();
         let policy = option_layer(sender).layer(policy);
@@ -208,6 +216,8 @@ impl Stack {
         // On stable storage before the 250: in the mailboxes, or in the queue.
         let relay = self.queue.clone().map(|queue| (self.mailboxes.clone(), queue));
         let delivery = Dispatch { maildir: self.maildir.clone(), relay };
+        // Everything above sees the address that was written to.
+        let delivery = AliasLayer::new(&self.mailboxes).layer(delivery);
         // Every host says that it had the message (RFC 5321 §4.4).
         let delivery = self.received.layer(delivery);
         // What its author left out comes below that.
@@ -238,9 +248,6 @@ pub(super) fn mailboxes(plan: &Plan) -> Result<Mailboxes, Failure> {
         }
         mailboxes = mailboxes.relay_to(domain).map_err(|error| Failure::config(format!("--relay-domain: {error}")))?;
     }
-    if plan.mailboxes.is_empty() {
-        return Ok(mailboxes);
-    }
     // One by one, so that the error can name the one.
     for mailbox in &plan.mailboxes {
         mailboxes = mailboxes.only([mailbox]).map_err(|error| {
@@ -252,7 +259,7 @@ pub(super) fn mailboxes(plan: &Plan) -> Result<Mailboxes, Failure> {
             ))
         })?;
     }
-    Ok(mailboxes)
+    local::furnished(mailboxes, plan)
 }
 
 fn auth(plan: &Plan, users: &Arc<SharedUsers>) -> Result<(AuthLayer, SenderLayer), Failure> {

@@ -12,6 +12,7 @@ mod drain;
 mod errors;
 mod ledger;
 mod listeners;
+mod local;
 mod login;
 mod manual;
 mod operating;
