@@ -12,6 +12,7 @@ use smtp_queue::{
     Action as QueueAction, Clock, Entry, Error, Filter as QueueFilter, Health, Hops, JobId, MessageId, NextHop,
     RecipientState, Spool, Status,
 };
+use smtp_tls_policy::{Reporter, Results};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -32,6 +33,8 @@ pub(super) struct Admin {
     pub(super) spool: Arc<dyn Spool>,
     pub(super) clock: Arc<Clock>,
     pub(super) hops: Hops,
+    pub(super) results: Arc<Results>,
+    pub(super) reporter: Reporter,
 }
 
 /// Makes the folder for sockets, for this process's user alone.
@@ -138,6 +141,12 @@ impl Admin {
                     health,
                 };
                 Ok(say(out, &Answer::Stats(figures)).await?)
+            }
+            Request::TlsReport { domain } => {
+                for report in self.results.reports(&self.reporter, domain.as_deref()) {
+                    say(out, &Answer::TlsReport { report }).await?;
+                }
+                Ok(())
             }
             Request::List { filter, max } => self.list(&filter, max, out).await,
             Request::Control { filter, action } => {

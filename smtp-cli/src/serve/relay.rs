@@ -10,6 +10,7 @@ use smtp_queue::{
     Clock, Dsn, Health, Hops, Limits, Queue, Runner, Schedule, Settings as RunnerSettings, Spool, SqliteSpool,
 };
 use smtp_server::{Mailboxes, Maildir};
+use smtp_tls_policy::{Reporter, Results};
 use std::task::{Context, Poll};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,8 @@ pub(super) struct Relay {
     ways: Arc<Ways>,
     own: Vec<IpAddr>,
     schedule: Schedule,
+    /// What came of TLS to other hosts.
+    pub(super) results: Arc<Results>,
 }
 
 impl Relay {
@@ -48,7 +51,8 @@ impl Relay {
     ) -> Result<Option<Self>, Failure> {
         let Some(folder) = &plan.queue else { return Ok(None) };
         let own = own_addresses(plan, sockets);
-        let table = Table::new(plan, mailboxes.clone(), store.maildir.clone(), &own)?;
+        let results = Arc::new(Results::new());
+        let table = Table::new(plan, mailboxes.clone(), store.maildir.clone(), &own, &results)?;
         let limits = Limits::default();
         let body = plan.message_size().saturating_add(ADDED);
         let limits = Limits { body, free: limits.free.max(body.saturating_mul(2)), ..limits };
@@ -59,7 +63,7 @@ impl Relay {
         if let Health::Full(why) | Health::Unhealthy(why) = spool.health() {
             tracing::warn!(why, "the queue takes no mail yet");
         }
-        Ok(Some(Self { spool, clock, queue, ways, own, schedule }))
+        Ok(Some(Self { spool, clock, queue, ways, own, schedule, results }))
     }
 
     /// What the configuration says now holds for all mail from here on.
@@ -67,7 +71,7 @@ impl Relay {
     /// # Errors
     /// If a route cannot be used; the old ones stay.
     pub(super) fn reload(&self, plan: &Plan, mailboxes: &Mailboxes, maildir: &Maildir) -> Result<(), Failure> {
-        self.ways.replace(Table::new(plan, mailboxes.clone(), maildir.clone(), &self.own)?);
+        self.ways.replace(Table::new(plan, mailboxes.clone(), maildir.clone(), &self.own, &self.results)?);
         Ok(())
     }
 
@@ -80,6 +84,12 @@ impl Relay {
         let runner = Runner::new(spool, self.ways.clone(), Arc::new(notices), settings, clock);
         (runner.hops(), tokio::spawn(runner.run(stop)))
     }
+}
+
+/// Who says what came of TLS.
+pub(super) fn reporter(plan: &Plan) -> Reporter {
+    let domain = plan.domains.first().unwrap_or(&plan.hostname);
+    Reporter { organization: plan.hostname.to_string(), contact: format!("postmaster@{domain}") }
 }
 
 /// The addresses that this machine has and was told of, so that it sends no mail to itself.

@@ -34,6 +34,9 @@ impl fmt::Display for Plan {
         one(f, "relay_host", self.relay_host.as_ref())?;
         list(f, "route", &self.routes)?;
         list(f, "relay_domain", &self.relay_domains)?;
+        list(f, "tls_policy", &self.tls_policies)?;
+        writeln!(f, "dnssec = {}", super::ways::validates(self))?;
+        one(f, "dnssec_anchor", self.dnssec_anchor.as_ref().map(|path| path.display()))?;
         let schedule = &self.schedule;
         let retries: Vec<_> = schedule.retries.iter().map(|wait| wait.as_secs_f64().to_string()).collect();
         list(f, "queue_retry", &retries)?;
@@ -41,7 +44,9 @@ impl fmt::Display for Plan {
         writeln!(f, "queue_delay_notice = {}", schedule.delay_notice.as_secs_f64())?;
         list(f, "dns", &self.dns)?;
         list(f, "own_address", &self.own_addresses)?;
-        self.mx_port.map_or(Ok(()), |port| writeln!(f, "mx_port = {port}"))
+        self.mx_port.map_or(Ok(()), |port| writeln!(f, "mx_port = {port}"))?;
+        one(f, "mx_tls_ca", self.mx_tls_ca.as_ref().map(|path| path.display()))?;
+        self.mx_sts_port.map_or(Ok(()), |port| writeln!(f, "mx_sts_port = {port}"))
     }
 }
 

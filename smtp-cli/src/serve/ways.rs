@@ -5,6 +5,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use smtp_client::{Client, Options, RacingConnector, RacingOptions};
 use smtp_core::types::{EhloName, ForwardPath, Host, Refusal};
@@ -13,10 +14,12 @@ use smtp_queue::{BoxDelivery, NextHop, Plan as QueuePlan, Router};
 use smtp_route::{Exchanges, Named, Own, Routes, Settings as RouteSettings};
 use smtp_server::{Mailboxes, Maildir};
 use smtp_tls::ClientTls;
+use smtp_tls_policy::{HttpsFetch, Results, Settings as StsSettings, Sts};
 use smtp_transport_quic::{ConnectOptions, QuicConnector};
 use smtp_transport_tcp::TcpConnector;
 
 use super::Plan;
+use super::owed::Owed;
 use crate::exit::Failure;
 
 /// The next hop of mail for mailboxes here. No domain has a colon.
@@ -31,6 +34,7 @@ pub(super) struct Table {
     routes: Routes<Named<Client>>,
     relay: Option<Named<Client>>,
     exchanges: Exchanges,
+    owed: Owed,
 }
 
 impl Table {
@@ -38,10 +42,17 @@ impl Table {
     ///
     /// # Errors
     /// If a route cannot be used; says which.
-    pub(super) fn new(plan: &Plan, mailboxes: Mailboxes, maildir: Maildir, own: &[IpAddr]) -> Result<Self, Failure> {
+    pub(super) fn new(
+        plan: &Plan,
+        mailboxes: Mailboxes,
+        maildir: Maildir,
+        own: &[IpAddr],
+        results: &Arc<Results>,
+    ) -> Result<Self, Failure> {
         let hello = EhloName::from(plan.hostname.clone());
         let (routes, relay) = set(plan, &hello)?;
-        Ok(Self { mailboxes, maildir, routes, relay, exchanges: exchanges(plan, hello, own)? })
+        let exchanges = exchanges(plan, hello, own)?.with_results(Arc::clone(results));
+        Ok(Self { mailboxes, maildir, routes, relay, exchanges, owed: Owed::new(plan)? })
     }
 
     fn hop(&self, to: &ForwardPath) -> NextHop {
@@ -74,7 +85,7 @@ impl Table {
         let route = self.routes.find(next_hop).map(|(_, route)| route).or(self.relay.as_ref());
         Ok(match route {
             Some(route) => BoxDelivery::new(route.clone()),
-            None => BoxDelivery::new(self.exchanges.to(host)),
+            None => BoxDelivery::new(self.exchanges.to(host).under(self.owed.to(next_hop))),
         })
     }
 }
@@ -84,7 +95,25 @@ impl Table {
 /// # Errors
 /// If one cannot; says which.
 pub(super) fn check(plan: &Plan) -> Result<(), Failure> {
+    Owed::new(plan)?;
+    client_tls(plan)?;
     set(plan, &EhloName::from(plan.hostname.clone())).map(drop)
+}
+
+/// Whether signatures in the DNS are validated.
+pub(super) fn validates(plan: &Plan) -> bool {
+    let needed = || Owed::new(plan).is_ok_and(|owed| owed.needs_dnssec());
+    plan.dnssec || plan.dnssec_anchor.is_some() || needed()
+}
+
+/// TLS to hosts that the DNS names.
+fn client_tls(plan: &Plan) -> Result<ClientTls, Failure> {
+    let tls = ClientTls::builder();
+    let tls = match &plan.mx_tls_ca {
+        Some(ca) => tls.ca_file(ca),
+        None => tls,
+    };
+    tls.build().map_err(Failure::config)
 }
 
 type Set = (Routes<Named<Client>>, Option<Named<Client>>);
@@ -109,11 +138,16 @@ fn named(name: &str) -> NextHop {
 }
 
 fn exchanges(plan: &Plan, hello: EhloName, own: &[IpAddr]) -> Result<Exchanges, Failure> {
-    let dns = DnsSettings { servers: plan.dns.clone(), ..DnsSettings::default() };
+    let dns = DnsSettings {
+        servers: plan.dns.clone(),
+        validate: validates(plan),
+        trust_anchor: plan.dnssec_anchor.clone(),
+        ..DnsSettings::default()
+    };
     let dns = Resolver::new(dns).map_err(|error| {
         Failure::config(error).help("--dns ADDRESS:PORT names a name server; --relay-host URL does without one")
     })?;
-    let tls = ClientTls::builder().build().map_err(Failure::config)?;
+    let tls = client_tls(plan)?;
     let names = std::iter::once(&plan.hostname).chain(&plan.domains).map(|name| name.as_str());
     // On another port than that of mail this machine's own addresses may be other servers, as in tests.
     let own = Own::new(names, own.iter().copied()).with_loopback(plan.mx_port.is_none());
@@ -123,8 +157,17 @@ fn exchanges(plan: &Plan, hello: EhloName, own: &[IpAddr]) -> Result<Exchanges, 
     // A host that says so in the DNS is reached over QUIC, raced against TCP.
     let quic = QuicConnector::new(&tls, ConnectOptions::default()).map_err(Failure::config)?;
     let discovery = SvcbDiscovery::new(Arc::clone(&dns), "smtp-quic-00");
+    let sts = sts(plan, &dns, &tls)?;
     let connector = RacingConnector::new(quic, TcpConnector::new(tls), discovery, RacingOptions::default());
-    Ok(Exchanges::new(dns, connector, own, client, settings))
+    Ok(Exchanges::new(dns, connector, own, client, settings).with_sts(Arc::new(sts)))
+}
+
+/// What domains say in MTA-STS policies. It is asked only where that matters.
+fn sts(plan: &Plan, dns: &Arc<dyn Dns>, tls: &ClientTls) -> Result<Sts, Failure> {
+    let fetch = HttpsFetch::new(Arc::clone(dns), tls, plan.mx_sts_port.unwrap_or(443));
+    let settings = StsSettings { folder: Some(plan.data_dir.join("sts")), ..StsSettings::default() };
+    Sts::new(Arc::clone(dns), fetch, settings, SystemTime::now())
+        .map_err(|error| Failure::config(format!("cannot keep MTA-STS policies: {error}")))
 }
 
 /// The table that holds now.
