@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use smtp_client::Client;
 use smtp_core::channel::SessionInfo;
 use smtp_core::extension::RequireTls;
-use smtp_core::service::{BoxError, Outcome, Transaction};
+use smtp_core::service::{BoxError, Outcome, Transaction, reply_for};
 use smtp_core::stream::{Address, ConnectError, Connection, Connector, Target, TlsMode, TlsPolicy, Verification};
 use smtp_core::types::{AddressLiteral, Domain, Envelope, Host, Refusal};
 use smtp_dns::Dns;
@@ -111,7 +111,8 @@ impl fmt::Debug for Exchanges {
 /// What is asked of TLS is decided for each host before anything is said to it ([`Exchange::under`]). A host that does not
 /// do as its domain has published is passed over; if that leaves none, the delivery fails with 451 and a reason with a
 /// code of X.7: the message waits (RFC 7672 §2.2, RFC 8461 §5). A message with REQUIRETLS goes only to hosts that DNSSEC
-/// or an MTA-STS policy in force has named and whose certificate holds, and fails with 550 5.7.30 if there are none.
+/// or an MTA-STS policy in force has named and whose certificate holds; if there are none, its recipients are refused with
+/// 550 5.7.30.
 ///
 /// It fails with the refusal of the lookup, or with that of the last server that was tried. Nothing of the content has
 /// been read then. Once a server takes the content its answer is the answer, since a second one might deliver again.
@@ -163,8 +164,10 @@ struct Attempt<'a> {
     /// How many addresses may still be tried.
     left: usize,
     last: Option<BoxError>,
-    /// Whatever failed so far failed for what TLS is not, and will the next time.
+    /// Whatever failed so far will the next time.
     lasting: bool,
+    /// Something failed that was not TLS.
+    unreached: bool,
 }
 
 impl Shared {
@@ -180,8 +183,9 @@ impl Shared {
         let sts = self.published(domain, choice.sts() || require_tls).await;
         let demand = Demand { domain, choice, require_tls, sts };
         let left = self.settings.attempts.max(1);
+        let (last, lasting, unreached) = (None, true, false);
         let mut attempt =
-            Attempt { shared: self, host, domain, session, envelope, lend, left, last: None, lasting: true };
+            Attempt { shared: self, host, domain, session, envelope, lend, left, last, lasting, unreached };
         for exchanger in &found {
             match demand.judge(&*self.dns, exchanger, self.settings.port, &self.usual).await {
                 Verdict::Skip(refusal, count) => {
@@ -197,8 +201,13 @@ impl Shared {
                 }
             }
         }
-        if let (true, true, Some(why)) = (require_tls, attempt.lasting, &attempt.last) {
-            return Err(Refusal::new(550, (5, 7, 30), format!("the sender requires TLS (REQUIRETLS): {why}")).into());
+        if let (true, false, Some(why)) = (require_tls, attempt.unreached, &attempt.last) {
+            let refusal = match reply_for(why) {
+                _ if attempt.lasting => Refusal::new(550, (5, 7, 30), format!("the sender requires TLS (REQUIRETLS): {why}")),
+                later => later,
+            };
+            // It says nothing of the domain, which may be fine for other messages.
+            return Ok(Outcome::all(Err(refusal), attempt.envelope.recipients.len()));
         }
         // Never without a reason: there is always one to try.
         Err(attempt.last.unwrap_or_else(|| Refusal::fixed(451, (4, 4, 4), "no server to try").into()))
@@ -285,7 +294,7 @@ impl Attempt<'_> {
             };
             tracing::debug!(host = %self.host, server = shown, %ip, %error, "not reached");
             let Some(tls) = TlsFailure::of(&error) else {
-                self.lasting = false;
+                self.unreached = true;
                 self.last = Some(about(shown, error));
                 return Ok(None);
             };

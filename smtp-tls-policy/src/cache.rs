@@ -170,7 +170,14 @@ impl Sts {
         }
         if entries.all.len() >= self.settings.domains.max(1) {
             let oldest = entries.all.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| name.clone());
-            oldest.map(|name| entries.all.remove(&name));
+            if let Some(oldest) = oldest {
+                entries.all.remove(&oldest);
+                // On disk there are no more than in memory.
+                if let Some(folder) = &self.settings.folder {
+                    let path = folder.join(&*oldest);
+                    tokio::task::spawn_blocking(move || fs::remove_file(path));
+                }
+            }
         }
         let entry = Arc::<tokio::sync::Mutex<Entry>>::default();
         entries.all.insert(name.as_str().into(), (Arc::clone(&entry), uses));
