@@ -47,7 +47,12 @@ impl<D: Dns> SvcbDiscovery<D> {
         ports.filter(|(_, port)| *port != 0).min().map(|(_, port)| port)
     }
 
-    async fn look(&self, host: &Domain, port: u16, policy: &TlsPolicy) -> Result<Option<(u16, TlsPolicy)>, LookupError> {
+    async fn look(
+        &self,
+        host: &Domain,
+        port: u16,
+        policy: &TlsPolicy,
+    ) -> Result<Option<(u16, TlsPolicy)>, LookupError> {
         let (Ok(name), Ok(svcb)) = (Name::of(host), Name::below(&["_smtp"], host)) else { return Ok(None) };
         if let Verification::Dane(dane) = &policy.verification {
             return self.look_under_dane(host, &self.dns.svcb(&svcb).await, &name, dane, policy).await;

@@ -203,7 +203,9 @@ impl Shared {
         }
         if let (true, false, Some(why)) = (require_tls, attempt.unreached, &attempt.last) {
             let refusal = match reply_for(why) {
-                _ if attempt.lasting => Refusal::new(550, (5, 7, 30), format!("the sender requires TLS (REQUIRETLS): {why}")),
+                _ if attempt.lasting => {
+                    Refusal::new(550, (5, 7, 30), format!("the sender requires TLS (REQUIRETLS): {why}"))
+                }
                 later => later,
             };
             // It says nothing of the domain, which may be fine for other messages.

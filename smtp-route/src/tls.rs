@@ -106,7 +106,8 @@ impl Demand<'_> {
     fn unknown(&self, host: &Exchanger, error: &LookupError) -> Verdict {
         let code = if matches!(error, LookupError::Bogus { .. }) { (4, 7, 5) } else { (4, 4, 3) };
         let name = shown(host);
-        let refusal = Refusal::new(451, code, format!("{name}: not used while its TLSA records are not known: {error}"));
+        let refusal =
+            Refusal::new(451, code, format!("{name}: not used while its TLSA records are not known: {error}"));
         let kind = FailureKind::DnssecInvalid;
         let failed = Failed { kind, mx: Some(name.into()), ip: None, reason: error.to_string() };
         Verdict::Skip(refusal, Some((Applied::Tlsa, failed)))

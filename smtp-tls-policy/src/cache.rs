@@ -129,9 +129,8 @@ impl Sts {
     ) -> Result<(), (FailureKind, String)> {
         // Without a record nothing is fetched, and what is known goes on.
         let Some(id) = self.id(domain).await else { return Ok(()) };
-        let is_fresh = |held: &Held| {
-            held.id == id && held.age(now) < self.settings.refresh.min(held.policy.max_age / 2)
-        };
+        let is_fresh =
+            |held: &Held| held.id == id && held.age(now) < self.settings.refresh.min(held.policy.max_age / 2);
         let failed_lately = |at: SystemTime| now.duration_since(at).is_ok_and(|since| since < self.settings.retry);
         if entry.held.as_ref().is_some_and(is_fresh) || entry.failed.is_some_and(failed_lately) {
             return Ok(());

@@ -226,7 +226,10 @@ impl Tally {
             policy["policy-string"] = json!(lines);
             policy["mx-host"] = json!(mx);
         }
-        let detail = |((kind, mx, ip), (count, reason)): (&(FailureKind, Option<Box<str>>, Option<IpAddr>), &(u64, Box<str>))| {
+        let detail = |((kind, mx, ip), (count, reason)): (
+            &(FailureKind, Option<Box<str>>, Option<IpAddr>),
+            &(u64, Box<str>),
+        )| {
             let mut detail = json!({"result-type": kind.to_string(), "failed-session-count": count});
             if let Some(mx) = mx {
                 detail["receiving-mx-hostname"] = json!(mx);

@@ -145,7 +145,8 @@ pub fn record_id(records: &[Box<[u8]>]) -> Option<Box<str>> {
 mod tests {
     use super::*;
 
-    const GOOD: &str = "version: STSv1\r\nmode: enforce\r\nmx: mail.example.com\r\nmx: *.example.net\r\nmax_age: 604800\r\n";
+    const GOOD: &str =
+        "version: STSv1\r\nmode: enforce\r\nmx: mail.example.com\r\nmx: *.example.net\r\nmax_age: 604800\r\n";
 
     #[test]
     fn policies() {

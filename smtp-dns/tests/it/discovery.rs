@@ -86,7 +86,8 @@ async fn a_host_under_dane_is_left_on_tcp() {
 #[tokio::test]
 async fn under_dane_the_other_way_needs_records_of_its_own() {
     let own = |records| Dane { records, names: vec!["d.example".parse().unwrap()] };
-    let under = |records| TlsPolicy { mode: TlsMode::Required, verification: Verification::Dane(Arc::new(own(records))) };
+    let under =
+        |records| TlsPolicy { mode: TlsMode::Required, verification: Verification::Dane(Arc::new(own(records))) };
     let quic = Tlsa { data: vec![7; 32], ..tlsa() };
     let policy = under(vec![tlsa()]);
     let dns = || Memory::new().with_svcb(OWNER, good(1)).with_tlsa("_25._tcp.mx.example", tlsa());

@@ -100,7 +100,11 @@ async fn the_last_good_policy_holds_while_a_new_one_cannot_be_had() {
     assert_eq!((find(&two, 310).await, web.asked()), (invalid, 1));
 
     // An id that is gone, or a DNS that fails, changes nothing (RFC 8461 §5.1).
-    for dns in [Memory::new(), dns("1").failing("_mta-sts.d.example", Kind::Txt), dns("1").bogus("_mta-sts.d.example", Kind::Txt)] {
+    for dns in [
+        Memory::new(),
+        dns("1").failing("_mta-sts.d.example", Kind::Txt),
+        dns("1").bogus("_mta-sts.d.example", Kind::Txt),
+    ] {
         let other = sts(dns, &web, Some(folder.path()), 10);
         assert_eq!((find(&other, 2 * DAY - 1).await, web.asked()), ((Some(Mode::Enforce), None), 0));
     }
@@ -132,7 +136,14 @@ async fn many_who_ask_at_once_fetch_once() {
     let web = Web::default();
     web.say("enforce", DAY);
     let sts = Arc::new(sts(dns("1").slow(Duration::from_millis(1)), &web, None, 0));
-    let asking: Vec<_> = (0..20).map(|_| tokio::spawn({ let sts = Arc::clone(&sts); async move { find(&sts, 0).await } })).collect();
+    let asking: Vec<_> = (0..20)
+        .map(|_| {
+            tokio::spawn({
+                let sts = Arc::clone(&sts);
+                async move { find(&sts, 0).await }
+            })
+        })
+        .collect();
     for one in asking {
         assert_eq!(one.await.unwrap().0, Some(Mode::Enforce));
     }

@@ -134,9 +134,8 @@ fn a_session_resumes_under_the_same_records_only() {
     let leaf = Leaf::self_signed(&valid(&[NAME]));
     let server = server().identity(leaf.identity()).build().unwrap();
     let client = client().build().unwrap();
-    let resumed = |verification: &Verification| {
-        connect(&server, &client, verification, NAME).unwrap().server_info().resumed
-    };
+    let resumed =
+        |verification: &Verification| connect(&server, &client, verification, NAME).unwrap().server_info().resumed;
     let one = dane(vec![record("3 1 1", &leaf.certificate)]);
     let other = dane(vec![record("3 0 1", &leaf.certificate)]);
     assert_eq!([resumed(&one), resumed(&one), resumed(&other), resumed(&other)], [false, true, false, true]);

@@ -119,7 +119,8 @@ impl Https {
         text.extend_from_slice(body);
         let path: &Path = self.folder.path();
         // As a whole, so that nobody reads half of it.
-        let done = std::fs::write(path.join(".new"), text).and_then(|()| std::fs::rename(path.join(".new"), path.join(host)));
+        let done =
+            std::fs::write(path.join(".new"), text).and_then(|()| std::fs::rename(path.join(".new"), path.join(host)));
         assert!(done.is_ok(), "{done:?}");
     }
 

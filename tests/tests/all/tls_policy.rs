@@ -29,8 +29,8 @@ const CHOICES: [&str; 5] = ["opportunistic", "required", "dane", "sts", "dane+st
 const TABLE: &[(Case, [&str; 5])] = {
     use Kind::{Clear, Expired, Good, SelfSigned, WrongName};
     use Published::{
-        EnforcePolicy, ForgedRecord, GoneThePolicy, IssuerFits, KeyFits, NoPolicy, NoRecordFits, Nothing,
-        PolicyAndKey, RecordsOfNoUse, RedirectedPolicy, StrangersPolicy, StrangersTrial, TrialPolicy,
+        EnforcePolicy, ForgedRecord, GoneThePolicy, IssuerFits, KeyFits, NoPolicy, NoRecordFits, Nothing, PolicyAndKey,
+        RecordsOfNoUse, RedirectedPolicy, StrangersPolicy, StrangersTrial, TrialPolicy,
     };
     &[
         (Case("clear", Clear, Nothing), ["clear", "451 4.7.4", "clear", "clear", "clear"]),
@@ -105,10 +105,7 @@ impl Sender {
         mail.parameters = Parameters::new(parameters).unwrap();
         let transaction = Transaction {
             session: SessionInfo::local("test"),
-            envelope: Envelope {
-                mail,
-                recipients: vec![Rcpt::new(Mailbox::new(&format!("u@{domain}")).unwrap())],
-            },
+            envelope: Envelope { mail, recipients: vec![Rcpt::new(Mailbox::new(&format!("u@{domain}")).unwrap())] },
             body: Body::from_bytes(&b"Subject: x\r\n\r\nhi\r\n"[..]),
         };
         let before = world.arrived().len();
@@ -180,27 +177,39 @@ fn every_host_under_every_choice() {
             ("wrongname", vec![("no-policy-found", 4, 1, kinds(&["certificate-host-mismatch"]))]),
             ("expired", vec![("no-policy-found", 4, 1, kinds(&["certificate-expired"]))]),
             ("mismatch", vec![("no-policy-found", 3, 0, vec![]), ("tlsa", 0, 2, kinds(&["validation-failure"]))]),
-            ("unusable", vec![
-                ("no-policy-found", 2, 1, kinds(&["certificate-not-trusted"])),
-                ("tlsa", 0, 2, kinds(&["tlsa-invalid"])),
-            ]),
+            (
+                "unusable",
+                vec![
+                    ("no-policy-found", 2, 1, kinds(&["certificate-not-trusted"])),
+                    ("tlsa", 0, 2, kinds(&["tlsa-invalid"])),
+                ],
+            ),
             ("bogus", vec![("no-policy-found", 3, 0, vec![]), ("tlsa", 0, 2, kinds(&["dnssec-invalid"]))]),
             ("enforce", vec![("no-policy-found", 3, 0, vec![]), ("sts", 2, 0, vec![])]),
-            ("testing-self", vec![
-                ("no-policy-found", 2, 1, kinds(&["certificate-not-trusted"])),
-                ("sts", 0, 2, kinds(&["certificate-not-trusted"])),
-            ]),
-            ("testing-stranger", vec![
-                ("no-policy-found", 2, 1, kinds(&["certificate-not-trusted"])),
-                ("sts", 0, 2, kinds(&["validation-failure"])),
-            ]),
+            (
+                "testing-self",
+                vec![
+                    ("no-policy-found", 2, 1, kinds(&["certificate-not-trusted"])),
+                    ("sts", 0, 2, kinds(&["certificate-not-trusted"])),
+                ],
+            ),
+            (
+                "testing-stranger",
+                vec![
+                    ("no-policy-found", 2, 1, kinds(&["certificate-not-trusted"])),
+                    ("sts", 0, 2, kinds(&["validation-failure"])),
+                ],
+            ),
             // One fetch in five minutes.
-            ("gone", vec![
-                ("no-policy-found", 4, 1, kinds(&["certificate-not-trusted"])),
-                ("sts", 0, 1, kinds(&["sts-policy-fetch-error"])),
-            ]),
+            (
+                "gone",
+                vec![
+                    ("no-policy-found", 4, 1, kinds(&["certificate-not-trusted"])),
+                    ("sts", 0, 1, kinds(&["sts-policy-fetch-error"])),
+                ],
+            ),
         ] {
-            let expected: Vec<_> = expected.into_iter().map(|(kind, ok, bad, kinds)| (kind.to_owned(), ok, bad, kinds));
+            let expected = expected.into_iter().map(|(kind, ok, bad, kinds)| (kind.to_owned(), ok, bad, kinds));
             let expected: Vec<_> = expected.collect();
             assert_eq!(sender.counts(&format!("{domain}.example")), expected, "{domain}");
         }
@@ -213,35 +222,44 @@ fn requiretls_goes_to_hosts_that_are_known_for_sure_and_verified() {
     with_runtime(async {
         let Some(world) = world() else { return };
         for (validates, table) in [
-            (true, &[
-                ("good", "tls"),
-                ("ee", "tls"),
-                ("ta", "tls"),
-                ("both", "tls"),
-                ("enforce", "tls"),
-                ("clear", "550 5.7.30"),
-                ("self", "550 5.7.30"),
-                ("expired", "550 5.7.30"),
-                ("mismatch", "550 5.7.30"),
-                ("unusable", "550 5.7.30"),
-                ("testing-self", "550 5.7.30"),
-                ("stranger", "451 4.7.1"),
-                ("bogus", "451 4.7.5"),
-            ][..]),
+            (
+                true,
+                &[
+                    ("good", "tls"),
+                    ("ee", "tls"),
+                    ("ta", "tls"),
+                    ("both", "tls"),
+                    ("enforce", "tls"),
+                    ("clear", "550 5.7.30"),
+                    ("self", "550 5.7.30"),
+                    ("expired", "550 5.7.30"),
+                    ("mismatch", "550 5.7.30"),
+                    ("unusable", "550 5.7.30"),
+                    ("testing-self", "550 5.7.30"),
+                    ("stranger", "451 4.7.1"),
+                    ("bogus", "451 4.7.5"),
+                ][..],
+            ),
             // Nobody vouches for the MX records then, but a policy.
-            (false, &[
-                ("good", "550 5.7.30"),
-                ("ee", "550 5.7.30"),
-                ("enforce", "tls"),
-                ("enforce-self", "550 5.7.30"),
-                ("testing", "550 5.7.30"),
-                ("stranger", "550 5.7.30"),
-            ]),
+            (
+                false,
+                &[
+                    ("good", "550 5.7.30"),
+                    ("ee", "550 5.7.30"),
+                    ("enforce", "tls"),
+                    ("enforce-self", "550 5.7.30"),
+                    ("testing", "550 5.7.30"),
+                    ("stranger", "550 5.7.30"),
+                ],
+            ),
         ] {
             let sender = Sender::new(&world, validates);
             for (domain, expected) in table {
                 let came = sender.send(&world, &format!("{domain}.example"), "opportunistic", " REQUIRETLS").await;
-                assert!(came == *expected || came.starts_with(&format!("{expected} ")), "{domain}, {validates}: {came}");
+                assert!(
+                    came == *expected || came.starts_with(&format!("{expected} ")),
+                    "{domain}, {validates}: {came}"
+                );
             }
         }
     });

@@ -200,9 +200,9 @@ fn self_signed(params: &CertificateParams) -> Leaf {
 /// One for each kind of host, all on the same port.
 fn listeners(leaves: &[Option<Leaf>]) -> (Vec<TcpListener>, u16) {
     let listen = |kind: Kind, port| {
-        let tls = leaves[kind as usize].as_ref().map_or(Tls::None, |leaf| {
-            Tls::StartTls(ServerTls::builder().identity(leaf.identity()).build().unwrap())
-        });
+        let tls = leaves[kind as usize]
+            .as_ref()
+            .map_or(Tls::None, |leaf| Tls::StartTls(ServerTls::builder().identity(leaf.identity()).build().unwrap()));
         let options = ListenOptions { tls, ..ListenOptions::default() };
         TcpListener::bind(SocketAddr::new(kind.ip().into(), port), options)
     };
