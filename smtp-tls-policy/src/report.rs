@@ -142,8 +142,13 @@ struct Tally {
     applied: Applied,
     successful: u64,
     failed: u64,
-    details: BTreeMap<(FailureKind, Option<Box<str>>, Option<IpAddr>), (u64, Box<str>)>,
+    details: BTreeMap<Site, Count>,
 }
+
+/// What failed, at which host, at which address.
+type Site = (FailureKind, Option<Box<str>>, Option<IpAddr>);
+/// How often, and why the first time.
+type Count = (u64, Box<str>);
 
 impl Results {
     /// Nothing counted yet.
@@ -226,22 +231,6 @@ impl Tally {
             policy["policy-string"] = json!(lines);
             policy["mx-host"] = json!(mx);
         }
-        let detail = |((kind, mx, ip), (count, reason)): (
-            &(FailureKind, Option<Box<str>>, Option<IpAddr>),
-            &(u64, Box<str>),
-        )| {
-            let mut detail = json!({"result-type": kind.to_string(), "failed-session-count": count});
-            if let Some(mx) = mx {
-                detail["receiving-mx-hostname"] = json!(mx);
-            }
-            if let Some(ip) = ip {
-                detail["receiving-ip"] = json!(ip);
-            }
-            if !reason.is_empty() {
-                detail["failure-reason-code"] = json!(reason);
-            }
-            detail
-        };
         let mut value = json!({
             "policy": policy,
             "summary": {
@@ -250,10 +239,24 @@ impl Tally {
             },
         });
         if !self.details.is_empty() {
-            value["failure-details"] = self.details.iter().map(detail).collect();
+            value["failure-details"] = self.details.iter().map(|(site, count)| detail(site, count)).collect();
         }
         value
     }
+}
+
+fn detail((kind, mx, ip): &Site, (count, reason): &Count) -> Value {
+    let mut detail = json!({"result-type": kind.to_string(), "failed-session-count": count});
+    if let Some(mx) = mx {
+        detail["receiving-mx-hostname"] = json!(mx);
+    }
+    if let Some(ip) = ip {
+        detail["receiving-ip"] = json!(ip);
+    }
+    if !reason.is_empty() {
+        detail["failure-reason-code"] = json!(reason);
+    }
+    detail
 }
 
 fn seconds(time: SystemTime) -> u64 {

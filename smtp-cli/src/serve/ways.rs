@@ -97,6 +97,7 @@ impl Table {
 pub(super) fn check(plan: &Plan) -> Result<(), Failure> {
     Owed::new(plan)?;
     client_tls(plan)?;
+    resolver(plan)?;
     set(plan, &EhloName::from(plan.hostname.clone())).map(drop)
 }
 
@@ -104,6 +105,22 @@ pub(super) fn check(plan: &Plan) -> Result<(), Failure> {
 pub(super) fn validates(plan: &Plan) -> bool {
     let needed = || Owed::new(plan).is_ok_and(|owed| owed.needs_dnssec());
     plan.dnssec || plan.dnssec_anchor.is_some() || needed()
+}
+
+/// What looks names up. Nothing is sent yet.
+fn resolver(plan: &Plan) -> Result<Resolver, Failure> {
+    let settings = DnsSettings {
+        servers: plan.dns.clone(),
+        validate: validates(plan),
+        trust_anchor: plan.dnssec_anchor.clone(),
+        ..DnsSettings::default()
+    };
+    Resolver::new(settings).map_err(|error| {
+        Failure::config(error).help(match plan.dnssec_anchor {
+            Some(_) => "--dnssec-anchor FILE has DNSKEY records, one on a line, as they stand in a zone file",
+            None => "--dns ADDRESS:PORT names a name server; --relay-host URL does without one",
+        })
+    })
 }
 
 /// TLS to hosts that the DNS names.
@@ -138,22 +155,13 @@ fn named(name: &str) -> NextHop {
 }
 
 fn exchanges(plan: &Plan, hello: EhloName, own: &[IpAddr]) -> Result<Exchanges, Failure> {
-    let dns = DnsSettings {
-        servers: plan.dns.clone(),
-        validate: validates(plan),
-        trust_anchor: plan.dnssec_anchor.clone(),
-        ..DnsSettings::default()
-    };
-    let dns = Resolver::new(dns).map_err(|error| {
-        Failure::config(error).help("--dns ADDRESS:PORT names a name server; --relay-host URL does without one")
-    })?;
+    let dns: Arc<dyn Dns> = Arc::new(resolver(plan)?);
     let tls = client_tls(plan)?;
     let names = std::iter::once(&plan.hostname).chain(&plan.domains).map(|name| name.as_str());
     // On another port than that of mail this machine's own addresses may be other servers, as in tests.
     let own = Own::new(names, own.iter().copied()).with_loopback(plan.mx_port.is_none());
     let client = smtp_client::Settings { options: Options::new(hello), ..smtp_client::Settings::default() };
     let settings = RouteSettings { port: plan.mx_port.unwrap_or(25), ..RouteSettings::default() };
-    let dns: Arc<dyn Dns> = Arc::new(dns);
     // A host that says so in the DNS is reached over QUIC, raced against TCP.
     let quic = QuicConnector::new(&tls, ConnectOptions::default()).map_err(Failure::config)?;
     let discovery = SvcbDiscovery::new(Arc::clone(&dns), "smtp-quic-00");
