@@ -33,6 +33,8 @@ pub(crate) enum Request {
     List { filter: Filter, max: usize },
     /// Figures.
     Stats {},
+    /// What came of TLS, for all domains or one.
+    TlsReport { domain: Option<String> },
     /// Does something to the jobs that match.
     Control { filter: Filter, action: Action },
 }
@@ -85,6 +87,8 @@ pub(crate) enum Answer {
     More {},
     /// Figures.
     Stats(Figures),
+    /// What came of TLS for a domain on a day (RFC 8460).
+    TlsReport { report: serde_json::Value },
     /// How many jobs were changed.
     Changed { jobs: u64 },
     /// It was not done.

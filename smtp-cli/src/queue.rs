@@ -84,6 +84,8 @@ enum Command {
     Show,
     /// Show figures.
     Stats,
+    /// Show what came of TLS to other hosts in the last days, as the reports of RFC 8460; with --destination, to one.
+    TlsReport,
     /// Keep jobs until they are released.
     Hold,
     /// Let held and quarantined jobs go on.
@@ -107,6 +109,7 @@ Examples:
   smtp queue show 019b2c…
   smtp queue retry --destination relay:
   smtp queue reroute --destination old.example --to new.example
+  smtp queue tls-report --destination example.org
   smtp queue cancel --sender bulk@example.org";
 
 /// Runs `smtp queue`.
@@ -152,6 +155,7 @@ fn request(arguments: &Arguments) -> Result<Request, Failure> {
     match arguments.action {
         Command::List | Command::Show => Ok(Request::List { filter, max: arguments.max.unwrap_or(1000) }),
         Command::Stats => Ok(Request::Stats {}),
+        Command::TlsReport => Ok(Request::TlsReport { domain: destination.clone() }),
         Command::Hold => control(Action::Hold),
         Command::Release => control(Action::Release),
         Command::Retry => control(Action::Retry),
@@ -190,13 +194,14 @@ impl Printer {
                 self.more = true;
                 return Ok(());
             }
-            Answer::Job(_) => self.shown += 1,
+            Answer::Job(_) | Answer::TlsReport { .. } => self.shown += 1,
             Answer::Stats(_) | Answer::Changed { .. } | Answer::End {} => {}
         }
         if self.json {
             let value = match answer {
                 Answer::Job(job) => serde_json::to_value(job)?,
                 Answer::Stats(figures) => serde_json::to_value(figures)?,
+                Answer::TlsReport { report } => report,
                 other => serde_json::to_value(other)?,
             };
             return writeln!(out, "{value}");
@@ -205,6 +210,7 @@ impl Printer {
             Answer::Job(job) if self.long => details(&job, out),
             Answer::Job(job) => line(&job, out),
             Answer::Stats(figures) => stats(&figures, out),
+            Answer::TlsReport { report } => writeln!(out, "{report:#}"),
             Answer::Changed { jobs: 1 } => writeln!(out, "1 job was changed"),
             Answer::Changed { jobs } => writeln!(out, "{jobs} jobs were changed"),
             Answer::More {} | Answer::Error { .. } | Answer::End {} => Ok(()),
@@ -220,6 +226,9 @@ impl Printer {
         }
         if self.shown == 0 && !self.json && matches!(action, Command::List | Command::Show) {
             crate::exit::say(format_args!("no job matches"));
+        }
+        if self.shown == 0 && action == Command::TlsReport {
+            crate::exit::say(format_args!("nothing was counted"));
         }
         Ok(Exit::Success)
     }

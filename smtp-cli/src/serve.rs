@@ -5,6 +5,7 @@ mod etrn;
 mod hop;
 mod local;
 mod notify;
+mod owed;
 mod relay;
 mod run_as;
 mod screen;
@@ -41,6 +42,7 @@ use crate::url::Url;
 use crate::values::{self, Hidden, Many, Size, Wait, flatten};
 use hop::{Hop, Route, Spooling};
 use local::{QuotaOf, Separator};
+use owed::TlsRule;
 use relay::Relay;
 use run_as::RunAs;
 use stack::{Door, Stack};
@@ -195,6 +197,29 @@ pub(crate) struct Arguments {
     #[serde(deserialize_with = "values::list")]
     relay_domain: Vec<Many<Domain>>,
 
+    /// What is asked of TLS on the way to hosts that the DNS names: POLICY, or DESTINATION=POLICY; may be repeated.
+    /// Default: opportunistic.
+    ///
+    /// opportunistic takes TLS where it is offered, and is content with any certificate. required wants a certificate for
+    /// the host's name that the system's anchors vouch for. dane holds hosts to their TLSA records under DNSSEC, sts to
+    /// their domain's MTA-STS policy, dane+sts to both, of which DANE counts first; where nothing is published they are
+    /// opportunistic. Mail for a destination whose hosts all fall short waits. A destination is a domain, or a dot and a
+    /// domain for all below it.
+    #[arg(long, value_name = "POLICY")]
+    #[serde(deserialize_with = "values::list")]
+    tls_policy: Vec<Many<TlsRule>>,
+
+    /// Validate signatures in the DNS, for mail that has to go to hosts that are known for sure (REQUIRETLS). Default: only
+    /// with dane in --tls-policy.
+    ///
+    /// The name servers have to pass DNSSEC records on; they are not trusted.
+    #[arg(long)]
+    dnssec: bool,
+
+    /// DNSKEY records to trust, in a file, in place of the keys of the DNS's root. It turns --dnssec on.
+    #[arg(long, value_name = "FILE")]
+    dnssec_anchor: Option<PathBuf>,
+
     /// After how long mail is tried again: after the first failure, the second…; the last counts for all that follow.
     /// Default: 1m,5m,15m,30m,1h,2h,4h.
     #[arg(long, value_name = "TIME")]
@@ -234,6 +259,15 @@ pub(crate) struct Arguments {
     /// The port at which other hosts take mail, for networks of tests. Default: 25.
     #[arg(long, value_name = "PORT")]
     mx_port: Option<u16>,
+
+    /// The CAs that the certificates of other mail hosts and of MTA-STS servers are held against, in PEM. Default: the
+    /// system's.
+    #[arg(long, value_name = "FILE")]
+    mx_tls_ca: Option<PathBuf>,
+
+    /// The port at which MTA-STS policies are fetched, for networks of tests. Default: 443.
+    #[arg(long, value_name = "PORT")]
+    mx_sts_port: Option<u16>,
 
     /// How long open transactions may go on after SIGTERM, in seconds. Default: 30.
     #[arg(long, value_name = "SECONDS")]
@@ -281,6 +315,9 @@ layered!(Arguments {
     relay_host,
     route,
     relay_domain,
+    tls_policy,
+    dnssec,
+    dnssec_anchor,
     queue_retry,
     queue_lifetime,
     queue_delay_notice,
@@ -288,6 +325,8 @@ layered!(Arguments {
     dns,
     own_address,
     mx_port,
+    mx_tls_ca,
+    mx_sts_port,
     drain_deadline,
     log,
     log_format,
@@ -303,7 +342,7 @@ SIGTERM and SIGINT end it: a client hears 421 at its next command, and may finis
 ends it at once.
 
 SIGHUP reads the certificates, the user file and the alias file again, and from the configuration file domains, mailboxes, \
-quotas, routes and the relay host; sessions go on. What mechanisms AUTH offers is decided at the start: a server that had no user then has no \
+quotas, routes, TLS policies and the relay host; sessions go on. What mechanisms AUTH offers is decided at the start: a server that had no user then has no \
 AUTH and does not read the file again; nor does it come to offer EXTERNAL with the first certificate or uid, or \
 SCRAM-SHA-1 or CRAM-MD5 once all users can use them. A restart does.
 
@@ -381,8 +420,7 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
     let mut emptying = None;
     if let (Some(relay), Some(runner)) = (&relay, runner) {
         emptying = Some(tokio::spawn(runner.run(shutdown.child_token())));
-        let (spool, clock, hops) = (Arc::clone(&relay.spool), Arc::clone(&relay.clock), relay.hops.clone());
-        admin::Admin { spool, clock, hops, ways: Arc::clone(&relay.ways) }.listen(&plan.data_dir)?;
+        admin::Admin::of(relay, relay::reporter(&plan)).listen(&plan.data_dir)?;
     }
 
     let again = Reload { matches, plan, store, stack, relay };
@@ -524,6 +562,9 @@ struct Plan {
     relay_host: Option<Hop>,
     routes: Vec<Route>,
     relay_domains: Vec<Domain>,
+    tls_policies: Vec<TlsRule>,
+    dnssec: bool,
+    dnssec_anchor: Option<PathBuf>,
     schedule: Schedule,
     /// For which domains ETRN starts the queue.
     etrn: Vec<Domain>,
@@ -532,6 +573,8 @@ struct Plan {
     dns: Vec<SocketAddr>,
     own_addresses: Vec<IpAddr>,
     mx_port: Option<u16>,
+    mx_tls_ca: Option<PathBuf>,
+    mx_sts_port: Option<u16>,
 }
 
 impl Plan {
@@ -603,12 +646,17 @@ impl Plan {
             relay_host: arguments.relay_host,
             routes,
             relay_domains,
+            tls_policies: flatten(arguments.tls_policy),
+            dnssec: arguments.dnssec,
+            dnssec_anchor: arguments.dnssec_anchor,
             schedule,
             etrn,
             terms,
             dns: flatten(arguments.dns),
             own_addresses: flatten(arguments.own_address),
             mx_port: arguments.mx_port,
+            mx_tls_ca: arguments.mx_tls_ca,
+            mx_sts_port: arguments.mx_sts_port,
         })
     }
 

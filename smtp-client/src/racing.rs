@@ -91,7 +91,7 @@ impl RacingConnector {
         policy: &TlsPolicy,
         tried: &AtomicBool,
     ) -> Result<Box<dyn Connection>, Option<ConnectError>> {
-        let found = match self.discovery.discover(target).await {
+        let (found, policy) = match self.discovery.discover(target, policy).await {
             Ok(found) => found.ok_or(None)?,
             Err(error) => {
                 tracing::debug!(target = %target.address, %error, "no telling whether there is another way to it");
@@ -99,7 +99,7 @@ impl RacingConnector {
             }
         };
         tried.store(true, Ordering::Relaxed);
-        self.other.connect(&found, policy).await.map_err(|error| {
+        self.other.connect(&found, &policy).await.map_err(|error| {
             tracing::debug!(target = %target.address, %error, "the other way to it failed");
             Some(error)
         })

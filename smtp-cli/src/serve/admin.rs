@@ -12,10 +12,12 @@ use smtp_queue::{
     Action as QueueAction, Clock, Entry, Error, Filter as QueueFilter, Health, Hops, JobId, MessageId, NextHop,
     RecipientState, Router, Spool, Status,
 };
+use smtp_tls_policy::{Reporter, Results};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
+use super::relay::Relay;
 use super::ways::{self, Ways};
 use crate::admin::{Action, Answer, Figures, Filter, Request, Shown, ShownRecipient, read_line, socket};
 use crate::exit::{Exit, Failure};
@@ -34,6 +36,22 @@ pub(super) struct Admin {
     pub(super) clock: Arc<Clock>,
     pub(super) hops: Hops,
     pub(super) ways: Arc<Ways>,
+    pub(super) results: Arc<Results>,
+    pub(super) reporter: Reporter,
+}
+
+impl Admin {
+    /// What there is of a queue at work.
+    pub(super) fn of(relay: &Relay, reporter: Reporter) -> Self {
+        Self {
+            spool: Arc::clone(&relay.spool),
+            clock: Arc::clone(&relay.clock),
+            hops: relay.hops.clone(),
+            ways: Arc::clone(&relay.ways),
+            results: Arc::clone(&relay.results),
+            reporter,
+        }
+    }
 }
 
 /// Makes the folder for sockets, for this process's user alone.
@@ -140,6 +158,12 @@ impl Admin {
                     health,
                 };
                 Ok(say(out, &Answer::Stats(figures)).await?)
+            }
+            Request::TlsReport { domain } => {
+                for report in self.results.reports(&self.reporter, domain.as_deref()) {
+                    say(out, &Answer::TlsReport { report }).await?;
+                }
+                Ok(())
             }
             Request::List { filter, max } => self.list(&filter, max, out).await,
             Request::Control { filter, action } => {

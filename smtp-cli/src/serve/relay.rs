@@ -12,6 +12,7 @@ use smtp_queue::{
     Clock, Dsn, Health, Hops, Kind as NoticeKind, Limits, Queue, Runner, Settings as RunnerSettings, Spool, SqliteSpool,
 };
 use smtp_server::{Mailboxes, Maildir};
+use smtp_tls_policy::{Reporter, Results};
 use std::task::{Context, Poll};
 use tower_service::Service;
 
@@ -34,6 +35,8 @@ pub(super) struct Relay {
     pub(super) hops: Hops,
     pub(super) ways: Arc<Ways>,
     own: Vec<IpAddr>,
+    /// What came of TLS to other hosts.
+    pub(super) results: Arc<Results>,
 }
 
 impl Relay {
@@ -49,7 +52,8 @@ impl Relay {
     ) -> Result<Option<(Self, Runner)>, Failure> {
         let Some(folder) = &plan.queue else { return Ok(None) };
         let own = own_addresses(plan, sockets);
-        let table = Table::new(plan, mailboxes.clone(), store.maildir.clone(), &own)?;
+        let results = Arc::new(Results::new());
+        let table = Table::new(plan, mailboxes.clone(), store.maildir.clone(), &own, &results)?;
         let limits = Limits::default();
         let body = plan.message_size().saturating_add(ADDED);
         let limits = Limits { body, free: limits.free.max(body.saturating_mul(2)), ..limits };
@@ -65,7 +69,7 @@ impl Relay {
         let settings = RunnerSettings { schedule, drain: plan.drain_time(), ..RunnerSettings::default() };
         let runner = Runner::new(Arc::clone(&spool), ways.clone(), Arc::new(notices), settings, Arc::clone(&clock));
         let hops = runner.hops();
-        Ok(Some((Self { spool, clock, queue, hops, ways, own }, runner)))
+        Ok(Some((Self { spool, clock, queue, hops, ways, own, results }, runner)))
     }
 
     /// What the configuration says now holds for all mail from here on.
@@ -73,7 +77,7 @@ impl Relay {
     /// # Errors
     /// If a route cannot be used; the old ones stay.
     pub(super) fn reload(&self, plan: &Plan, mailboxes: &Mailboxes, maildir: &Maildir) -> Result<(), Failure> {
-        self.ways.replace(Table::new(plan, mailboxes.clone(), maildir.clone(), &self.own)?);
+        self.ways.replace(Table::new(plan, mailboxes.clone(), maildir.clone(), &self.own, &self.results)?);
         Ok(())
     }
 
@@ -81,6 +85,12 @@ impl Relay {
     pub(super) fn waiting(&self) -> Waiting {
         Waiting { spool: Arc::clone(&self.spool), clock: Arc::clone(&self.clock), hops: self.hops.clone() }
     }
+}
+
+/// Who says what came of TLS.
+pub(super) fn reporter(plan: &Plan) -> Reporter {
+    let domain = plan.domains.first().unwrap_or(&plan.hostname);
+    Reporter { organization: plan.hostname.to_string(), contact: format!("postmaster@{domain}") }
 }
 
 /// The addresses that this machine has and was told of, so that it sends no mail to itself.

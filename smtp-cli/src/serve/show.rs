@@ -38,6 +38,9 @@ impl fmt::Display for Plan {
         one(f, "relay_host", self.relay_host.as_ref())?;
         list(f, "route", &self.routes)?;
         list(f, "relay_domain", &self.relay_domains)?;
+        list(f, "tls_policy", &self.tls_policies)?;
+        writeln!(f, "dnssec = {}", super::ways::validates(self))?;
+        one(f, "dnssec_anchor", self.dnssec_anchor.as_ref().map(|path| path.display()))?;
         let schedule = &self.schedule;
         let retries: Vec<_> = schedule.retries.iter().map(|wait| wait.as_secs_f64().to_string()).collect();
         list(f, "queue_retry", &retries)?;
@@ -52,7 +55,9 @@ impl fmt::Display for Plan {
         writeln!(f, "hold_max = {}", self.terms.hold_max)?;
         list(f, "dns", &self.dns)?;
         list(f, "own_address", &self.own_addresses)?;
-        self.mx_port.map_or(Ok(()), |port| writeln!(f, "mx_port = {port}"))
+        self.mx_port.map_or(Ok(()), |port| writeln!(f, "mx_port = {port}"))?;
+        one(f, "mx_tls_ca", self.mx_tls_ca.as_ref().map(|path| path.display()))?;
+        self.mx_sts_port.map_or(Ok(()), |port| writeln!(f, "mx_sts_port = {port}"))
     }
 }
 

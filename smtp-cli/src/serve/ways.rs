@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use smtp_client::{Client, Options, RacingConnector, RacingOptions};
 use smtp_core::types::{EhloName, ForwardPath, Host, Refusal};
@@ -15,6 +16,7 @@ use smtp_route::{Exchanges, Named, Own, Routes, Settings as RouteSettings};
 use smtp_server::delivery::RunAs;
 use smtp_server::{AliasLayer, Mailboxes, Maildir, Program};
 use smtp_tls::ClientTls;
+use smtp_tls_policy::{HttpsFetch, Results, Settings as StsSettings, Sts};
 use smtp_transport_quic::{ConnectOptions, QuicConnector};
 use smtp_transport_tcp::TcpConnector;
 use tower_layer::Layer;
@@ -22,6 +24,7 @@ use tower_layer::Layer;
 use super::Plan;
 use super::hop::By;
 use super::local;
+use super::owed::Owed;
 use super::relay::Dispatch;
 use crate::exit::Failure;
 
@@ -44,6 +47,7 @@ pub(super) struct Table {
     routes: Routes<Way>,
     relay: Option<Named<Client>>,
     exchanges: Exchanges,
+    owed: Owed,
 }
 
 /// A route that can be used.
@@ -67,11 +71,18 @@ impl Table {
     ///
     /// # Errors
     /// If a route cannot be used; says which.
-    pub(super) fn new(plan: &Plan, mailboxes: Mailboxes, maildir: Maildir, own: &[IpAddr]) -> Result<Self, Failure> {
+    pub(super) fn new(
+        plan: &Plan,
+        mailboxes: Mailboxes,
+        maildir: Maildir,
+        own: &[IpAddr],
+        results: &Arc<Results>,
+    ) -> Result<Self, Failure> {
         let hello = EhloName::from(plan.hostname.clone());
         let Set { routes, relay, run_as } = set(plan, &mailboxes, &hello)?;
         let maildir = maildir.for_mailboxes(&mailboxes);
-        Ok(Self { mailboxes, maildir, run_as, routes, relay, exchanges: exchanges(plan, hello, own)? })
+        let exchanges = exchanges(plan, hello, own)?.with_results(Arc::clone(results));
+        Ok(Self { mailboxes, maildir, run_as, routes, relay, exchanges, owed: Owed::new(plan)? })
     }
 
     fn hop(&self, to: &ForwardPath) -> NextHop {
@@ -116,7 +127,7 @@ impl Table {
         Ok(match (self.routes.find(next_hop), &self.relay) {
             (Some((_, route)), _) => route.delivery(),
             (None, Some(relay)) => BoxDelivery::new(relay.clone()),
-            (None, None) => BoxDelivery::new(self.exchanges.to(host)),
+            (None, None) => BoxDelivery::new(self.exchanges.to(host).under(self.owed.to(next_hop))),
         })
     }
 }
@@ -126,7 +137,42 @@ impl Table {
 /// # Errors
 /// If one cannot; says which.
 pub(super) fn check(plan: &Plan, mailboxes: &Mailboxes) -> Result<(), Failure> {
+    Owed::new(plan)?;
+    client_tls(plan)?;
+    resolver(plan)?;
     set(plan, mailboxes, &EhloName::from(plan.hostname.clone())).map(drop)
+}
+
+/// Whether signatures in the DNS are validated.
+pub(super) fn validates(plan: &Plan) -> bool {
+    let needed = || Owed::new(plan).is_ok_and(|owed| owed.needs_dnssec());
+    plan.dnssec || plan.dnssec_anchor.is_some() || needed()
+}
+
+/// What looks names up. Nothing is sent yet.
+fn resolver(plan: &Plan) -> Result<Resolver, Failure> {
+    let settings = DnsSettings {
+        servers: plan.dns.clone(),
+        validate: validates(plan),
+        trust_anchor: plan.dnssec_anchor.clone(),
+        ..DnsSettings::default()
+    };
+    Resolver::new(settings).map_err(|error| {
+        Failure::config(error).help(match plan.dnssec_anchor {
+            Some(_) => "--dnssec-anchor FILE has DNSKEY records, one on a line, as they stand in a zone file",
+            None => "--dns ADDRESS:PORT names a name server; --relay-host URL does without one",
+        })
+    })
+}
+
+/// TLS to hosts that the DNS names.
+fn client_tls(plan: &Plan) -> Result<ClientTls, Failure> {
+    let tls = ClientTls::builder();
+    let tls = match &plan.mx_tls_ca {
+        Some(ca) => tls.ca_file(ca),
+        None => tls,
+    };
+    tls.build().map_err(Failure::config)
 }
 
 struct Set {
@@ -169,23 +215,28 @@ fn named(name: &str) -> NextHop {
 }
 
 fn exchanges(plan: &Plan, hello: EhloName, own: &[IpAddr]) -> Result<Exchanges, Failure> {
-    let dns = DnsSettings { servers: plan.dns.clone(), ..DnsSettings::default() };
-    let dns = Resolver::new(dns).map_err(|error| {
-        Failure::config(error).help("--dns ADDRESS:PORT names a name server; --relay-host URL does without one")
-    })?;
-    let tls = ClientTls::builder().build().map_err(Failure::config)?;
+    let dns: Arc<dyn Dns> = Arc::new(resolver(plan)?);
+    let tls = client_tls(plan)?;
     let names = std::iter::once(&plan.hostname).chain(&plan.domains).map(|name| name.as_str());
     // On another port than that of mail this machine's own addresses may be other servers, as in tests.
     let own = Own::new(names, own.iter().copied()).with_loopback(plan.mx_port.is_none());
     let client = smtp_client::Settings { options: Options::new(hello), ..smtp_client::Settings::default() };
     let settings = RouteSettings { port: plan.mx_port.unwrap_or(25), ..RouteSettings::default() };
-    let dns: Arc<dyn Dns> = Arc::new(dns);
     // A host that says so in the DNS is reached over QUIC, raced against TCP.
     let options = ConnectOptions { transport: plan.quic.transport(), ..ConnectOptions::default() };
     let quic = QuicConnector::new(&tls, options).map_err(Failure::config)?;
     let discovery = SvcbDiscovery::new(Arc::clone(&dns), "smtp-quic-00");
+    let sts = sts(plan, &dns, &tls)?;
     let connector = RacingConnector::new(quic, TcpConnector::new(tls), discovery, RacingOptions::default());
-    Ok(Exchanges::new(dns, connector, own, client, settings))
+    Ok(Exchanges::new(dns, connector, own, client, settings).with_sts(Arc::new(sts)))
+}
+
+/// What domains say in MTA-STS policies. It is asked only where that matters.
+fn sts(plan: &Plan, dns: &Arc<dyn Dns>, tls: &ClientTls) -> Result<Sts, Failure> {
+    let fetch = HttpsFetch::new(Arc::clone(dns), tls, plan.mx_sts_port.unwrap_or(443));
+    let settings = StsSettings { folder: Some(plan.data_dir.join("sts")), ..StsSettings::default() };
+    Sts::new(Arc::clone(dns), fetch, settings, SystemTime::now())
+        .map_err(|error| Failure::config(format!("cannot keep MTA-STS policies: {error}")))
 }
 
 /// The table that holds now.

@@ -18,6 +18,7 @@ mod routing;
 mod rust_clients;
 mod sasl;
 mod served;
+mod tls_policy;
 mod transports;
 
 /// The one that TLS uses where nobody names another.
