@@ -92,6 +92,9 @@ pub struct TransportOptions {
     pub initial_rtt: Option<Duration>,
     /// Default: CUBIC.
     pub congestion: Congestion,
+    /// Whether the streams of a connection share what may be sent evenly. Every mail of a burst arrives with the last
+    /// then; it is there to be measured. Default: false, earlier streams go first.
+    pub share_evenly: bool,
     /// Where to write one qlog file per connection. Works only with this crate's feature `qlog`. Default: nowhere.
     pub qlog_dir: Option<PathBuf>,
 }
@@ -107,6 +110,7 @@ impl Default for TransportOptions {
             initial_window: None,
             initial_rtt: None,
             congestion: Congestion::default(),
+            share_evenly: false,
             qlog_dir: None,
         }
     }
