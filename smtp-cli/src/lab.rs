@@ -215,6 +215,7 @@ impl Arguments {
         }
         if let Some(rounds) = self.rounds {
             experiment.rounds = rounds;
+            experiment.part.iter_mut().for_each(|part| part.rounds = None);
         }
         if !self.part.is_empty() {
             let all = experiment.part.len();
@@ -249,8 +250,7 @@ impl Arguments {
 fn list() {
     for (name, text) in PRESETS {
         let Ok(experiment) = Experiment::parse(text) else { continue };
-        let cells = experiment.cells().map_or(0, |(cells, _)| cells.len());
-        let runs = cells * experiment.rounds as usize;
+        let (cells, runs) = experiment.cells().map_or((0, 0), |(cells, _)| (cells.len(), experiment.runs(&cells)));
         line(format_args!("{name:14}{:11} {cells:4} cells, {runs:6} runs  {}", experiment.ground, experiment.title));
     }
 }

@@ -48,6 +48,9 @@ pub struct Part {
     pub title: String,
     /// What it is to find out; Markdown. Default: nothing.
     pub about: String,
+    /// How often its cells are run, if that is not as the experiment says: without loss once is enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<u32>,
     /// Default: `starttls`, `tls`, `quic`.
     pub transport: Vec<Transport>,
     /// Default: `none`.
@@ -105,6 +108,7 @@ impl Default for Part {
         Self {
             title: String::new(),
             about: String::new(),
+            rounds: None,
             transport: vec![Transport::StartTls, Transport::Tls, Transport::Quic],
             resumption: vec![Resumption::None],
             dialogue: vec![Dialogue::Pipelined, Dialogue::Flight],
@@ -169,12 +173,12 @@ pub enum ExperimentError {
     #[error("nothing to run: {0}")]
     Empty(String),
     /// There is too much to run.
-    #[error("{cells} cells in {rounds} rounds: at most {CELLS_MAX} cells and {RUNS_MAX} runs")]
+    #[error("{cells} cells and {runs} runs: at most {CELLS_MAX} cells and {RUNS_MAX} runs")]
     TooMuch {
         /// How many cells.
         cells: usize,
-        /// How many rounds.
-        rounds: u32,
+        /// How many runs.
+        runs: usize,
     },
 }
 
@@ -211,14 +215,27 @@ impl Experiment {
                 }
             }
         }
-        if places.is_empty() || self.rounds == 0 {
+        let runs = self.runs(&places);
+        if runs == 0 {
             let why = left_out.first().map_or("it has no parts, or no rounds", |left| left.why.as_str());
             return Err(ExperimentError::Empty(why.to_owned()));
         }
-        if places.len() > CELLS_MAX || places.len().saturating_mul(self.rounds as usize) > RUNS_MAX {
-            return Err(ExperimentError::TooMuch { cells: places.len(), rounds: self.rounds });
+        if places.len() > CELLS_MAX || runs > RUNS_MAX {
+            return Err(ExperimentError::TooMuch { cells: places.len(), runs });
         }
         Ok((places, left_out))
+    }
+
+    /// How many rounds a part has.
+    #[must_use]
+    pub fn rounds_of(&self, part: usize) -> u32 {
+        self.part.get(part).and_then(|part| part.rounds).unwrap_or(self.rounds)
+    }
+
+    /// How many runs these cells are.
+    #[must_use]
+    pub fn runs(&self, places: &[Place]) -> usize {
+        places.iter().map(|place| self.rounds_of(place.part) as usize).fold(0, usize::saturating_add)
     }
 
     /// The seed of a round: what all cells of it have in common.
@@ -310,7 +327,7 @@ impl Part {
     /// Every combination, the way slowest to change within a path.
     fn all(&self) -> Result<Vec<Cell>, ExperimentError> {
         if self.combinations() > CELLS_MAX * 20 {
-            return Err(ExperimentError::TooMuch { cells: self.combinations(), rounds: 1 });
+            return Err(ExperimentError::TooMuch { cells: self.combinations(), runs: self.combinations() });
         }
         let mut cells = Vec::new();
         /// Nested loops over lists.

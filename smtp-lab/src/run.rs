@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::choice::Ground;
 use crate::environment::{Environment, load};
-use crate::experiment::{Experiment, ExperimentError};
+use crate::experiment::{Experiment, ExperimentError, Place};
 use crate::record::{End, Head, Record, Recorder, Run, VERSION};
 use crate::sim::Simulation;
 
@@ -46,7 +46,8 @@ pub fn run(experiment: &Experiment, to: impl Write, mut tick: impl FnMut(usize, 
     let (cells, left_out) = experiment.cells()?;
     let began = Instant::now();
     let mut environment = Environment::here();
-    let all = cells.len() * experiment.rounds as usize;
+    let all = experiment.runs(&cells);
+    let turns = experiment.turns(&cells);
     let mut runs = Vec::with_capacity(all);
     let mut done = |recorder: &mut Recorder<_>, run: Run| {
         recorder.run(&run)?;
@@ -60,7 +61,7 @@ pub fn run(experiment: &Experiment, to: impl Write, mut tick: impl FnMut(usize, 
             head = Head { version: VERSION, experiment: experiment.clone(), environment, cells, left_out };
             let mut recorder = Recorder::new(to, &head)?;
             let simulation = Simulation::new()?;
-            for (round, cell) in experiment.turns(head.cells.len()) {
+            for (round, cell) in turns {
                 let Some(place) = head.cells.get(cell) else { continue };
                 let seed = experiment.seed_of(round);
                 let sample = simulation.run(&place.cell, seed)?;
@@ -76,7 +77,7 @@ pub fn run(experiment: &Experiment, to: impl Write, mut tick: impl FnMut(usize, 
                 environment.congestion = bench.congestion().to_vec();
                 head = Head { version: VERSION, experiment: experiment.clone(), environment, cells, left_out };
                 let mut recorder = Recorder::new(to, &head)?;
-                for (round, cell) in experiment.turns(head.cells.len()) {
+                for (round, cell) in turns {
                     let Some(place) = head.cells.get(cell) else { continue };
                     let seed = experiment.seed_of(round);
                     let sample = bench.run(&place.cell, seed)?;
@@ -94,9 +95,16 @@ pub fn run(experiment: &Experiment, to: impl Write, mut tick: impl FnMut(usize, 
 }
 
 impl Experiment {
-    /// Every cell in every round, in an order that moves on by one each round, so that none always comes first.
-    fn turns(&self, cells: usize) -> impl Iterator<Item = (u32, usize)> + use<> {
-        (0..self.rounds).flat_map(move |round| (0..cells).map(move |n| (round, (n + round as usize) % cells)))
+    /// Every cell in each of its rounds, in an order that moves on by one each round, so that none always comes first.
+    fn turns(&self, places: &[Place]) -> Vec<(u32, usize)> {
+        let most = places.iter().map(|place| self.rounds_of(place.part)).max().unwrap_or(0);
+        let mut turns = Vec::new();
+        for round in 0..most {
+            let order = (0..places.len()).map(|n| (n + round as usize) % places.len());
+            let has_it = |n: &usize| places.get(*n).is_some_and(|place| round < self.rounds_of(place.part));
+            turns.extend(order.filter(has_it).map(|n| (round, n)));
+        }
+        turns
     }
 }
 

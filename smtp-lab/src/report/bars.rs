@@ -80,8 +80,15 @@ pub(super) fn draw(id: &str, rows: &[Row], kinds: &[Kind], axis: &str, about: &s
             let (begin, end) = (at(from), at(from + length));
             svg.rectangle((begin, y + 4.0), (end - begin, BAR), &format!("url(#{id}-{kind})"));
             let text = short(*length);
-            if *length > 0.0 && end - begin > width_of(&text) + 4.0 {
-                svg.text((f64::midpoint(begin, end), y + 16.0), &text, Anchor::Middle, "on");
+            if *length > 0.0 && end - begin > width_of(&text) + 8.0 {
+                // On white, or the hatch would run through the figures.
+                let (middle, wide) = (f64::midpoint(begin, end), width_of(&text) + 4.0);
+                svg.put(format_args!(
+                    "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{wide:.1}\" height=\"12\" rx=\"2\" fill=\"#fff\"/>",
+                    middle - wide / 2.0,
+                    y + 6.0
+                ));
+                svg.text((middle, y + 16.0), &text, Anchor::Middle, "on");
             }
             from += length;
         }

@@ -67,14 +67,21 @@ pub(super) fn of(record: &Record, number: usize) -> Vec<Figure> {
     });
     let part = Part { number, cells: cells.collect() };
     let mut figures = Vec::new();
+    // Steps and octets are shown where there is one figure of each to look at: for the first path, and not size by size.
+    let calm = part.paths().into_iter().find(|path| path.loss == 0.0 && path.jitter == 0.0);
+    let sizes = unique(part.cells.iter().map(|(cell, _)| cell.size)).len();
     for load in part.loads() {
-        for path in part.paths() {
-            if path.loss == 0.0 && path.jitter == 0.0 && load.0 == 1 {
-                figures.extend(part.waterfall(load, path));
-                figures.extend(part.octets(load, path));
-            }
-            if path.loss > 0.0 || path.jitter > 0.0 || record.head.experiment.ground == Ground::Link {
-                figures.extend(part.distributions(load, path));
+        if let Some(path) = calm.filter(|_| load.0 == 1 && sizes < VALUES_MIN) {
+            figures.extend(part.waterfall(load, path));
+            figures.extend(part.octets(load, path));
+        }
+        // Of many paths the first and the last tell enough; the tables have all.
+        let link = record.head.experiment.ground == Ground::Link;
+        let varied: Vec<Path> =
+            part.paths().into_iter().filter(|path| path.loss > 0.0 || path.jitter > 0.0 || link).collect();
+        for (n, path) in varied.iter().enumerate() {
+            if n == 0 || n + 1 == varied.len() {
+                figures.extend(part.distributions(load, *path));
             }
         }
         figures.extend(part.against_loss(load));
@@ -203,19 +210,7 @@ impl<'a> Part<'a> {
             let on = || {
                 self.cells.iter().filter(|(cell, _)| (cell.mails, cell.size) == load && rest(&cell.path) == other)
             };
-            let mut lines = Vec::new();
-            for way in unique(on().map(|(cell, _)| cell.way())) {
-                let points = on().filter(|(cell, _)| cell.way() == way).filter_map(|(cell, runs)| {
-                    let summary = Summary::of(runs.iter().filter_map(|sample| y(sample)))?;
-                    let whisker = (summary.n > 3).then_some((summary.p25, summary.p75));
-                    Some(Point { x: x(&cell.path), y: summary.median, whisker })
-                });
-                let mut points: Vec<Point> = points.collect();
-                points.sort_by(|a, b| a.x.total_cmp(&b.x));
-                if points.len() >= VALUES_MIN {
-                    lines.push(Line { name: way, points });
-                }
-            }
+            let lines = lines_of(on, |cell| x(&cell.path), |_, sample| y(sample));
             let about = match name {
                 "goodput" => format!("{} ms{}", other.rtt, rest_of(&other)),
                 _ => format!("{} % lost{}", other.loss, rest_of(&other)),
@@ -227,30 +222,27 @@ impl<'a> Part<'a> {
         figures
     }
 
-    /// Time against size, for each number of mails and path.
+    /// Time, and octets on the wire, against size, for each number of mails and path.
     fn against_size(&self) -> Vec<Figure> {
-        let axes = (axis("octets of a mail", true), axis("time until the last mail is accepted, ms", true));
+        let time = |_: &Cell, sample: &Sample| Some(real(sample.last_us()?) / 1000.0);
+        let octets = |cell: &Cell, sample: &Sample| {
+            Some(real(sample.octets.iter().sum()) / real((cell.mails * cell.size) as u64))
+        };
+        let mut figures = self.over_sizes("size", "time until the last mail is accepted, ms", time);
+        figures.extend(self.over_sizes("overhead", "octets on the wire for one of content", octets));
+        figures
+    }
+
+    fn over_sizes(&self, name: &str, y_axis: &str, y: impl Fn(&Cell, &Sample) -> Option<f64>) -> Vec<Figure> {
+        let axes = (axis("octets of a mail", true), axis(y_axis, true));
         let mut figures = Vec::new();
         for path in self.paths() {
             for mails in unique(self.cells.iter().map(|(cell, _)| cell.mails)) {
                 let on = || self.cells.iter().filter(|(cell, _)| cell.mails == mails && cell.path == path);
-                let mut lines = Vec::new();
-                for way in unique(on().map(|(cell, _)| cell.way())) {
-                    let points = on().filter(|(cell, _)| cell.way() == way).filter_map(|(cell, runs)| {
-                        let times = runs.iter().filter_map(|sample| Some(real(sample.last_us()?) / 1000.0));
-                        let summary = Summary::of(times)?;
-                        let whisker = (summary.n > 3).then_some((summary.p25, summary.p75));
-                        Some(Point { x: real(cell.size as u64), y: summary.median, whisker })
-                    });
-                    let mut points: Vec<Point> = points.collect();
-                    points.sort_by(|a, b| a.x.total_cmp(&b.x));
-                    if points.len() >= VALUES_MIN {
-                        lines.push(Line { name: way, points });
-                    }
-                }
+                let lines = lines_of(on, |cell| real(cell.size as u64), &y);
                 let s = if mails == 1 { "" } else { "s" };
-                figures.extend(self.panels("size", &lines, &axes, Join::Straight, |_| {
-                    format!("Part {}: time against size. {mails} mail{s}; {path}. Medians.", self.number + 1)
+                figures.extend(self.panels(name, &lines, &axes, Join::Straight, |_| {
+                    format!("Part {}: {y_axis}, against size. {mails} mail{s}; {path}. Medians.", self.number + 1)
                 }));
             }
         }
@@ -274,6 +266,28 @@ impl<'a> Part<'a> {
         });
         figures.collect()
     }
+}
+
+/// A line for each way among `on`, if it has enough points.
+fn lines_of<'a, 'b: 'a, I: Iterator<Item = &'a (&'b Cell, Vec<&'b Sample>)>>(
+    on: impl Fn() -> I,
+    x: impl Fn(&Cell) -> f64,
+    y: impl Fn(&Cell, &Sample) -> Option<f64>,
+) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for way in unique(on().map(|(cell, _)| cell.way())) {
+        let points = on().filter(|(cell, _)| cell.way() == way).filter_map(|(cell, runs)| {
+            let summary = Summary::of(runs.iter().filter_map(|sample| y(cell, sample)))?;
+            let whisker = (summary.n > 3).then_some((summary.p25, summary.p75));
+            Some(Point { x: x(cell), y: summary.median, whisker })
+        });
+        let mut points: Vec<Point> = points.collect();
+        points.sort_by(|a, b| a.x.total_cmp(&b.x));
+        if points.len() >= VALUES_MIN {
+            lines.push(Line { name: way, points });
+        }
+    }
+    lines
 }
 
 /// What a path has beside loss and round trip time.

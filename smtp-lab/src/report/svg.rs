@@ -136,7 +136,7 @@ impl Svg {
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" \
              height=\"{height:.0}\" role=\"img\" aria-label=\"{about}\" font-family=\"Helvetica, Arial, sans-serif\" \
              font-size=\"12\">\n<style>.axis{{font-size:12px;fill:#222}}.tick{{font-size:11px;fill:#333}}\
-             .on{{font-size:10.5px;fill:#000;paint-order:stroke;stroke:#fff;stroke-width:2.5px}}\
+             .on{{font-size:10.5px;fill:#000}}\
              .label{{font-size:12px;fill:#000}}</style>\n\
              <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n{body}</svg>\n"
         )
@@ -184,8 +184,13 @@ pub(super) fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     all.filter(|tick| *tick >= low * 0.999 && *tick <= high * 1.001).collect()
 }
 
-/// A number without zeros behind it.
+/// A number without zeros behind it; from 10,000 on in thousands and millions.
 pub(super) fn short(number: f64) -> String {
+    for (unit, name) in [(1e6, "M"), (1e3, "k")] {
+        if number.abs() >= unit && number.abs() >= 1e4 {
+            return format!("{}{name}", short(number / unit));
+        }
+    }
     let text = if number.abs() >= 100.0 { format!("{number:.0}") } else { format!("{number:.2}") };
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
@@ -200,7 +205,7 @@ mod tests {
         assert_eq!(ticks(0.0, 456.0, 5.0), [0.0, 100.0, 200.0, 300.0, 400.0]);
         assert_eq!(log_ticks(90.0, 1100.0), [100.0, 200.0, 500.0, 1000.0]);
         assert_eq!(ticks(3.0, 3.0, 5.0), [3.0]);
-        assert_eq!([short(2.0), short(2.50), short(1234.6), short(0.123)], ["2", "2.5", "1235", "0.12"]);
+        assert_eq!([2.0, 2.5, 1234.6, 0.123, 20_000.0, 1.5e6].map(short), ["2", "2.5", "1235", "0.12", "20k", "1.5M"]);
     }
 
     #[test]

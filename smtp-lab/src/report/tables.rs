@@ -124,7 +124,7 @@ pub(super) fn facts(record: &Record) -> Vec<(String, String)> {
     let mut facts = vec![
         ("Ground".to_owned(), ground.to_owned()),
         ("Seed".to_owned(), experiment.seed.to_string()),
-        ("Rounds".to_owned(), format!("{}, all cells in turn, with the same luck in a round", experiment.rounds)),
+        ("Rounds".to_owned(), format!("{}, or as a part says; all cells in turn, with the same luck in a round", experiment.rounds)),
         ("Cells".to_owned(), format!("{}, {} runs", head.cells.len(), record.runs.len())),
         ("Began".to_owned(), environment.began.clone()),
         ("Commit".to_owned(), environment.commit.clone()),
