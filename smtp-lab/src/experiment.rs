@@ -263,7 +263,9 @@ impl Part {
         if ground == Ground::Simulation
             && let Some(rtt) = self.rtt.iter().find(|rtt| **rtt % 2.0 != 0.0 || **rtt == 0.0)
         {
-            return Err(format!("rtt {rtt}: the simulation's clock ticks in milliseconds, so twice a whole number of them"));
+            return Err(format!(
+                "rtt {rtt}: the simulation's clock ticks in milliseconds, so twice a whole number of them"
+            ));
         }
         if let Some(mails) = self.mails.iter().find(|mails| !(1..=MAILS_MAX).contains(*mails)) {
             return Err(format!("mails {mails}: from 1 to {MAILS_MAX}"));

@@ -8,8 +8,8 @@ mod experiment;
 #[cfg(target_os = "linux")]
 mod link;
 mod number;
-mod record;
 mod preset;
+mod record;
 pub mod report;
 mod run;
 mod script;

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::mpsc;
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use smtp_core::stream::{ByteStream, Connector, Listener, Target, TlsMode, TlsPolicy, Verification};
@@ -204,12 +204,7 @@ fn listen(cell: &Cell, certificate: &Certificate) -> io::Result<(Box<dyn Listene
     Ok((Box::new(listener), port))
 }
 
-async fn measure(
-    client: &Client<'_>,
-    network: &Network,
-    server: rustix::thread::Pid,
-    seed: u64,
-) -> io::Result<Sample> {
+async fn measure(client: &Client<'_>, network: &Network, server: rustix::thread::Pid, seed: u64) -> io::Result<Sample> {
     let path = client.cell.path;
     let gap = path.gap();
     set_shape(network, path.calm().shape());

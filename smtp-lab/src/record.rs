@@ -230,9 +230,13 @@ impl Record {
                 Line::Experiment(first) if number == 1 => {
                     return Err(wrong(format!("its version is {}, and this program's {VERSION}", first.version)));
                 }
-                Line::Run(run) if head.as_ref().is_some_and(|head: &Head| run.cell < head.cells.len()) => runs.push(run),
+                Line::Run(run) if head.as_ref().is_some_and(|head: &Head| run.cell < head.cells.len()) => {
+                    runs.push(run)
+                }
                 Line::End(last) if head.is_some() && end.is_none() => end = Some(last),
-                Line::Experiment(_) | Line::Run(_) | Line::End(_) => return Err(wrong("it does not belong here".into())),
+                Line::Experiment(_) | Line::Run(_) | Line::End(_) => {
+                    return Err(wrong("it does not belong here".into()));
+                }
             }
         }
         let head = head.ok_or(RecordError::Line { line: 1, what: "there is none".into() })?;

@@ -173,7 +173,12 @@ impl Client<'_> {
 
 impl Cell {
     /// One session with so many mails, on a stream of a connection that was there at `connected`.
-    async fn session(self, (stream, connected): (Stream, Duration), mails: usize, begin: Instant) -> io::Result<Outcome> {
+    async fn session(
+        self,
+        (stream, connected): (Stream, Duration),
+        mails: usize,
+        begin: Instant,
+    ) -> io::Result<Outcome> {
         let mut talk = Talk::new(stream, begin);
         talk.outcome.steps.push((Step::Connect, connected));
         talk.begin(self.transport).await?;

@@ -38,7 +38,10 @@ fn an_experiment_is_run_reported_and_run_again() {
     let out = folder.path().join("lab-mine");
     let file = |name: &str| fs::read_to_string(out.join(name)).unwrap();
     let (html, markdown, record) = (file("report.html"), file("report.md"), file("record.jsonl"));
-    assert!(html.contains("<h1>Three cells</h1>") && markdown.contains("| QUIC, one flight | 2 | 0 | 150 |"), "{markdown}");
+    assert!(
+        html.contains("<h1>Three cells</h1>") && markdown.contains("| QUIC, one flight | 2 | 0 | 150 |"),
+        "{markdown}"
+    );
     for line in markdown.lines().filter_map(|line| line.strip_prefix("![")) {
         let name = line.rsplit_once('(').unwrap().1.trim_end_matches(')');
         assert!(file(name).starts_with("<svg"), "{name}");
@@ -49,10 +52,14 @@ fn an_experiment_is_run_reported_and_run_again() {
     assert_eq!((again.code, again.stdout.as_str()), (Some(0), "identical: 8 runs\n"), "{again:?}");
 
     // A record that says something else is found out.
-    fs::write(out.join("record.jsonl"), record.replacen("\"accepted_us\":[150000]", "\"accepted_us\":[150001]", 1)).unwrap();
+    fs::write(out.join("record.jsonl"), record.replacen("\"accepted_us\":[150000]", "\"accepted_us\":[150001]", 1))
+        .unwrap();
     let differs = lab(folder.path(), &["rerun", "lab-mine"]);
     assert_eq!(differs.code, Some(1), "{differs:?}");
-    assert!(differs.stdout.contains("differs: QUIC, one flight, round 0") && differs.stdout.contains("1 of 8"), "{differs:?}");
+    assert!(
+        differs.stdout.contains("differs: QUIC, one flight, round 0") && differs.stdout.contains("1 of 8"),
+        "{differs:?}"
+    );
 
     let made = lab(folder.path(), &["report", "lab-mine", "--out", "other"]);
     assert_eq!(made.code, Some(0), "{made:?}");
@@ -62,7 +69,8 @@ fn an_experiment_is_run_reported_and_run_again() {
 #[test]
 fn options_stand_in_the_place_of_the_experiments() {
     let folder = TempDir::new().unwrap();
-    let arguments = ["run", "one-mail", "--part", "1", "--transport", "quic", "--dialogue", "flight", "--transfer", "bdat"];
+    let arguments =
+        ["run", "one-mail", "--part", "1", "--transport", "quic", "--dialogue", "flight", "--transfer", "bdat"];
     let done = lab(folder.path(), &[&arguments[..], &["--rtt", "20,100", "--out", "x"]].concat());
     assert_eq!(done.code, Some(0), "{done:?}");
     let markdown = fs::read_to_string(folder.path().join("x/report.md")).unwrap();

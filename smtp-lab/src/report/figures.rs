@@ -12,6 +12,8 @@ use crate::stats::Summary;
 
 /// Runs that a distribution needs.
 const RUNS_MIN: usize = 10;
+/// Points of a distribution.
+const POINTS_MAX: usize = 150;
 /// Values of a dimension that make a line.
 const VALUES_MIN: usize = 3;
 
@@ -27,10 +29,8 @@ const STEPS: [Kind; 9] = [
     kind("content", "#9ecae1", Hatch::None),
 ];
 
-const WAYS: [Kind; 2] = [
-    kind("client to server", "#9ecae1", Hatch::None),
-    kind("server to client", "#fde3c8", Hatch::Rising),
-];
+const WAYS: [Kind; 2] =
+    [kind("client to server", "#9ecae1", Hatch::None), kind("server to client", "#fde3c8", Hatch::Rising)];
 
 const fn kind(name: &'static str, colour: &'static str, hatch: Hatch) -> Kind {
     Kind { name, fill: Fill { colour, hatch } }
@@ -152,23 +152,44 @@ impl<'a> Part<'a> {
         })
     }
 
-    /// Distributions of the time until the last mail is accepted.
+    /// Distributions of the time until the last mail is accepted, and where there are several also until each is.
     fn distributions(&self, load: (usize, usize), path: Path) -> Vec<Figure> {
+        let last = |sample: &Sample| sample.last_us().into_iter().collect();
+        if load.0 == 1 {
+            return self.cdf("cdf", load, path, "distribution of the time until the mail is accepted", last);
+        }
+        let mut figures = self.cdf("cdf", load, path, "distribution of the time until the last mail is accepted", last);
+        let each = |sample: &Sample| sample.accepted_us.clone();
+        figures.extend(self.cdf("mails", load, path, "distribution of the time until a mail is accepted", each));
+        figures
+    }
+
+    fn cdf(
+        &self,
+        name: &str,
+        load: (usize, usize),
+        path: Path,
+        what: &str,
+        times: impl Fn(&Sample) -> Vec<u64>,
+    ) -> Vec<Figure> {
         let lines = self.on(load, path).filter(|(_, runs)| runs.len() >= RUNS_MIN).map(|(cell, runs)| {
-            let mut times: Vec<f64> = runs.iter().filter_map(|sample| Some(real(sample.last_us()?) / 1000.0)).collect();
-            times.sort_by(f64::total_cmp);
-            let n = real(times.len() as u64);
-            let points = times.into_iter().zip(1_u64..);
-            let points = points.map(|(x, rank)| Point { x, y: real(rank) / n, whisker: None });
+            let mut times: Vec<u64> = runs.iter().flat_map(|sample| times(sample)).collect();
+            times.sort_unstable();
+            let n = times.len();
+            // A curve needs no more points than there are dots on it.
+            let step = n.div_ceil(POINTS_MAX).max(1);
+            let kept = (1..=n).filter(|rank| rank % step == 0 || *rank == n);
+            let points = kept.filter_map(|rank| {
+                let x = real(*times.get(rank - 1)?) / 1000.0;
+                Some(Point { x, y: real(rank as u64) / real(n as u64), whisker: None })
+            });
             Line { name: cell.way(), points: points.collect() }
         });
-        let what = if load.0 == 1 {
-            "distribution of the time until the mail is accepted"
-        } else {
-            "distribution of the time until the last mail is accepted"
-        };
-        let axes = (axis("milliseconds", true), axis("share of the runs", false));
-        self.panels("cdf", &lines.collect::<Vec<_>>(), &axes, Join::Steps, |panel| {
+        let axes = (
+            axis("milliseconds", true),
+            axis(if name == "cdf" { "share of the runs" } else { "share of the mails" }, false),
+        );
+        self.panels(name, &lines.collect::<Vec<_>>(), &axes, Join::Steps, |panel| {
             self.caption(what, load, &path.to_string(), panel)
         })
     }
@@ -178,20 +199,29 @@ impl<'a> Part<'a> {
         let axes = (axis("packets lost each way, %", false), axis("goodput, Mbit/s", false));
         let octets = real((load.0 * load.1) as u64);
         let goodput = |sample: &Sample| Some(octets * 8.0 / real(sample.last_us()?.max(1)));
-        self.against(load, "goodput", "goodput against loss", &axes, goodput, |path| path.loss, |path| Path {
-            loss: 0.0,
-            burst: if path.loss > 0.0 { path.burst } else { 1.0 },
-            ..*path
-        })
+        self.against(
+            load,
+            "goodput",
+            "goodput against loss",
+            &axes,
+            goodput,
+            |path| path.loss,
+            |path| Path { loss: 0.0, burst: if path.loss > 0.0 { path.burst } else { 1.0 }, ..*path },
+        )
     }
 
     fn against_rtt(&self, load: (usize, usize)) -> Vec<Figure> {
         let axes = (axis("round trip time, ms", false), axis("time until the last mail is accepted, ms", false));
         let time = |sample: &Sample| Some(real(sample.last_us()?) / 1000.0);
-        self.against(load, "rtt", "time against round trip time", &axes, time, |path| path.rtt, |path| Path {
-            rtt: 0.0,
-            ..*path
-        })
+        self.against(
+            load,
+            "rtt",
+            "time against round trip time",
+            &axes,
+            time,
+            |path| path.rtt,
+            |path| Path { rtt: 0.0, ..*path },
+        )
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -207,16 +237,18 @@ impl<'a> Part<'a> {
     ) -> Vec<Figure> {
         let mut figures = Vec::new();
         for other in unique(self.paths().iter().map(&rest)) {
-            let on = || {
-                self.cells.iter().filter(|(cell, _)| (cell.mails, cell.size) == load && rest(&cell.path) == other)
-            };
+            let on =
+                || self.cells.iter().filter(|(cell, _)| (cell.mails, cell.size) == load && rest(&cell.path) == other);
             let lines = lines_of(on, |cell| x(&cell.path), |_, sample| y(sample));
             let about = match name {
                 "goodput" => format!("{} ms{}", other.rtt, rest_of(&other)),
                 _ => format!("{} % lost{}", other.loss, rest_of(&other)),
             };
             figures.extend(self.panels(name, &lines, axes, Join::Straight, |panel| {
-                format!("{} Medians, with quartiles where there is more than one result.", self.caption(what, load, &about, panel))
+                format!(
+                    "{} Medians, with quartiles where there is more than one result.",
+                    self.caption(what, load, &about, panel)
+                )
             }));
         }
         figures
@@ -340,7 +372,8 @@ mod tests {
 
     #[test]
     fn replies_that_come_together_are_the_last_ones_step() {
-        let steps = vec![(Step::Connect, 50_000), (Step::Greeting, 100_000), (Step::Ehlo, 100_010), (Step::Content, 150_000)];
+        let steps =
+            vec![(Step::Connect, 50_000), (Step::Greeting, 100_000), (Step::Ehlo, 100_010), (Step::Content, 150_000)];
         let sample = Sample {
             error: None,
             accepted_us: vec![150_000],

@@ -58,7 +58,8 @@ impl Section {
         let title = escape(&self.title);
         let _ = write!(out, "<h2 id=\"part-{number}\">{number}. {title}</h2>\n{}", paragraphs(&self.about));
         for table in &self.tables {
-            let _ = write!(out, "<div class=\"wide\"><table>\n<caption>{}</caption>\n<thead><tr>", escape(&table.caption));
+            let _ =
+                write!(out, "<div class=\"wide\"><table>\n<caption>{}</caption>\n<thead><tr>", escape(&table.caption));
             for name in &table.head {
                 let _ = write!(out, "<th scope=\"col\">{}</th>", escape(name));
             }
@@ -74,13 +75,16 @@ impl Section {
         }
         for figure in &self.figures {
             let (svg, caption) = (&figure.svg, escape(&figure.caption));
-            let _ = write!(out, "<figure id=\"{}\">\n{svg}<figcaption>{caption}</figcaption>\n</figure>\n", figure.name);
+            let _ =
+                write!(out, "<figure id=\"{}\">\n{svg}<figcaption>{caption}</figcaption>\n</figure>\n", figure.name);
         }
         let mut remarks: Vec<String> =
             self.failures.iter().map(|failure| format!("<li>failed: {}</li>", escape(failure))).collect();
-        remarks.extend(self.left_out.iter().map(|left| {
-            format!("<li>not run: {} combinations: {}</li>", left.cells, escape(&left.why))
-        }));
+        remarks.extend(
+            self.left_out
+                .iter()
+                .map(|left| format!("<li>not run: {} combinations: {}</li>", left.cells, escape(&left.why))),
+        );
         if !remarks.is_empty() {
             let _ = writeln!(out, "<ul class=\"small\">\n{}\n</ul>", remarks.join("\n"));
         }

@@ -112,7 +112,9 @@ impl Svg {
     pub(super) fn text(&mut self, (x, y): (f64, f64), text: &str, anchor: Anchor, class: &str) {
         let anchor = anchor.name();
         let text = escape(text);
-        self.put(format_args!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" class=\"{class}\">{text}</text>"));
+        self.put(format_args!(
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" class=\"{class}\">{text}</text>"
+        ));
     }
 
     /// A text that is read from below.

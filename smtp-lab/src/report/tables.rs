@@ -17,9 +17,8 @@ pub(super) fn of(record: &Record, number: usize) -> Vec<Table> {
     let mut tables = Vec::new();
     for (mails, size) in unique(cells().map(|(_, place)| (place.cell.mails, place.cell.size))) {
         for path in unique(cells().map(|(_, place)| place.cell.path)) {
-            let of_table = cells().filter(|(_, place)| {
-                (place.cell.mails, place.cell.size) == (mails, size) && place.cell.path == path
-            });
+            let of_table = cells()
+                .filter(|(_, place)| (place.cell.mails, place.cell.size) == (mails, size) && place.cell.path == path);
             let mut rows = Vec::new();
             let mut load = String::new();
             for (n, place) in of_table {
@@ -124,7 +123,10 @@ pub(super) fn facts(record: &Record) -> Vec<(String, String)> {
     let mut facts = vec![
         ("Ground".to_owned(), ground.to_owned()),
         ("Seed".to_owned(), experiment.seed.to_string()),
-        ("Rounds".to_owned(), format!("{}, or as a part says; all cells in turn, with the same luck in a round", experiment.rounds)),
+        (
+            "Rounds".to_owned(),
+            format!("{}, or as a part says; all cells in turn, with the same luck in a round", experiment.rounds),
+        ),
         ("Cells".to_owned(), format!("{}, {} runs", head.cells.len(), record.runs.len())),
         ("Began".to_owned(), environment.began.clone()),
         ("Commit".to_owned(), environment.commit.clone()),
@@ -133,7 +135,10 @@ pub(super) fn facts(record: &Record) -> Vec<(String, String)> {
         ("Processor".to_owned(), format!("{} x {}", environment.processors, environment.processor)),
     ];
     let end = record.end.as_ref();
-    facts.push(("Load average".to_owned(), format!("{} before, {} after", load(environment.load), load(end.and_then(|end| end.load)))));
+    facts.push((
+        "Load average".to_owned(),
+        format!("{} before, {} after", load(environment.load), load(end.and_then(|end| end.load))),
+    ));
     facts.push((
         "Took".to_owned(),
         end.map_or_else(|| "it was not run to its end".to_owned(), |end| format!("{:.1} s", end.seconds)),

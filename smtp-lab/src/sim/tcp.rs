@@ -36,16 +36,10 @@ const INITIAL_SEGMENTS: u64 = 10;
 const SEND_BUFFER: usize = 1 << 20;
 
 /// A listener and what connects to it.
-pub(super) fn network(
-    links: &Links,
-    cell: &Cell,
-    server: ServerTls,
-    client: ClientTls,
-) -> (SimListener, SimConnector) {
+pub(super) fn network(links: &Links, cell: &Cell, server: ServerTls, client: ClientTls) -> (SimListener, SimConnector) {
     let (arrived, incoming) = mpsc::unbounded_channel();
     let upgrade = (cell.transport != Transport::Tcp).then_some(server);
-    let listener =
-        SimListener { incoming: incoming.into(), upgrade, implicit: cell.transport == Transport::Tls };
+    let listener = SimListener { incoming: incoming.into(), upgrade, implicit: cell.transport == Transport::Tls };
     let segment = usize::from(cell.path.mtu) - HEADERS;
     (listener, SimConnector { links: links.clone(), segment, client, arrived })
 }
@@ -172,19 +166,22 @@ struct Lane {
 }
 
 enum Event {
-    Segment { way: usize, octets: Bytes, end: bool },
+    Segment {
+        way: usize,
+        octets: Bytes,
+        end: bool,
+    },
     /// Of what was sent `way`.
-    Acknowledged { way: usize, octets: u64 },
+    Acknowledged {
+        way: usize,
+        octets: u64,
+    },
 }
 
 impl Socket {
     fn pair(links: &Links, segment: usize) -> (Self, Self) {
-        let both = Both {
-            lanes: [Lane::new(segment), Lane::new(segment)],
-            events: BTreeMap::new(),
-            order: 0,
-            broken: false,
-        };
+        let both =
+            Both { lanes: [Lane::new(segment), Lane::new(segment)], events: BTreeMap::new(), order: 0, broken: false };
         let shared = Arc::new(Shared { both: Mutex::new(both), changed: Notify::new() });
         tokio::spawn(run(Arc::clone(&shared), links.clone()));
         (Self { shared: Arc::clone(&shared), way: OUT }, Self { shared, way: BACK })
