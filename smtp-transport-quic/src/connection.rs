@@ -149,6 +149,7 @@ impl Opening {
             verifies: false,
             draining: self.draining.clone(),
             churn: self.options.churn,
+            share_evenly: self.options.transport.share_evenly,
             // A server answers EHLO and no more.
             early: usize::MAX,
             observer: None,

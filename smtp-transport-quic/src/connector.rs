@@ -194,6 +194,7 @@ impl Inner {
             verifies: prepared.verifies,
             draining: CancellationToken::new(),
             churn: 0,
+            share_evenly: self.options.transport.share_evenly,
             early: self.options.transport.early_data_max(),
             observer: self.options.observer.clone(),
         };

@@ -101,6 +101,9 @@ pub struct TransportOptions {
     /// Whether many packets are handed to the system in one call where it can cut them (UDP segmentation offload). Default:
     /// true.
     pub segmentation_offload: bool,
+    /// Whether the streams of a connection share what may be sent evenly. Every mail of a burst arrives with the last
+    /// then; it is there to be measured. Default: false, earlier streams go first.
+    pub share_evenly: bool,
     /// Where to write one qlog file per connection. Works only with this crate's feature `qlog`. Default: nowhere.
     pub qlog_dir: Option<PathBuf>,
 }
@@ -118,6 +121,7 @@ impl Default for TransportOptions {
             initial_rtt: None,
             congestion: Congestion::default(),
             segmentation_offload: true,
+            share_evenly: false,
             qlog_dir: None,
         }
     }

@@ -10,6 +10,8 @@
 mod bench;
 mod drain;
 mod errors;
+#[cfg(feature = "lab")]
+mod lab;
 mod ledger;
 mod listeners;
 mod local;
