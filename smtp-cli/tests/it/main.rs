@@ -10,6 +10,7 @@
 mod bench;
 mod drain;
 mod errors;
+mod faults;
 #[cfg(feature = "lab")]
 mod lab;
 mod ledger;
