@@ -18,7 +18,8 @@ fn main() {
 const RCPT: &[u8] = b"RCPT TO:<recipient@example.com>\r\n";
 const MAIL: &[u8] = b"MAIL FROM:<sender@example.org> SIZE=4096 BODY=8BITMIME\r\n";
 const EHLO: &[u8] = b"EHLO client.example.org\r\n";
-const GROUP: &[u8] = b"MAIL FROM:<sender@example.org>\r\nRCPT TO:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n";
+const GROUP: &[u8] =
+    b"MAIL FROM:<sender@example.org>\r\nRCPT TO:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n";
 const REPLY: &[u8] = b"250 2.1.5 recipient ok\r\n";
 const EHLO_REPLY: &[u8] = b"250-mx.example greets you\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n\
 250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250 SMTPUTF8\r\n";
