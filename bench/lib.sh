@@ -1,6 +1,6 @@
 # What the scripts here share: to be sourced, not run. Needs `bc`, Postfix's package and, for a Postfix or an Exim, root.
 
-smtp=${CARGO_TARGET_DIR:-target}/release/smtp
+smtp=${SMTP:-${CARGO_TARGET_DIR:-target}/release/smtp}
 peers=${SMTP_TEST_PEERS:-target/peers}
 rounds=${ROUNDS:-3}
 

@@ -256,7 +256,8 @@ enum ConnectionChoice {
     Message,
     /// All messages, each on a stream of its own: for QUIC.
     Stream,
-    /// All sessions, each on a stream of its own, with all of its messages: for QUIC.
+    /// All sessions, each on a stream of its own, with all of its messages: for QUIC. Those beyond what the server takes
+    /// at once on a connection wait.
     Shared,
 }
 

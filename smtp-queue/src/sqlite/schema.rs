@@ -69,8 +69,7 @@ pub(crate) const NEWEST: i64 = 1;
 ///
 /// Freed pages are kept for new mail and given back to the disk a few at a time (see `SqlRows::give_back`); that has to be
 /// said before the file has its first page. WAL with `synchronous = FULL` syncs the log at every commit. The writer alone
-/// checkpoints, every 16 MiB, so that pages which change with every mail are not copied for every hundred of them; a log
-/// that grew under a long reader is cut back.
+/// checkpoints; a log that grew under a long reader is cut back.
 ///
 /// The plan of a statement must not depend on what is bound to it: SQLite would make it anew for each mail, to see whether
 /// a partial index fits the values, and that costs more than all the rest.
@@ -80,7 +79,6 @@ pub(crate) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "fullfsync", true)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
-    connection.pragma_update(None, "wal_autocheckpoint", 4_096)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "cache_size", -16_384)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
