@@ -178,7 +178,7 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with = "json")]
     csv: bool,
 
-    /// Do not show on a terminal how it goes.
+    /// Do not show on a terminal how it goes. The variable NO_COLOR, if it is set, takes the colours off that.
     #[arg(long)]
     no_tui: bool,
 
