@@ -3,6 +3,8 @@
 //! `ours` gives typed values that were checked; `smtp_proto` gives borrowed text and checks less. Both read the same
 //! octets.
 
+#![allow(clippy::unwrap_used, missing_docs, reason = "nobody else calls it, and what fails is wrong")]
+
 use bytes::{Bytes, BytesMut};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};

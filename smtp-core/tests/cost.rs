@@ -4,6 +4,8 @@
 //! The bounds hold for the profile of tests. Allocations are exact; instructions, which do not vary from run to run, have
 //! 5 % beside for another compiler or C library.
 
+#![allow(clippy::unwrap_used, reason = "a test's helper is a test")]
+
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;

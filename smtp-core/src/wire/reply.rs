@@ -132,9 +132,12 @@ impl ReplyDecoder {
         match self.code {
             None => {
                 self.code = Some(code);
-                let (enhanced, text) = split_enhanced(code, &text);
+                let (enhanced, rest) = split_enhanced(code, &text);
+                let cut = text.len() - rest.len();
                 self.enhanced = enhanced;
-                self.text.push_str(text);
+                // The text's own memory serves on.
+                self.text = text;
+                self.text.drain(..cut);
             }
             Some(first) if first != code => return Err(ReplyError::MixedCodes),
             Some(_) => {
