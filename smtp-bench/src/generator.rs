@@ -10,6 +10,7 @@ use smtp_core::extension::BodyType;
 use smtp_core::service::{Body, Outcome};
 use smtp_core::stream::{self, ConnectError, ConnectStep, Connector, Target, TlsPolicy};
 use smtp_core::types::{Envelope, Mail, Parameters, Rcpt};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -41,21 +42,27 @@ struct Shared {
     envelopes: [Envelope; 2],
     send: SendOptions,
     plan: Plan,
+    /// With [`Reuse::Shared`], the connection of all.
+    carrier: AsyncMutex<Option<Box<dyn stream::Connection>>>,
 }
 
 /// How it goes, since the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Live {
     /// How long; zero while it warms up.
     pub elapsed: Duration,
     /// Messages that were accepted.
     pub accepted: u64,
-    /// Messages that were not.
-    pub others: u64,
-    /// Median and 99th percentile of a message's latency, in milliseconds; 0 without any.
-    pub p50: f64,
-    /// See `p50`.
-    pub p99: f64,
+    /// Messages that were refused for some recipient.
+    pub refused: u64,
+    /// Messages without an answer.
+    pub failed: u64,
+    /// Octets of content that were accepted.
+    pub octets: u64,
+    /// Median, 90th and 99th percentile, and the longest of a message's latency, in milliseconds; 0 without any.
+    pub latency: [f64; 4],
+    /// What went wrong, by reply code or by a word, and how often: those of [`Report::errors`].
+    pub errors: Vec<(String, u64)>,
 }
 
 impl Generator {
@@ -70,9 +77,10 @@ impl Generator {
         let eight_bit = Parameters::default().with(&BodyType::EightBitMime).unwrap_or_default();
         let envelopes = [envelope(Parameters::default()), envelope(eight_bit)];
         // Where each session is for one message, its end goes along.
-        let quit = plan.reuse != Reuse::Session;
+        let quit = matches!(plan.reuse, Reuse::Message | Reuse::Stream);
         let send = SendOptions { transfer: plan.transfer, quit, ..SendOptions::default() };
-        Self { shared: Arc::new(Shared { connector, target, policy, envelopes, send, plan }) }
+        let carrier = AsyncMutex::new(None);
+        Self { shared: Arc::new(Shared { connector, target, policy, envelopes, send, plan, carrier }) }
     }
 
     /// One session without mail: tells whether there is a server at all.
@@ -84,6 +92,7 @@ impl Generator {
         let mut worker = Worker::new(&self.shared, meter, 0);
         worker.open(true).await?;
         worker.leave().await;
+        *self.shared.carrier.lock().await = None;
         Ok(())
     }
 
@@ -122,6 +131,8 @@ impl Generator {
             }
         }
         let finish = (own(), theirs());
+        // All sessions are over.
+        *self.shared.carrier.lock().await = None;
 
         let all = sum(&shards);
         let spent =
@@ -155,9 +166,12 @@ fn sum(shards: &[Shard]) -> Figures {
 
 fn live(shards: &[Arc<Mutex<Figures>>], elapsed: Duration) -> Live {
     let all = sum(shards);
-    let at =
-        |quantile| all.of(Step::Message).map_or(0.0, |h| crate::report::count(h.value_at_quantile(quantile)) / 1e6);
-    Live { elapsed, accepted: all.accepted, others: all.refused + all.failed, p50: at(0.5), p99: at(0.99) }
+    let latency = [0.5, 0.9, 0.99, 1.0].map(|quantile| {
+        all.of(Step::Message).map_or(0.0, |h| crate::report::count(h.value_at_quantile(quantile)) / 1e6)
+    });
+    let errors = all.faults.iter().map(|(what, fault)| (what.clone(), fault.count)).collect();
+    let Figures { accepted, refused, failed, octets, .. } = all;
+    Live { elapsed, accepted, refused, failed, octets, latency, errors }
 }
 
 /// Whose turn it is, and when.
@@ -229,6 +243,23 @@ impl Schedule {
     }
 }
 
+impl Shared {
+    /// A stream on the connection in `carrier`, or on another one that takes its place.
+    async fn open(
+        &self,
+        carrier: &mut Option<Box<dyn stream::Connection>>,
+    ) -> Result<Box<dyn stream::ByteStream>, Error> {
+        if let Some(carrier) = carrier
+            && let Ok(stream) = carrier.open().await
+        {
+            return Ok(stream);
+        }
+        let broke = |error| ConnectError::transient(&self.target.address, ConnectStep::Connect, error);
+        let connected = self.connector.connect(&self.target, &self.policy).await?;
+        Ok(carrier.insert(connected).open().await.map_err(broke)?)
+    }
+}
+
 /// One session at a time, until the load is over.
 struct Worker {
     shared: Arc<Shared>,
@@ -292,7 +323,7 @@ impl Worker {
         }
         if result.is_err() {
             (self.session, self.carrier) = (None, None);
-        } else if shared.plan.reuse != Reuse::Session || !self.session.as_ref().is_some_and(Connection::is_usable) {
+        } else if shared.send.quit || !self.session.as_ref().is_some_and(Connection::is_usable) {
             self.close().await;
         }
         connected
@@ -363,14 +394,10 @@ impl Worker {
 
     /// A stream, on the connection that is there or on another one.
     async fn reach(&mut self, shared: &Shared) -> Result<Box<dyn stream::ByteStream>, Error> {
-        let broke = |error| ConnectError::transient(&shared.target.address, ConnectStep::Connect, error);
-        if let Some(carrier) = &mut self.carrier
-            && let Ok(stream) = carrier.open().await
-        {
-            return Ok(stream);
+        match shared.plan.reuse {
+            Reuse::Shared => shared.open(&mut *shared.carrier.lock().await).await,
+            Reuse::Session | Reuse::Message | Reuse::Stream => shared.open(&mut self.carrier).await,
         }
-        let carrier = shared.connector.connect(&shared.target, &shared.policy).await?;
-        Ok(self.carrier.insert(carrier).open().await.map_err(broke)?)
     }
 
     /// Ends the session, and its connection unless that is for more.

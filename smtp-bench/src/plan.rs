@@ -32,6 +32,9 @@ pub enum Reuse {
     Message,
     /// All messages, each on a stream of its own: for channels that carry many.
     Stream,
+    /// All sessions, each on a stream of its own, which carries all messages of that session: for channels that carry
+    /// many.
+    Shared,
 }
 
 /// A load.

@@ -1,5 +1,6 @@
 //! `smtp bench`: a load on a server, and what it takes.
 
+mod live;
 mod output;
 
 use std::path::PathBuf;
@@ -15,7 +16,8 @@ use smtp_core::stream::Address;
 use smtp_core::types::{AddressLiteral, EhloName, Host, Mailbox};
 use tokio::runtime::Builder;
 
-use self::output::{Line, print_comparison, print_report};
+use self::live::Board;
+use self::output::{print_comparison, print_report};
 use crate::connect::{TlsArguments, TlsOptions, own_name};
 use crate::credentials::LoginArguments;
 use crate::exit::{Exit, Failure};
@@ -25,8 +27,9 @@ use crate::transport::{Calling, EarlyDataChoice, Quic, Way};
 use crate::url::Url;
 use crate::values::{self, Many, Wait, flatten};
 
-/// How many sessions and threads there may be.
+/// How many sessions, recipients of a message, and threads there may be.
 const SESSIONS_MAX: usize = 100_000;
+const RECIPIENTS_MAX: usize = 10_000;
 const THREADS_MAX: usize = 256;
 /// How many rounds a comparison may have.
 const ROUNDS_MAX: u32 = 1_000;
@@ -84,6 +87,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "values::list")]
     to: Vec<Many<Mailbox>>,
+
+    /// So many recipients for every message: those of --to, then the first of them as NAME+2, NAME+3 and so on.
+    /// Default: those of --to.
+    #[arg(long, value_name = "N")]
+    recipients: Option<usize>,
 
     /// What a connection is used for. Default: session.
     #[arg(long, value_name = "USE", value_enum)]
@@ -152,7 +160,7 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with = "json")]
     csv: bool,
 
-    /// Do not show on a terminal how it goes.
+    /// Do not show on a terminal how it goes. The variable NO_COLOR, if it is set, takes the colours off that.
     #[arg(long)]
     no_tui: bool,
 
@@ -172,6 +180,7 @@ layered!(Arguments {
     corpus,
     from,
     to,
+    recipients,
     connection,
     transfer,
     no_pipelining,
@@ -223,6 +232,9 @@ enum ConnectionChoice {
     Message,
     /// All messages, each on a stream of its own: for QUIC.
     Stream,
+    /// All sessions, each on a stream of its own, with all of its messages: for QUIC. Those beyond what the server takes
+    /// at once on a connection wait.
+    Shared,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -280,11 +292,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     for job in &jobs {
         job.generator.probe().await.map_err(|error| failure_of(&error))?;
     }
-    let line = Line::new(arguments.no_tui);
+    let board = Board::new(arguments.no_tui);
     let exit = if compare {
-        compare_all(&jobs, &arguments, &line).await
+        compare_all(&jobs, &arguments, &board).await
     } else if let Some(job) = jobs.first() {
-        let report = load(job, &line, "").await;
+        let report = load(job, &board, "").await;
         print_report(&report, arguments.json, arguments.csv);
         exit_of(&report)
     } else {
@@ -296,14 +308,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-async fn load(job: &Job, line: &Line, about: &str) -> Report {
-    let report = job.generator.run(job.pid, |live: Live| line.show(about, &live)).await;
-    line.clear();
+async fn load(job: &Job, board: &Board, about: &str) -> Report {
+    let title = format!("{about}{}", job.url);
+    let report = job.generator.run(job.pid, |live: Live| board.show(&title, &live)).await;
+    board.clear();
     Report { target: job.url.to_string(), ..report }
 }
 
 /// Round by round, in an order that moves on by one, so that nobody always comes first.
-async fn compare_all(jobs: &[Job], arguments: &Arguments, line: &Line) -> Exit {
+async fn compare_all(jobs: &[Job], arguments: &Arguments, board: &Board) -> Exit {
     let mut contestants: Vec<Contestant> =
         jobs.iter().map(|job| Contestant { target: job.url.to_string(), rounds: Vec::new() }).collect();
     let rounds = arguments.rounds.unwrap_or(5);
@@ -312,7 +325,7 @@ async fn compare_all(jobs: &[Job], arguments: &Arguments, line: &Line) -> Exit {
         for n in 0..jobs.len() {
             let turn = (n + round as usize) % jobs.len();
             let (Some(job), Some(contestant)) = (jobs.get(turn), contestants.get_mut(turn)) else { continue };
-            let report = load(job, line, &format!("round {} of {rounds}, {}: ", round + 1, job.url)).await;
+            let report = load(job, board, &format!("round {} of {rounds}, ", round + 1)).await;
             exit = exit.worst(exit_of(&report));
             contestant.rounds.push(report);
         }
@@ -357,6 +370,7 @@ fn jobs(arguments: &Arguments, words: &[String]) -> Result<Vec<Job>, Failure> {
     };
     range("sessions", arguments.sessions.unwrap_or(1) as u64, SESSIONS_MAX as u64)?;
     range("messages", arguments.messages.unwrap_or(1), u64::MAX)?;
+    range("recipients", arguments.recipients.unwrap_or(1) as u64, RECIPIENTS_MAX as u64)?;
     range("rounds", arguments.rounds.unwrap_or(1).into(), ROUNDS_MAX.into())?;
     let content = content(arguments)?;
     let mut pids = pids.into_iter();
@@ -381,6 +395,15 @@ fn plan(arguments: &Arguments, url: &Url, content: Content, wait: Duration) -> R
         recipients.push(Mailbox::new("bench@localhost").map_err(Failure::config)?);
     }
     let first = recipients.first().cloned().ok_or_else(|| Failure::usage("no recipient"))?;
+    if let Some(number) = arguments.recipients {
+        if number < recipients.len() {
+            let why = format!("--recipients {number}, and {} of --to", recipients.len());
+            return Err(Failure::usage(why).help("as many as there are of --to, or more"));
+        }
+        let more = |n| Mailbox::new(&format!("{}+{n}@{}", first.local_part(), first.host()));
+        let more = (recipients.len() + 1..=number).map(more).collect::<Result<Vec<_>, _>>();
+        recipients.extend(more.map_err(|error| Failure::usage(format!("--recipients: {error}")))?);
+    }
     let plan = Plan::new(first, content);
     Ok(Plan {
         sessions: arguments.sessions.unwrap_or(20),
@@ -398,6 +421,7 @@ fn plan(arguments: &Arguments, url: &Url, content: Content, wait: Duration) -> R
             ConnectionChoice::Session => Reuse::Session,
             ConnectionChoice::Message => Reuse::Message,
             ConnectionChoice::Stream => Reuse::Stream,
+            ConnectionChoice::Shared => Reuse::Shared,
         },
         transfer: match arguments.transfer.unwrap_or(TransferChoice::Auto) {
             TransferChoice::Auto => Transfer::Auto,

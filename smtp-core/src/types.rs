@@ -52,6 +52,10 @@ impl Invalid {
 /// Text from outside with everything that a terminal, a log line or a reply could trip over replaced by `?`.
 #[must_use]
 pub fn printable(text: &[u8]) -> String {
+    // What nearly all text is, and is told at once.
+    if text.iter().all(|b| matches!(b, b' '..=b'~')) {
+        return String::from_utf8_lossy(text).into_owned();
+    }
     String::from_utf8_lossy(text).chars().map(|c| if c.is_control() || c == '\u{FFFD}' { '?' } else { c }).collect()
 }
 

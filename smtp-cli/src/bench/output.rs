@@ -1,51 +1,10 @@
-//! How a load goes, and what came of it: for people, and for machines.
+//! What came of a load: for people, and for machines.
 
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use serde::Serialize;
-use smtp_bench::{Comparison, Live, Metric, Report, Spent};
-
-/// The line on a terminal that shows how it goes.
-#[derive(Debug)]
-pub(super) struct Line {
-    shown: bool,
-}
-
-/// How wide the line is: what is longer is cut, or it would not be one line.
-const WIDTH: usize = 100;
-
-impl Line {
-    /// A line on standard error, if that is a terminal.
-    pub(super) fn new(hidden: bool) -> Self {
-        Self { shown: !hidden && io::stderr().is_terminal() }
-    }
-
-    pub(super) fn show(&self, about: &str, live: &Live) {
-        let seconds = live.elapsed.as_secs_f64();
-        if seconds <= 0.0 {
-            return self.write("warming up");
-        }
-        let rate = number(live.accepted) / seconds;
-        let (accepted, others, p50, p99) = (live.accepted, live.others, live.p50, live.p99);
-        self.write(&format!(
-            "{about}{seconds:.0} s: {accepted} accepted, {others} not, {rate:.0}/s, p50 {p50:.2} ms, p99 {p99:.2} ms"
-        ));
-    }
-
-    pub(super) fn clear(&self) {
-        self.write("");
-    }
-
-    /// Without control sequences, so that any terminal will do.
-    fn write(&self, text: &str) {
-        if self.shown {
-            let text: String = text.chars().take(WIDTH).collect();
-            let _ = write!(io::stderr(), "\r{text:WIDTH$}\r");
-            let _ = io::stderr().flush();
-        }
-    }
-}
+use smtp_bench::{Comparison, Metric, Report, Spent};
 
 /// A report on standard output.
 pub(super) fn print_report(report: &Report, json: bool, csv: bool) {

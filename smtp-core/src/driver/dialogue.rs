@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::Settings;
 use super::timer::Timer;
 use super::transaction::Delivering;
-use super::wire::Wire;
+use super::wire::{self, Wire};
 use crate::channel::{Peer, SessionInfo};
 use crate::service::{BoxError, Delivery, Policy, Request, Verdict, reply_for};
 use crate::session::server::{Session, Step, Ticket};
@@ -98,6 +98,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
 
     pub(super) async fn run(&mut self) -> io::Result<()> {
         loop {
+            wire::lend_output(self.session.output());
             if let Some(envelope) = self.begun.take() {
                 self.begin(envelope).await?;
                 continue;
@@ -318,6 +319,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             })
             .await?;
         }
+        wire::take_output(self.session.output());
         let calling = self.is_calling();
         if calling && self.wire.eof {
             self.wait().await?;

@@ -16,11 +16,32 @@ use crate::stream::ByteStream;
 const READ_COMMANDS: usize = 16 << 10;
 /// How much is read at once while content flows, in octets.
 const READ_CONTENT: usize = 64 << 10;
+/// What the replies to a group of commands usually take, in octets.
+const OUTPUT: usize = 512;
 
 thread_local! {
     /// A read buffer that no session needs now. Sessions of one thread take turns with it, so that an idle session
     /// owns none and a busy one does not visit the allocator.
     static SPARE: Cell<Option<BytesMut>> = const { Cell::new(None) };
+    /// An output buffer, likewise.
+    static SPARE_OUTPUT: Cell<Option<BytesMut>> = const { Cell::new(None) };
+}
+
+/// Memory for what is going to be said.
+pub(super) fn lend_output(output: &mut BytesMut) {
+    if output.capacity() == 0 {
+        *output = SPARE_OUTPUT.take().unwrap_or_else(|| BytesMut::with_capacity(OUTPUT));
+    }
+}
+
+/// Takes the memory back once all was said, so that an idle session holds none. What grew for a long reply is let go.
+pub(super) fn take_output(output: &mut BytesMut) {
+    if output.is_empty() && output.capacity() > 0 {
+        let mut memory = core::mem::take(output);
+        if memory.try_reclaim(OUTPUT) && memory.capacity() <= 4 * OUTPUT {
+            SPARE_OUTPUT.set(Some(memory));
+        }
+    }
 }
 
 /// A stream and what was read from it.
@@ -100,8 +121,7 @@ impl Wire {
             }
             output.advance(n);
         }
-        // The memory goes, so that an idle session holds none.
-        *output = BytesMut::new();
+        take_output(output);
         ready!(io.poll_flush(cx))?;
         self.unflushed = false;
         Poll::Ready(Ok(()))

@@ -9,22 +9,27 @@ use crate::types::{Code, EnhancedCode, Reply};
 
 /// The longest reply line that is taken, CRLF included. RFC 5321 §4.5.3.1.5 has 512; servers in the field write more.
 const LINE_MAX: usize = 4096;
+/// What a line has beside its text, in octets: two codes, what parts them, and CRLF.
+const OVERHEAD: usize = 4 + 10 + 2;
 /// The most octets a reply may have.
 const REPLY_MAX: usize = 64 * 1024;
 
 /// Writes a reply with its CRLFs. The enhanced code, if there is one, stands on every line (RFC 2034 §4). Without
 /// `utf8` everything beyond US-ASCII becomes `?` (RFC 6531 §3.7.4.2 wants SMTPUTF8 for it).
 pub fn encode_reply(reply: &Reply, utf8: bool, out: &mut BytesMut) {
+    // So that the buffer grows at most once.
+    out.reserve(reply.lines().map(|line| line.len() + OVERHEAD).sum());
     let mut lines = reply.lines().peekable();
     while let Some(line) = lines.next() {
-        let code = reply.code().get();
-        for digit in [code / 100, code / 10 % 10, code % 10] {
-            out.put_u8(b'0' + u8::try_from(digit).unwrap_or(0));
-        }
+        put_number(reply.code().get(), out);
         out.put_u8(if lines.peek().is_some() { b'-' } else { b' ' });
         if let Some(enhanced) = reply.enhanced() {
-            // Writing to a BytesMut cannot fail.
-            let _ = core::fmt::Write::write_fmt(out, format_args!("{enhanced} "));
+            put_number(enhanced.class().into(), out);
+            for number in [enhanced.subject(), enhanced.detail()] {
+                out.put_u8(b'.');
+                put_number(number, out);
+            }
+            out.put_u8(b' ');
         }
         if utf8 || line.is_ascii() {
             out.put_slice(line.as_bytes());
@@ -38,6 +43,15 @@ pub fn encode_reply(reply: &Reply, utf8: bool, out: &mut BytesMut) {
             }
         }
         out.put_slice(b"\r\n");
+    }
+}
+
+/// A number of up to three digits. Formatting would cost more than all the rest of a reply.
+fn put_number(number: u16, out: &mut BytesMut) {
+    for (least, digit) in [(100, number / 100), (10, number / 10), (0, number)] {
+        if number >= least {
+            out.put_u8(b'0' + u8::try_from(digit % 10).unwrap_or(0));
+        }
     }
 }
 
@@ -118,9 +132,12 @@ impl ReplyDecoder {
         match self.code {
             None => {
                 self.code = Some(code);
-                let (enhanced, text) = split_enhanced(code, &text);
+                let (enhanced, rest) = split_enhanced(code, &text);
+                let cut = text.len() - rest.len();
                 self.enhanced = enhanced;
-                self.text.push_str(text);
+                // The text's own memory serves on.
+                self.text = text;
+                self.text.drain(..cut);
             }
             Some(first) if first != code => return Err(ReplyError::MixedCodes),
             Some(_) => {

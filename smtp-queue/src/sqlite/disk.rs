@@ -22,7 +22,8 @@ pub(crate) trait Disk: Send + Sync + std::fmt::Debug + 'static {
 
     /// Commits the transaction that is open.
     fn commit(&self, connection: &Connection) -> rusqlite::Result<()> {
-        connection.execute_batch("COMMIT")
+        connection.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
     }
 }
 

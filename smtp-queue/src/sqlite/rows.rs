@@ -219,7 +219,8 @@ impl LaneIndex for SqlRows {
 
 impl Rows for SqlRows {
     fn begin(&mut self) -> Result<(), Error> {
-        Ok(self.connection.execute_batch("BEGIN IMMEDIATE")?)
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(())
     }
 
     fn commit(&mut self) -> Result<(), Error> {

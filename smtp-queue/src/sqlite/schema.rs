@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 use crate::error::OpenError;
 
@@ -67,14 +68,18 @@ pub(crate) const NEWEST: i64 = 1;
 /// Sets a connection up for durable commits.
 ///
 /// Freed pages are kept for new mail and given back to the disk a few at a time (see `SqlRows::give_back`); that has to be
-/// said before the file has its first page. WAL with `synchronous = FULL` syncs the log at every commit. The writer alone checkpoints; a log that grew under a
-/// long reader is cut back.
+/// said before the file has its first page. WAL with `synchronous = FULL` syncs the log at every commit. The writer alone
+/// checkpoints; a log that grew under a long reader is cut back.
+///
+/// The plan of a statement must not depend on what is bound to it: SQLite would make it anew for each mail, to see whether
+/// a partial index fits the values, and that costs more than all the rest.
 pub(crate) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "fullfsync", true)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "cache_size", -16_384)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(64);

@@ -14,6 +14,7 @@ use super::{State, bodies, lock, schema};
 use crate::engine::{Answer, Engine, Op, StoredBody};
 use crate::error::Error;
 use crate::id::MessageId;
+use crate::spool::Claim;
 
 /// Requests that may wait for the writer; whoever has another waits outside.
 pub(super) const WAITING_MAX: usize = 4_096;
@@ -46,13 +47,15 @@ pub(super) struct Writer {
     state: Arc<State>,
     /// Keeps other processes out. Let go last.
     lock: Option<File>,
+    /// What was asked for last: who waits for news has no room beyond it.
+    claim: Option<Claim>,
 }
 
 type Waiting = (Op, oneshot::Sender<Result<Answer, Error>>);
 
 impl Writer {
     pub(super) fn new(engine: Engine<SqlRows>, home: Database, state: Arc<State>, lock: Option<File>) -> Self {
-        let writer = Self { engine, home, state, lock };
+        let writer = Self { engine, home, state, lock, claim: None };
         writer.publish();
         writer
     }
@@ -91,7 +94,10 @@ impl Writer {
                     let _ = reply.send(Err(Error::Unhealthy(reason.clone())));
                 }
                 _ => {
-                    news |= op.is_news();
+                    news |= self.is_news(&op);
+                    if let Op::Claim(claim) = &op {
+                        self.claim = Some(claim.clone());
+                    }
                     ops.push(op);
                     replies.push(reply);
                 }
@@ -118,6 +124,18 @@ impl Writer {
                     let _ = reply.send(Err(error.clone()));
                 }
             }
+        }
+    }
+
+    /// Whether whoever claims is to look again. Not for a message to next hops that there was no room for when it
+    /// looked last: it looks by itself when there is room, and a next hop that takes no mail, or all it can, would
+    /// otherwise cost a look for each message.
+    fn is_news(&self, op: &Op) -> bool {
+        match (op, &self.claim) {
+            (Op::Insert { now, message, .. }, Some(claim)) => {
+                message.jobs.iter().any(|job| claim.room_of(&job.next_hop) > 0 || job.due > *now || job.alarm <= *now)
+            }
+            _ => op.is_news(),
         }
     }
 
