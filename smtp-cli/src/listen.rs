@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smtp_core::extension::Forwarders;
-use smtp_server::Summary;
+use smtp_server::{Places, Summary};
 use smtp_tls::{Identity, ServerTls};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, JoinSet};
@@ -81,9 +81,8 @@ pub(crate) fn together(servers: JoinSet<Summary>) -> JoinHandle<Summary> {
 }
 
 /// The most connections at the same time for which there are file descriptors, after asking the system for as many as
-/// it lets this process have, for each of so many servers. A quarter is kept for deliveries, so that idle clients cannot
-/// stop the mail.
-pub(crate) fn connections(servers: usize) -> usize {
+/// it lets this process have. A quarter is kept for deliveries, so that idle clients cannot stop the mail.
+pub(crate) fn places() -> Places {
     const DEFAULT: usize = 10_000;
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -92,8 +91,8 @@ pub(crate) fn connections(servers: usize) -> usize {
         Err(_) => limit.current,
     };
     // None: there is no limit.
-    let all = open_files.map_or(DEFAULT, |n| usize::try_from(n / 4 * 3).unwrap_or(usize::MAX).clamp(16, DEFAULT));
-    (all / servers.max(1)).max(16)
+    let most = open_files.map_or(DEFAULT, |n| usize::try_from(n / 4 * 3).unwrap_or(usize::MAX).clamp(16, DEFAULT));
+    Places::new(most)
 }
 
 /// The certificate that `--tls-cert` and `--tls-key` name, if they do.

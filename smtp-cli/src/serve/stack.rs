@@ -11,7 +11,7 @@ use smtp_core::session::server::{Config, Limits};
 use smtp_queue::Queue;
 use smtp_server::auth::{SenderLayer, SharedUsers};
 use smtp_server::{
-    AuthLayer, EtrnLayer, LoopLayer, Mailboxes, Maildir, ReceivedLayer, RequireAuthLayer, RequireTlsLayer,
+    AuthLayer, EtrnLayer, LoopLayer, Mailboxes, Maildir, Places, ReceivedLayer, RequireAuthLayer, RequireTlsLayer,
     SessionLimitLayer, Settings, SubmissionLayer, TraceDeliveryLayer, TraceLayer,
 };
 use tower::util::option_layer;
@@ -105,6 +105,8 @@ pub(super) struct Stack {
     received: ReceivedLayer,
     maildir: Maildir,
     queue: Option<Queue>,
+    /// The places for connections, whatever door they come by.
+    places: Places,
     /// The number of the last session, whatever door it came by.
     last_session: Arc<AtomicU64>,
 }
@@ -130,6 +132,7 @@ impl Stack {
             received: ReceivedLayer::new(&plan.hostname),
             maildir: store.maildir.clone(),
             queue: relay.map(|relay| relay.queue.clone()),
+            places: listen::places(),
             last_session: Arc::default(),
         })
     }
@@ -144,8 +147,8 @@ impl Stack {
         Ok(Self { auth, mailboxes, ..self.clone() })
     }
 
-    /// What the sessions of one of several doors are told of the server. Connections are shared out among doors.
-    pub(super) fn settings(&self, plan: &Plan, door: &Door, doors: usize) -> Settings {
+    /// What the sessions of one door are told of the server.
+    pub(super) fn settings(&self, plan: &Plan, door: &Door) -> Settings {
         let limits = Limits { message_size: plan.message_size(), ..Limits::default() };
         let mechanisms = self.auth.as_ref().filter(|_| door.authenticates()).map(|(auth, _)| auth.offers());
         let mut config = Config::new(plan.hostname.clone())
@@ -158,7 +161,7 @@ impl Stack {
             config.registry = config.registry.with(&ETRN_HERE);
         }
         let mut settings = Settings::new(driver::Settings::new(config));
-        settings.connections = listen::connections(doors);
+        settings.connections = self.places.clone();
         settings.drain = plan.drain_time();
         settings.last_session = Arc::clone(&self.last_session);
         settings

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use crate::play::{Line, PATIENCE, Server, run, send, smtp};
 
@@ -214,7 +215,7 @@ fn etrn_sends_what_waits_for_the_domain() {
     let until = std::time::Instant::now() + PATIENCE;
     while untried() > 0 {
         assert!(std::time::Instant::now() < until, "not tried");
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
     let mut line = server.connect();
     assert!(line.all("EHLO c.example").iter().any(|line| line.contains("ETRN")));
@@ -256,4 +257,32 @@ fn etrn_sends_what_waits_for_the_domain() {
     let mut line = Line::to(&server.urls[1]);
     line.reply();
     assert!(!line.all("EHLO c.example").iter().any(|line| line.contains("ETRN")), "not for submission");
+}
+
+#[test]
+fn all_listeners_have_one_limit_of_connections() {
+    // Three quarters of the file descriptors are for connections, whoever has them.
+    const PLACES: usize = 96;
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new("sh");
+    let listeners = "--listen smtp://127.0.0.1:0 --listen 'smtp://127.0.0.1:0?tls=required'";
+    let serve = format!("ulimit -n 128 && exec {} serve {listeners}", env!("CARGO_BIN_EXE_smtp"));
+    command.args(["-c", &serve]).env_clear().current_dir(folder.path());
+    command
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let server = Server::of(command, folder, 2);
+    let greeted = |url: &str| {
+        let mut line = Line::to(url);
+        assert!(line.reply().starts_with("220 "), "{url}");
+        line
+    };
+    // More than half of them at one.
+    let mut lines: Vec<Line> = (0..PLACES - 10).map(|_| greeted(&server.urls[0])).collect();
+    lines.extend((0..10).map(|_| greeted(&server.urls[1])));
+    let mut late = Line::to(&server.urls[1]);
+    assert!(late.is_silent(Duration::from_millis(300)), "there was a place");
+    assert!(lines.swap_remove(0).say("QUIT").starts_with("221 "));
+    assert!(late.reply().starts_with("220 "));
 }
