@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use smtp_core::extension::Forwarders;
-use smtp_server::{Places, Summary};
+use smtp_server::Summary;
 use smtp_tls::{Identity, ServerTls};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, JoinSet};
@@ -82,7 +82,7 @@ pub(crate) fn together(servers: JoinSet<Summary>) -> JoinHandle<Summary> {
 
 /// The most connections at the same time for which there are file descriptors, after asking the system for as many as
 /// it lets this process have. A quarter is kept for deliveries, so that idle clients cannot stop the mail.
-pub(crate) fn places() -> Places {
+pub(crate) fn connections() -> usize {
     const DEFAULT: usize = 10_000;
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -91,8 +91,7 @@ pub(crate) fn places() -> Places {
         Err(_) => limit.current,
     };
     // None: there is no limit.
-    let most = open_files.map_or(DEFAULT, |n| usize::try_from(n / 4 * 3).unwrap_or(usize::MAX).clamp(16, DEFAULT));
-    Places::new(most)
+    open_files.map_or(DEFAULT, |n| usize::try_from(n / 4 * 3).unwrap_or(usize::MAX).clamp(16, DEFAULT))
 }
 
 /// The certificate that `--tls-cert` and `--tls-key` name, if they do.

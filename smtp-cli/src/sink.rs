@@ -12,7 +12,7 @@ use smtp_core::driver;
 use smtp_core::service::{BoxError, Delivery, Policy};
 use smtp_core::session::server::{Config, Limits};
 use smtp_core::types::Domain;
-use smtp_server::{AnyRecipient, RequireTlsLayer, Server, Settings, Sink, TraceDeliveryLayer, TraceLayer};
+use smtp_server::{AnyRecipient, Places, RequireTlsLayer, Server, Settings, Sink, TraceDeliveryLayer, TraceLayer};
 use smtp_tls::{Identity, SelfSigned, ServerTls};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -159,7 +159,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let counts = Counts::default();
     let announced: Vec<String> = sockets.iter().map(|socket| socket.url.clone()).collect();
     let groups = listen::grouped(sockets.into_iter().map(|socket| (socket.entrance.clone(), socket)));
-    let connections = listen::places();
+    let connections = Places::new(listen::connections());
     let once = listen::is_pipe(&urls);
     let (signals, shutdown) = (Signals::new()?, CancellationToken::new());
     if io::stderr().is_terminal() && !once {

@@ -123,8 +123,10 @@ impl Stack {
             let layer = EtrnLayer::new(relay.waiting()).every(ETRN_EVERY);
             plan.etrn.iter().fold(layer, EtrnLayer::domain)
         });
+        let connections = listen::connections();
         Ok(Self {
-            sessions: SessionLimitLayer::new(),
+            // A twentieth, as the default is of the default.
+            sessions: SessionLimitLayer::new().per_peer((connections / 20).max(10)),
             etrn,
             auth: store.users.as_ref().map(|users| auth(plan, users)).transpose()?,
             mailboxes,
@@ -132,7 +134,7 @@ impl Stack {
             received: ReceivedLayer::new(&plan.hostname),
             maildir: store.maildir.clone(),
             queue: relay.map(|relay| relay.queue.clone()),
-            places: listen::places(),
+            places: Places::new(connections),
             last_session: Arc::default(),
         })
     }
