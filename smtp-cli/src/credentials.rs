@@ -26,7 +26,7 @@ pub(crate) struct LoginArguments {
     #[arg(long, value_name = "NAME")]
     pub(crate) user: Option<String>,
 
-    /// The password is the first line of this file. The variable SMTP_<SUBCOMMAND>_PASSWORD, such as
+    /// The password is the first line of this file. A variable with the subcommand in its name, such as
     /// SMTP_SEND_PASSWORD, may hold it instead; a terminal is asked.
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
