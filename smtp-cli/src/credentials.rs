@@ -26,7 +26,7 @@ pub(crate) struct LoginArguments {
     #[arg(long, value_name = "NAME")]
     pub(crate) user: Option<String>,
 
-    /// The password is the first line of this file. The variable SMTP_<SUBCOMMAND>_PASSWORD, such as
+    /// The password is the first line of this file. A variable with the subcommand in its name, such as
     /// SMTP_SEND_PASSWORD, may hold it instead; a terminal is asked.
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
@@ -89,7 +89,7 @@ impl LoginArguments {
 /// # Errors
 /// If `user` is not fit for it.
 pub(crate) fn without_password(mechanism: Option<&str>, user: Option<&str>) -> Result<Option<Credentials>, Failure> {
-    if is(mechanism, "EXTERNAL") {
+    if is_external(mechanism) {
         let external = Credentials::external();
         return match user {
             Some(user) => external.act_as(user).map(Some).map_err(Failure::config),
@@ -121,6 +121,16 @@ pub(crate) fn with_password(
         None => credentials,
     };
     Ok(credentials.exposed(Exposure { in_clear: insecure, to_unverified: insecure }))
+}
+
+/// True unless the mechanism is one of those of [`without_password`].
+pub(crate) fn needs_password(mechanism: Option<&str>) -> bool {
+    !is_external(mechanism) && !is(mechanism, "ANONYMOUS")
+}
+
+/// True for the mechanism that goes by what the channel says of its peer.
+pub(crate) fn is_external(mechanism: Option<&str>) -> bool {
+    is(mechanism, "EXTERNAL")
 }
 
 fn is(mechanism: Option<&str>, name: &str) -> bool {

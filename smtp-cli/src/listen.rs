@@ -81,9 +81,8 @@ pub(crate) fn together(servers: JoinSet<Summary>) -> JoinHandle<Summary> {
 }
 
 /// The most connections at the same time for which there are file descriptors, after asking the system for as many as
-/// it lets this process have, for each of so many servers. A quarter is kept for deliveries, so that idle clients cannot
-/// stop the mail.
-pub(crate) fn connections(servers: usize) -> usize {
+/// it lets this process have. A quarter is kept for deliveries, so that idle clients cannot stop the mail.
+pub(crate) fn connections() -> usize {
     const DEFAULT: usize = 10_000;
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -92,8 +91,7 @@ pub(crate) fn connections(servers: usize) -> usize {
         Err(_) => limit.current,
     };
     // None: there is no limit.
-    let all = open_files.map_or(DEFAULT, |n| usize::try_from(n / 4 * 3).unwrap_or(usize::MAX).clamp(16, DEFAULT));
-    (all / servers.max(1)).max(16)
+    open_files.map_or(DEFAULT, |n| usize::try_from(n / 4 * 3).unwrap_or(usize::MAX).clamp(16, DEFAULT))
 }
 
 /// The certificate that `--tls-cert` and `--tls-key` name, if they do.

@@ -176,8 +176,9 @@ pub(crate) struct Arguments {
 
     /// Hand all mail for others to this server instead of looking up whom the DNS says: URL [KEY=VALUE…].
     ///
-    /// Keys: user and password-file, auth (a SASL mechanism), tls-ca or pin or the word insecure (how its certificate is
-    /// checked), hello (the name to greet with). A password goes to a server only under TLS with a verified certificate.
+    /// Keys: user and password-file, auth (a SASL mechanism; EXTERNAL needs no password), tls-cert and tls-key (the
+    /// certificate to show it), tls-ca or pin or the word insecure (how its own is checked), hello (the name to greet
+    /// with). Who logs in does so only under TLS with a verified certificate.
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "values::parsed")]
     relay_host: Option<Hop>,
@@ -400,11 +401,9 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
         screen::show(&plan, &store, &sockets);
     }
     let mut running = JoinSet::new();
-    let doors = listen::grouped(behind_doors);
-    let used = doors.len();
-    for (door, listeners) in doors {
+    for (door, listeners) in listen::grouped(behind_doors) {
         let behind = Arc::clone(&stack);
-        let settings = stack.get().settings(&plan, &door, used);
+        let settings = stack.get().settings(&plan, &door);
         let server = Server::new(settings, move |_| behind.get().of(&door));
         let server =
             listeners.into_iter().fold(server, |server, (protocol, listener)| server.listen_as(listener, protocol));

@@ -12,7 +12,7 @@ use smtp_core::driver;
 use smtp_core::service::{BoxError, Delivery, Policy};
 use smtp_core::session::server::{Config, Limits};
 use smtp_core::types::Domain;
-use smtp_server::{AnyRecipient, RequireTlsLayer, Server, Settings, Sink, TraceDeliveryLayer, TraceLayer};
+use smtp_server::{AnyRecipient, Places, RequireTlsLayer, Server, Settings, Sink, TraceDeliveryLayer, TraceLayer};
 use smtp_tls::{Identity, SelfSigned, ServerTls};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -159,7 +159,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let counts = Counts::default();
     let announced: Vec<String> = sockets.iter().map(|socket| socket.url.clone()).collect();
     let groups = listen::grouped(sockets.into_iter().map(|socket| (socket.entrance.clone(), socket)));
-    let connections = listen::connections(groups.len());
+    let connections = Places::new(listen::connections());
     let once = listen::is_pipe(&urls);
     let (signals, shutdown) = (Signals::new()?, CancellationToken::new());
     if io::stderr().is_terminal() && !once {
@@ -169,7 +169,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     for (entrance, sockets) in groups {
         let Entrance { tls_first, forwarders, role: _ } = entrance;
         let config = config.clone().with_forwarders(forwarders);
-        let settings = Settings { connections, drain, ..Settings::new(driver::Settings::new(config)) };
+        let settings =
+            Settings { connections: connections.clone(), drain, ..Settings::new(driver::Settings::new(config)) };
         let counts = counts.clone();
         let server = Server::new(settings, move |_| {
             counts.sessions.fetch_add(1, Ordering::Relaxed);

@@ -187,7 +187,8 @@ impl Identity {
 
 /// What services are told of the session that a request belongs to.
 ///
-/// Shared by reference and replaced whole when a fact changes: after the greeting, STARTTLS and AUTH.
+/// Shared by reference and replaced whole when a fact changes: after the greeting, STARTTLS and AUTH, and at the end of
+/// a handshake that the greeting went before, as early data.
 #[derive(Debug, Clone)]
 pub struct SessionInfo {
     /// Unique in this process; for logs.

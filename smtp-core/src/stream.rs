@@ -62,7 +62,8 @@ pub enum CloseCode {
 /// Half close: after `poll_shutdown` the other side reads end of file, and reading here must go on. `poll_shutdown`
 /// is complete when the peer can be relied on to get everything that was written.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// The channel's facts as they are now; read again after [`ByteStream::upgrade`].
+    /// The channel's facts as they are now; read again after [`ByteStream::upgrade`], and when
+    /// [`ByteStream::poll_confirmed`] is ready: what a handshake proves is no fact before its end.
     fn info(&self) -> ChannelInfo;
 
     /// Where the peer is now, if that is no longer what [`ByteStream::info`] says, which stays what it was: a channel that

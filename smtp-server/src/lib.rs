@@ -95,4 +95,4 @@ pub use policy::{
     VerifyLayer,
 };
 pub use recipients::{AnyRecipient, Mailboxes};
-pub use server::{Server, Settings, Summary};
+pub use server::{Places, Server, Settings, Summary};

@@ -26,10 +26,10 @@ use tracing::Instrument;
 pub struct Settings {
     /// What each session is, allows and waits for.
     pub session: Arc<driver::Settings>,
-    /// Connections at the same time. At this number no more are accepted until one ends; they wait in the system's
-    /// queue, without a reply. Default 10,000. A [`SessionLimitLayer`](crate::policy::SessionLimitLayer) with a smaller
-    /// total tells those beyond it 421.
-    pub connections: usize,
+    /// Connections at the same time, over all servers whose settings are clones of these. Default 10,000. A
+    /// [`SessionLimitLayer`](crate::policy::SessionLimitLayer) with a smaller total tells those beyond it 421; its clones
+    /// share their count, too.
+    pub connections: Places,
     /// How long a connection may take until its first stream is there: TLS handshakes, proxy headers. Default 60 s.
     pub handshake: Duration,
     /// How long sessions may go on after a shutdown was asked for, before they are aborted. Default 30 s. An idle
@@ -45,11 +45,24 @@ impl Settings {
     pub fn new(session: driver::Settings) -> Self {
         Self {
             session: Arc::new(session),
-            connections: 10_000,
+            connections: Places::new(10_000),
             handshake: Duration::from_secs(60),
             drain: Duration::from_secs(30),
             last_session: Arc::default(),
         }
+    }
+}
+
+/// Room for connections: where there is none left no more are accepted until one ends; they wait in the system's queue,
+/// without a reply. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Places(Arc<Semaphore>);
+
+impl Places {
+    /// Room for so many connections at the same time.
+    #[must_use]
+    pub fn new(connections: usize) -> Self {
+        Self(Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))))
     }
 }
 
@@ -102,7 +115,6 @@ impl<M> Server<M> {
         let drain = self.settings.drain;
         let running = Arc::new(Running {
             tally: Tally { last: Arc::clone(&self.settings.last_session), ..Tally::default() },
-            places: Arc::new(Semaphore::new(self.settings.connections.min(Semaphore::MAX_PERMITS))),
             settings: self.settings,
             make_stack: self.make_stack,
             connections: TaskTracker::new(),
@@ -148,7 +160,6 @@ pub struct Summary {
 struct Running<M> {
     settings: Settings,
     make_stack: M,
-    places: Arc<Semaphore>,
     connections: TaskTracker,
     draining: CancellationToken,
     aborting: CancellationToken,
@@ -185,7 +196,7 @@ where
                 }
             };
             // One connection is held here at most; the others wait in the listener's queue.
-            let Ok(place) = Arc::clone(&running.places).acquire_owned().await else { return };
+            let Ok(place) = Arc::clone(&running.settings.connections.0).acquire_owned().await else { return };
             let (serving, settings) = (Arc::clone(&running), Arc::clone(&settings));
             let span = tracing::debug_span!("connection", listener = url.as_str());
             let serve = async move {

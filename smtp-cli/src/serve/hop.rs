@@ -11,18 +11,19 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use smtp_client::sasl::{Credentials, Exposure};
+use smtp_client::sasl::Credentials;
 use smtp_client::{Client, Options, Settings};
 use smtp_core::session::server::Protocol;
 use smtp_core::types::EhloName;
 use smtp_route::Named;
 use smtp_server::delivery::Invocation;
-use smtp_tls::Pin;
+use smtp_tls::{Identity, Pin};
 
 use crate::connect::{TlsOptions, read_password};
+use crate::credentials::{is_external, needs_password, with_password, without_password};
 use crate::exit::Failure;
 use crate::transport::Calling;
-use crate::url::Url;
+use crate::url::{Carrier, TlsChoice, Url};
 
 /// A server that mail is handed to, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,10 +36,13 @@ pub(crate) struct Hop {
     ca: Option<PathBuf>,
     pin: Option<Pin>,
     insecure: bool,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
     hello: Option<EhloName>,
 }
 
-const KEYS: &str = "user=NAME, password-file=FILE, auth=MECHANISM, tls-ca=FILE, pin=PIN, insecure, hello=NAME";
+const KEYS: &str = "user=NAME, password-file=FILE, auth=MECHANISM, tls-ca=FILE, pin=PIN, insecure, tls-cert=FILE, \
+                    tls-key=FILE, hello=NAME";
 
 impl FromStr for Hop {
     type Err = String;
@@ -54,6 +58,8 @@ impl FromStr for Hop {
             ca: None,
             pin: None,
             insecure: false,
+            certificate: None,
+            key: None,
             hello: None,
         };
         for word in words {
@@ -65,6 +71,8 @@ impl FromStr for Hop {
                 ("password-file", _) => hop.password_file.replace(value.into()).is_some(),
                 ("auth", _) => hop.mechanism.replace(value.to_owned()).is_some(),
                 ("tls-ca", _) => hop.ca.replace(value.into()).is_some(),
+                ("tls-cert", _) => hop.certificate.replace(value.into()).is_some(),
+                ("tls-key", _) => hop.key.replace(value.into()).is_some(),
                 ("pin", _) => {
                     let pin = value.parse().map_err(|error| format!("pin={value}: {error}"))?;
                     hop.pin.replace(pin).is_some()
@@ -80,23 +88,53 @@ impl FromStr for Hop {
                 return Err(format!("{key} is there twice"));
             }
         }
-        match (&hop.user, &hop.password_file) {
-            (Some(_), None) => Err("user= without password-file=".into()),
-            (None, Some(_)) => Err("password-file= without user=".into()),
-            (None, None) if hop.mechanism.is_some() => Err("auth= without user=".into()),
-            _ => Ok(hop),
-        }
+        hop.check().map(|()| hop)
     }
 }
 
 impl Hop {
+    /// What its words have to do with each other.
+    fn check(&self) -> Result<(), String> {
+        let (tls, local) = match (self.url.carrier(), self.url.tls) {
+            (Carrier::Tcp, Some(TlsChoice::None)) | (Carrier::WebSocket, _) => (false, false),
+            (Carrier::Unix | Carrier::Pipe | Carrier::Handed, _) => (false, true),
+            (Carrier::Tcp | Carrier::TlsOverTcp | Carrier::Quic | Carrier::WebSocketOverTls, _) => (true, false),
+        };
+        match (&self.certificate, &self.key) {
+            (Some(_), None) => return Err("tls-cert= without tls-key=".into()),
+            (None, Some(_)) => return Err("tls-key= without tls-cert=".into()),
+            (Some(_), Some(_)) if !tls => return Err(format!("tls-cert= and no TLS at {}", self.url)),
+            _ => {}
+        }
+        let mechanism = self.mechanism.as_deref();
+        // The channel says who this is: by a certificate, or by the user that the process runs as.
+        if is_external(mechanism) && !local && self.certificate.is_none() {
+            return Err("auth=EXTERNAL without tls-cert= and tls-key=".into());
+        }
+        match (&self.user, &self.password_file) {
+            (_, Some(_)) if !needs_password(mechanism) => Err("password-file= and an auth= that needs none".into()),
+            _ if !needs_password(mechanism) => Ok(()),
+            (Some(_), None) => Err("user= without password-file=".into()),
+            (None, Some(_)) => Err("password-file= without user=".into()),
+            (None, None) if mechanism.is_some() => Err("auth= without user=".into()),
+            _ => Ok(()),
+        }
+    }
+
     /// What delivers there. Nothing is connected yet.
     ///
     /// # Errors
     /// If a file that it names cannot be used, or TLS is not what its words need.
     pub(super) fn client(&self, hello: &EhloName) -> Result<Named<Client>, Failure> {
-        let tls = TlsOptions { ca: self.ca.clone(), pin: self.pin, insecure: self.insecure, ..TlsOptions::default() };
-        let policy = tls.policy(&self.url, self.user.is_some())?;
+        let identity = self.certificate.clone().zip(self.key.clone());
+        let tls = TlsOptions {
+            ca: self.ca.clone(),
+            pin: self.pin,
+            insecure: self.insecure,
+            identity: identity.map(|(certificate, key)| Identity::from_files(certificate, key)),
+            ..TlsOptions::default()
+        };
+        let policy = tls.policy(&self.url, self.user.is_some() || self.mechanism.is_some())?;
         let way = tls.way(&self.url, Calling::default())?;
         let lmtp = self.url.protocol() == Protocol::Lmtp;
         let settings = Settings {
@@ -109,14 +147,12 @@ impl Hop {
     }
 
     fn credentials(&self) -> Result<Option<Credentials>, Failure> {
+        let mechanism = self.mechanism.as_deref();
+        if let Some(credentials) = without_password(mechanism, self.user.as_deref())? {
+            return Ok(Some(credentials));
+        }
         let (Some(user), Some(file)) = (&self.user, &self.password_file) else { return Ok(None) };
-        let credentials = Credentials::new(user, &read_password(file)?)
-            .map_err(|error| Failure::config(format!("the credentials for {}: {error}", self.url)))?;
-        let credentials = match &self.mechanism {
-            Some(mechanism) => credentials.pinned(mechanism),
-            None => credentials,
-        };
-        Ok(Some(credentials.exposed(Exposure { in_clear: self.insecure, to_unverified: self.insecure })))
+        with_password(mechanism, user, &read_password(file)?, self.insecure).map(Some)
     }
 }
 
@@ -130,6 +166,8 @@ impl fmt::Display for Hop {
             ("auth", self.mechanism.clone()),
             ("tls-ca", self.ca.as_ref().map(|path| path.display().to_string())),
             ("pin", self.pin.map(|pin| pin.to_string())),
+            ("tls-cert", self.certificate.as_ref().map(|path| path.display().to_string())),
+            ("tls-key", self.key.as_ref().map(|path| path.display().to_string())),
             ("hello", self.hello.as_ref().map(|name| name.as_str().to_owned())),
         ];
         for (key, value) in words {
@@ -220,6 +258,10 @@ mod tests {
             "example.org=smtp://mail.example.net:25",
             ".example.org=smtps://mail.example.net:465 user=jo password-file=/etc/pw auth=PLAIN hello=me.example",
             "example.org=smtp+unix:///run/lmtp",
+            "example.org=smtp+unix:///run/lmtp auth=EXTERNAL",
+            "example.org=smtps://x:465 auth=EXTERNAL tls-cert=/etc/c tls-key=/etc/k",
+            "example.org=smtps://x:465 user=jo auth=external tls-ca=/etc/ca tls-cert=/etc/c tls-key=/etc/k",
+            "example.org=smtp+quic://x:443 tls-cert=/etc/c tls-key=/etc/k",
             "example.org=smtp://[::1]:25?tls=none insecure",
             "example.org=lmtp+unix:///run/dovecot/lmtp",
             "example.org=|/usr/bin/lists --from={sender} 'a b' {user}",
@@ -245,6 +287,16 @@ mod tests {
             ("example.org=smtp://x user=a user=b", "user is there twice"),
             ("example.org=smtp://x password=hunter2", "\"password\" is not one of user=NAME"),
             ("example.org=smtp://x auth=PLAIN", "auth= without user="),
+            ("example.org=smtps://x tls-cert=/c", "tls-cert= without tls-key="),
+            ("example.org=smtps://x tls-key=/k", "tls-key= without tls-cert="),
+            ("example.org=smtp://x?tls=none tls-cert=/c tls-key=/k", "no TLS at smtp://x:25?tls=none"),
+            ("example.org=smtp+unix:///x tls-cert=/c tls-key=/k", "no TLS at smtp+unix:///x"),
+            ("example.org=smtps://x auth=EXTERNAL", "auth=EXTERNAL without tls-cert= and tls-key="),
+            ("example.org=smtp+ws://x auth=external user=jo", "auth=EXTERNAL without tls-cert="),
+            (
+                "example.org=smtps://x auth=EXTERNAL user=jo password-file=/x tls-cert=/c tls-key=/k",
+                "password-file= and an auth= that needs none",
+            ),
         ] {
             let error = text.parse::<Route>().unwrap_err();
             assert!(error.contains(part) && !error.contains("hunter2"), "{text}: {error}");

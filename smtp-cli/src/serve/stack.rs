@@ -12,8 +12,8 @@ use smtp_queue::Queue;
 use smtp_server::auth::{SenderLayer, SharedUsers};
 use smtp_server::maildir::QuotaLayer;
 use smtp_server::{
-    AliasLayer, AuthLayer, EtrnLayer, LoopLayer, Mailboxes, Maildir, ReceivedLayer, RequireAuthLayer, RequireTlsLayer,
-    SessionLimitLayer, Settings, SubmissionLayer, TraceDeliveryLayer, TraceLayer,
+    AliasLayer, AuthLayer, EtrnLayer, LoopLayer, Mailboxes, Maildir, Places, ReceivedLayer, RequireAuthLayer,
+    RequireTlsLayer, SessionLimitLayer, Settings, SubmissionLayer, TraceDeliveryLayer, TraceLayer,
 };
 use tower::util::option_layer;
 use tower_layer::Layer;
@@ -117,6 +117,8 @@ pub(super) struct Stack {
     /// Whether there are any.
     quotas: bool,
     queue: Option<Queue>,
+    /// The places for connections, whatever door they come by.
+    places: Places,
     /// The number of the last session, whatever door it came by.
     last_session: Arc<AtomicU64>,
 }
@@ -133,8 +135,10 @@ impl Stack {
             let layer = EtrnLayer::new(relay.waiting()).every(ETRN_EVERY);
             plan.etrn.iter().fold(layer, EtrnLayer::domain)
         });
+        let connections = listen::connections();
         Ok(Self {
-            sessions: SessionLimitLayer::new(),
+            // A twentieth, as the default is of the default.
+            sessions: SessionLimitLayer::new().per_peer((connections / 20).max(10)),
             etrn,
             auth: store.users.as_ref().map(|users| auth(plan, users)).transpose()?,
             maildir: store.maildir.clone().for_mailboxes(&mailboxes),
@@ -143,6 +147,7 @@ impl Stack {
             submission: SubmissionLayer::new(&plan.hostname),
             received: ReceivedLayer::new(&plan.hostname),
             queue: relay.map(|relay| relay.queue.clone()),
+            places: Places::new(connections),
             last_session: Arc::default(),
         })
     }
@@ -158,8 +163,8 @@ impl Stack {
         Ok(Self { auth, mailboxes, maildir, quotas, ..self.clone() })
     }
 
-    /// What the sessions of one of several doors are told of the server. Connections are shared out among doors.
-    pub(super) fn settings(&self, plan: &Plan, door: &Door, doors: usize) -> Settings {
+    /// What the sessions of one door are told of the server.
+    pub(super) fn settings(&self, plan: &Plan, door: &Door) -> Settings {
         let limits = Limits { message_size: plan.message_size(), ..Limits::default() };
         let mechanisms = self.auth.as_ref().filter(|_| door.authenticates()).map(|(auth, _)| auth.offers());
         let promises = match &self.queue {
@@ -177,7 +182,7 @@ impl Stack {
             config.registry = config.registry.with(&ETRN_HERE);
         }
         let mut settings = Settings::new(driver::Settings::new(config));
-        settings.connections = listen::connections(doors);
+        settings.connections = self.places.clone();
         settings.drain = plan.drain_time();
         settings.last_session = Arc::clone(&self.last_session);
         settings

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::play::{Line, PATIENCE, Server, run, send, smtp};
 
@@ -25,6 +27,8 @@ fn behind_a_proxy_the_header_decides_who_it_is_and_tls_is_still_required() {
     // The header names another local address than the listener's.
     assert!(line.say("MAIL FROM:<a@c.example>").starts_with("530 5.7.0 "));
     assert!(line.say("STARTTLS").starts_with("220 "));
+    // A server that ends waits for a handshake as for a transaction, for as long as the test has patience.
+    drop(line);
     // Without one, and one that is none: closed without a word.
     for header in ["EHLO c.example\r\n", "PROXY TCP4 nonsense\r\n"] {
         assert_eq!(behind(server.url(), header).rest(), "", "{header}");
@@ -214,7 +218,7 @@ fn etrn_sends_what_waits_for_the_domain() {
     let until = std::time::Instant::now() + PATIENCE;
     while untried() > 0 {
         assert!(std::time::Instant::now() < until, "not tried");
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
     let mut line = server.connect();
     assert!(line.all("EHLO c.example").iter().any(|line| line.contains("ETRN")));
@@ -256,4 +260,50 @@ fn etrn_sends_what_waits_for_the_domain() {
     let mut line = Line::to(&server.urls[1]);
     line.reply();
     assert!(!line.all("EHLO c.example").iter().any(|line| line.contains("ETRN")), "not for submission");
+}
+
+/// `smtp serve` with so many file descriptors, three quarters of which are for connections.
+fn serve_with_files(files: usize, listeners: [&str; 2]) -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    let [one, other] = listeners;
+    let smtp = env!("CARGO_BIN_EXE_smtp");
+    let serve = format!("ulimit -n {files} && exec '{smtp}' serve --listen '{one}' --listen '{other}'");
+    command.args(["-c", &serve]).env_clear().current_dir(folder.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Server::of(command, folder, 2)
+}
+
+#[test]
+fn all_listeners_have_one_limit_of_connections() {
+    let server = serve_with_files(128, ["smtp://127.0.0.1:0", "smtp://127.0.0.1:0?tls=required"]);
+    let greeted = |url: &str| {
+        let mut line = Line::to(url);
+        assert!(line.reply().starts_with("220 "), "{url}");
+        line
+    };
+    // More than half of the 96 at one.
+    let mut lines: Vec<Line> = (0..86).map(|_| greeted(&server.urls[0])).collect();
+    lines.extend((0..10).map(|_| greeted(&server.urls[1])));
+    let mut late = Line::to(&server.urls[1]);
+    assert!(late.is_silent(Duration::from_millis(300)), "there was a place");
+    assert!(lines.swap_remove(0).say("QUIT").starts_with("221 "));
+    assert!(late.reply().starts_with("220 "));
+}
+
+#[test]
+fn one_peer_cannot_have_all_the_places_of_all_listeners() {
+    let proxied = "smtp://127.0.0.1:0?proxy=127.0.0.1";
+    let server = serve_with_files(128, [proxied, &format!("{proxied}&tls=required")]);
+    let mut lines = Vec::new();
+    for place in 0..10 {
+        let mut line = behind(&server.urls[place % 2], HEADER);
+        assert!(line.reply().starts_with("220 "), "{place}");
+        lines.push(line);
+    }
+    for url in &server.urls {
+        assert!(behind(url, HEADER).reply().starts_with("421 4.7.0 "), "{url}");
+        let other = HEADER.replace("198.51.100.7", "198.51.100.8");
+        assert!(behind(url, &other).reply().starts_with("220 "), "{url}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Who a client of the binary is to a server of the binary, beyond passwords: by a certificate, by a token.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
@@ -14,9 +14,14 @@ fn user(file: &Path, arguments: &[&str]) -> Run {
     ended
 }
 
-#[test]
-fn a_client_certificate_logs_in_from_every_command() {
-    let folder = tempfile::tempdir().unwrap();
+/// Files with a CA, and with a certificate by it for jo@client.example and its key.
+struct Certificate {
+    ca: String,
+    cert: String,
+    key: String,
+}
+
+fn certificate(folder: &Path) -> Certificate {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_key = KeyPair::generate().unwrap();
@@ -25,12 +30,24 @@ fn a_client_certificate_logs_in_from_every_command() {
     let mut leaf = CertificateParams::default();
     leaf.subject_alt_names = vec![SanType::Rfc822Name("jo@client.example".try_into().unwrap())];
     let leaf = leaf.signed_by(&leaf_key, &Issuer::new(params, ca_key)).unwrap();
-    let ca = file(folder.path(), "ca.pem", &ca_pem).display().to_string();
-    let cert = file(folder.path(), "certificate.pem", &leaf.pem()).display().to_string();
-    let key = file(folder.path(), "key.pem", &leaf_key.serialize_pem()).display().to_string();
-    let users = folder.path().join("users");
+    let write = |name, text: &str| file(folder, name, text).display().to_string();
+    let (ca, cert) = (write("ca.pem", &ca_pem), write("certificate.pem", &leaf.pem()));
+    Certificate { ca, cert, key: write("key.pem", &leaf_key.serialize_pem()) }
+}
+
+/// A file with the user jo, who is known by that certificate and may send as a@sender.example.
+fn known_by_certificate(folder: &Path) -> PathBuf {
+    let users = folder.join("users");
     let how = ["--no-password", "--certificate-address", "jo@client.example", "--send-as", "a@sender.example"];
     user(&users, &[&["add", "jo"], &how[..]].concat());
+    users
+}
+
+#[test]
+fn a_client_certificate_logs_in_from_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let Certificate { ca, cert, key } = certificate(folder.path());
+    let users = known_by_certificate(folder.path());
     let listen =
         ["--listen", "smtps://127.0.0.1:0", "--listen", "smtp+quic://127.0.0.1:0", "--listen", "smtp://127.0.0.1:0"];
     let server = ["serve", "--user-file", users.to_str().unwrap(), "--tls-client-ca", &ca];
@@ -57,6 +74,72 @@ fn a_client_certificate_logs_in_from_every_command() {
         let more = ["--auth", "EXTERNAL", "--messages", "2", "--sessions", "1", "--from", "a@sender.example", "--json"];
         let bench = run(smtp([&["bench", url], &mine[..], &more].concat()));
         assert_eq!(bench.code, Some(0), "{bench:?}");
+    }
+}
+
+#[test]
+fn a_server_logs_in_to_its_next_hops_by_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let Certificate { ca, cert, key } = certificate(folder.path());
+    let users = known_by_certificate(folder.path());
+    // Nobody sends there without having shown who they are.
+    let quic = "smtp+quic://127.0.0.1:0?service=submission&role=submission";
+    let listen = ["smtps://127.0.0.1:0?role=submission", quic, "smtp://127.0.0.1:0?role=submission"];
+    let domains = ["a.example", "b.example", "c.example", "d.example"];
+    let hop: Vec<&str> = ["serve", "--user-file", users.to_str().unwrap(), "--tls-client-ca", &ca]
+        .into_iter()
+        .chain(listen.iter().flat_map(|url| ["--listen", url]))
+        .chain(domains.iter().flat_map(|domain| ["--domain", domain]))
+        .collect();
+    let hop = Server::start(&hop, 3);
+    let trusted = hop.folder().join("smtp-data/tls/certificate.pem");
+    let shown = format!("tls-ca={} tls-cert={cert} tls-key={key}", trusted.display());
+    let ways =
+        [(&hop.urls[0], " auth=EXTERNAL"), (&hop.urls[1], " auth=external user=jo"), (&hop.urls[2], " auth=EXTERNAL")];
+    // The certificate alone is not enough for the last.
+    let ways = ways.into_iter().chain([(&hop.urls[0], "")]);
+    let routes: Vec<String> =
+        domains.iter().zip(ways).map(|(domain, (url, auth))| format!("{domain}={url} {shown}{auth}")).collect();
+    let here: Vec<&str> = ["--domain", "here.example", "--domain", "sender.example"]
+        .into_iter()
+        .chain(domains.iter().flat_map(|domain| ["--relay-domain", domain]))
+        .chain(routes.iter().flat_map(|route| ["--route", route]))
+        .collect();
+    let server = Server::serve(&here);
+    for domain in domains {
+        let sent = send(server.url(), &["--to", &format!("u@{domain}")]);
+        assert_eq!(sent.code, Some(0), "{sent:?}");
+    }
+    let until = std::time::Instant::now() + PATIENCE;
+    let arrived = |domain: &str| hop.messages(domain, "u");
+    let bounces = || server.messages("sender.example", "a");
+    while domains[..3].iter().any(|domain| arrived(domain).is_empty()) || bounces().is_empty() {
+        if std::time::Instant::now() > until {
+            server.signal("TERM");
+            panic!("not all have arrived: {:?}", server.finish());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    for domain in &domains[..3] {
+        assert!(arrived(domain)[0].contains(" with ESMTPSA "), "{:?}", arrived(domain));
+    }
+    assert!(arrived(domains[3]).is_empty() && bounces()[0].contains("530 5.7.0"), "{:?}", bounces());
+}
+
+#[test]
+fn a_next_hop_whose_certificate_cannot_be_shown_is_told_at_the_start() {
+    for (hop, code, part) in [
+        ("smtps://x auth=EXTERNAL", 64, "auth=EXTERNAL without tls-cert= and tls-key="),
+        ("smtps://x tls-cert=/c.pem", 64, "tls-cert= without tls-key="),
+        ("smtps://x auth=EXTERNAL tls-cert=/nowhere/c.pem tls-key=/nowhere/k.pem", 78, "/nowhere/"),
+        ("smtp://x?tls=opportunistic auth=EXTERNAL tls-cert=/c.pem tls-key=/k.pem", 77, "AUTH needs TLS"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = smtp(["serve", "--listen", "smtp://127.0.0.1:0", "--relay-host", hop]);
+        command.current_dir(folder.path());
+        let ended = run(command);
+        assert_eq!(ended.code, Some(code), "{hop}: {ended:?}");
+        assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
     }
 }
 

@@ -71,7 +71,7 @@ fn root_is_given_up_once_the_ports_are_bound() {
     assert_eq!(send(server.url(), &["--to", "u@localhost", "--insecure"]).code, Some(0));
     assert_eq!(server.messages("localhost", "u").len(), 1);
     let data = server.folder().join("smtp-data");
-    for path in ["", "tls", "tls/key.pem", "mail", "queue", "queue/spool.db", "run", "run/admin.sock"] {
+    for path in ["", "tls", "tls/identity.pem", "mail", "queue", "queue/spool.db", "run", "run/admin.sock"] {
         assert_eq!(owner(&data.join(path)), nobody, "{path}");
     }
     // Its own certificate it can read again.

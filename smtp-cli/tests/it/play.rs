@@ -226,6 +226,14 @@ impl Line {
         }
     }
 
+    /// True if nothing has come after so long, nor the end.
+    pub(crate) fn is_silent(&mut self, after: Duration) -> bool {
+        self.0.get_ref().set_read_timeout(Some(after)).unwrap();
+        let silent = self.0.fill_buf().is_err();
+        self.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        silent
+    }
+
     /// All that comes until the other side is gone.
     pub(crate) fn rest(mut self) -> String {
         let mut text = Vec::new();

@@ -23,11 +23,26 @@ impl Connection {
     /// [`Error::Local`] before anything is sent if there is no such mechanism, or if the channel may not see the
     /// secret; [`Error::Refused`] for a 4yz or 5yz, after which the connection goes on unauthenticated.
     pub async fn auth(&mut self, credentials: &Credentials) -> Result<Reply, Error> {
+        let before = self.exporter();
         self.confirmed(Step::Auth).await?;
-        let offered = self.capabilities().mechanisms().collect::<Vec<_>>();
-        let mechanism = credentials.choose(offered.iter().copied(), &self.info);
+        let mut mechanism = self.choose(credentials);
+        // The reply to an EHLO in early data was for somebody who had shown no certificate yet: EXTERNAL is not in it.
+        if mechanism.is_err() && self.exporter() != before {
+            self.ehlo().await?;
+            mechanism = self.choose(credentials);
+        }
         let mut mechanism = mechanism.map_err(|why| Error::local(Step::Auth, why))?;
         self.authenticate(&mut *mechanism, credentials.exposure()).await
+    }
+
+    fn choose(&self, credentials: &Credentials) -> Result<Box<dyn Mechanism>, Local> {
+        let offered = self.capabilities().mechanisms().collect::<Vec<_>>();
+        credentials.choose(offered.iter().copied(), &self.info)
+    }
+
+    /// There is none before the handshake is complete.
+    fn exporter(&self) -> Option<[u8; 32]> {
+        self.info.tls.as_ref().and_then(|tls| tls.exporter)
     }
 
     /// Authenticates by `mechanism`, whether or not it is offered.

@@ -234,6 +234,32 @@ async fn held_back(line: &str, act: impl AsyncFnOnce(&mut Connection)) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_offered_to_whoever_has_shown_a_certificate_is_asked_for_after_the_handshake() {
+    for (offered, code) in [("PLAIN EXTERNAL", Some(235)), ("PLAIN", None)] {
+        let (stream, mut peer, done) = early();
+        let connector = several([vec![stream]]);
+        let mut connection = Connection::connect(&connector, &target(), &TlsPolicy::IMPLICIT, options()).await.unwrap();
+        let server = async {
+            assert!(peer.line().await.starts_with("EHLO "));
+            peer.say_at_once("220 mx.test\n250-mx.test\n250 AUTH PLAIN").await;
+            done.send_replace(Some(true));
+            assert!(peer.line().await.starts_with("EHLO "));
+            peer.say(&format!("250-mx.test\n250 AUTH {offered}")).await;
+            if code.is_some() {
+                assert_eq!(peer.line().await, "AUTH EXTERNAL =");
+                peer.say("235 ok").await;
+            }
+        };
+        let client = async {
+            connection.ehlo().await.unwrap();
+            connection.auth(&Credentials::external()).await
+        };
+        let (said, ()) = tokio::join!(client, server);
+        assert_eq!(said.as_ref().ok().map(|reply| reply.code().get()), code, "{said:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_must_stay_secret_waits_for_the_handshake() {
     let jo = Credentials::new("jo", "hunter2").unwrap();
     held_back("AUTH PLAIN AGpvAGh1bnRlcjI=", async |connection| {

@@ -103,6 +103,11 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
                 self.begin(envelope).await?;
                 continue;
             }
+            // The session judges some commands by itself: it has to know what the handshake has proved before it
+            // looks at them.
+            if !self.confirmed && self.session.info().hello.is_some() && !self.wire.input.is_empty() {
+                self.confirm().await?;
+            }
             let step = self.session.next(&mut self.wire.input);
             self.log_refused();
             match step {
@@ -224,15 +229,17 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
     }
 
     /// Early data could be a replay: nothing past the first EHLO counts before the handshake is complete. Then more is
-    /// known of the channel, too.
+    /// known of the channel, too, which the session has from its beginning.
     async fn confirm(&mut self) -> io::Result<()> {
         if !self.wire.is_confirmed().await {
             self.send().await?;
             self.timer.arm(self.settings.timeouts.upgrade);
             self.with_deadline(|this, cx| this.wire.poll_confirmed(cx)).await?;
-            if let Some(channel) = self.wire.info() {
-                self.session.confirmed(channel);
-            }
+        }
+        // It may have been completed at any time since the session began. Services hold the facts: they are replaced
+        // only if they are others.
+        if let Some(channel) = self.wire.info().filter(|channel| *channel != self.session.info().channel) {
+            self.session.confirmed(channel);
         }
         self.confirmed = true;
         Ok(())

@@ -1,5 +1,7 @@
 //! The driver, the session and the services together, on an in-memory channel with virtual time.
 
+mod early;
+
 use super::*;
 use crate::channel::ChannelInfo;
 use crate::service::{BoxError, Outcome, Receipt, Request, Transaction, Verdict};
@@ -20,7 +22,7 @@ pub(super) fn accept_all() -> impl Policy + Clone {
     service_fn(async |_: Request| Ok::<_, Infallible>(Verdict::Proceed))
 }
 
-pub(super) fn record(taken: &Taken) -> impl Delivery + Clone {
+pub(super) fn record(taken: &Taken) -> impl Delivery + Clone + use<> {
     let taken = Arc::clone(taken);
     service_fn(move |mut transaction: Transaction| {
         let taken = Arc::clone(&taken);

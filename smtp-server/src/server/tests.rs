@@ -271,7 +271,7 @@ async fn who_does_not_end_in_time_is_aborted() {
 
 #[tokio::test(start_paused = true)]
 async fn at_the_limit_connections_wait_for_a_place() {
-    let settings = Settings { connections: 2, ..settings() };
+    let settings = Settings { connections: Places::new(2), ..settings() };
     let server = start(settings, |_| (AnyRecipient::new(), Recorder::new()));
     let (mut first, mut second) = (dial(&server.dialer).await, dial(&server.dialer).await);
     assert_eq!(first.reply().await, "220");
@@ -286,8 +286,30 @@ async fn at_the_limit_connections_wait_for_a_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn servers_with_the_same_settings_share_the_places() {
+    let settings = Settings { connections: Places::new(2), ..settings() };
+    let [one, other] = [settings.clone(), settings].map(|s| start(s, |_| (AnyRecipient::new(), Recorder::new())));
+    // One of them may have them all.
+    let (mut first, mut second) = (dial(&one.dialer).await, dial(&one.dialer).await);
+    assert_eq!(first.reply().await, "220");
+    assert_eq!(second.reply().await, "220");
+    let mut third = dial(&other.dialer).await;
+    let soon = tokio::time::timeout(Duration::from_secs(60), third.reply()).await;
+    assert!(soon.is_err(), "there is no place: {soon:?}");
+    assert_eq!(second.say("QUIT").await, "221");
+    assert_eq!(third.reply().await, "220");
+    // The end of one is not the end of the other, and gives back what it had.
+    drop(first);
+    assert_eq!(one.stop().await.sessions, 2);
+    let mut fourth = dial(&other.dialer).await;
+    assert_eq!(fourth.reply().await, "220");
+    drop((third, fourth));
+    assert_eq!(other.stop().await.sessions, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_handshake_that_does_not_end_gives_its_place_back() {
-    let settings = Settings { connections: 1, ..settings() };
+    let settings = Settings { connections: Places::new(1), ..settings() };
     let server = start(settings, |_| (AnyRecipient::new(), Recorder::new()));
     let (_silent, streams) = mpsc::channel(1);
     server.dialer.send(Box::new(Many { streams, most: 1 })).await.unwrap();

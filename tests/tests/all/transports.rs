@@ -192,7 +192,8 @@ impl Transport {
         let report = Runner::default().run(&scenario, stream).await;
         drop(connection);
         // How the channel ended is the scenario's business; that the session ends is ours.
-        let _ = tokio::time::timeout(Duration::from_secs(30), session).await.map_err(|_| "the session did not end")?;
+        let ended = tokio::time::timeout(Duration::from_secs(60), session).await;
+        ended.map(drop).map_err(|_| format!("{}: {}: the session did not end", self.name, scenario.name()))?;
         match report {
             Ok(Report::Passed(_)) => Ok(true),
             Ok(Report::Skipped(_)) => Ok(false),

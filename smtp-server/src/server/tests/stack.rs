@@ -48,6 +48,28 @@ fn from(address: &str, secure: bool) -> ChannelInfo {
 }
 
 #[tokio::test]
+async fn one_peer_has_its_share_of_all_servers_together() {
+    let sessions = SessionLimitLayer::new().per_peer(2);
+    let [one, other] = [sessions.clone(), sessions]
+        .map(|sessions| start(settings(), move |_| (sessions.layer(AnyRecipient::exposed()), Recorder::new())));
+    let (first, reply) = dial_over(&one, from("192.0.2.1:1", true)).await;
+    assert_eq!(reply, "220");
+    let (mut second, reply) = dial_over(&other, from("192.0.2.1:2", true)).await;
+    assert_eq!(reply, "220");
+    for server in [&one, &other] {
+        assert_eq!(dial_over(server, from("192.0.2.1:3", true)).await.1, "421");
+        assert_eq!(dial_over(server, from("192.0.2.2:3", true)).await.1, "220");
+    }
+    assert_eq!(second.say("QUIT").await, "221");
+    // The place is given back when the session's service is dropped, which is after the channel's end.
+    assert_eq!(second.reply().await, "");
+    assert_eq!(dial_over(&one, from("192.0.2.1:4", true)).await.1, "220");
+    drop(first);
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
 async fn who_authenticates_may_send_anywhere() {
     let recorder = Recorder::new();
     let server = submission(&recorder);
