@@ -69,7 +69,8 @@ fn no_250_is_lost(calls: &str, fault: &str) {
     let mut strace = Command::new("strace");
     strace.args(["-D", "-f", "-qqq", "-o"]).arg(&trace);
     strace.args(["-e", &format!("trace={calls}"), "-e", &format!("inject={calls}:{fault}")]);
-    within(&mut strace, &place.command());
+    // What cannot be written down when it ends is not waited for long.
+    within(&mut strace, place.command().args(["--drain-deadline", "5"]));
     let failed = || fs::read_to_string(&trace).unwrap_or_default().matches("(INJECTED)").count();
     let server = Server::of(strace, TempDir::new().unwrap(), 1);
     std::thread::scope(|scope| {
