@@ -125,6 +125,10 @@ pub(crate) struct Arguments {
     /// UDP vanishes.
     #[arg(long)]
     block_udp: bool,
+
+    /// When the client's NAT forgets its ports, in milliseconds from the beginning; 0 for never. Emulated link only.
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    rebind: Vec<f64>,
 }
 
 /// What to do.
@@ -238,7 +242,7 @@ impl Arguments {
                 };
             }
             replace!(transport resumption dialogue transfer mails spread size tuning congestion priority key_exchange);
-            replace!(rtt jitter loss burst rate);
+            replace!(rtt jitter loss burst rate rebind);
             part.queue = self.queue.unwrap_or(part.queue);
             part.mtu = self.mtu.unwrap_or(part.mtu);
             part.block_udp |= self.block_udp;

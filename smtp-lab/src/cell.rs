@@ -30,6 +30,9 @@ pub struct Path {
     pub mtu: u16,
     /// Whether UDP vanishes.
     pub block_udp: bool,
+    /// When the client's NAT forgets its ports, in milliseconds from the beginning; 0: never.
+    #[serde(default)]
+    pub rebind: f64,
 }
 
 /// One cell.
@@ -101,6 +104,9 @@ impl Cell {
         }
         if self.resumption != Resumption::None && self.spread == Spread::Connections {
             return Err("tickets are for one use: many connections at once have one only");
+        }
+        if self.path.rebind > 0.0 && (!quic || ground == Ground::Simulation) {
+            return Err("a NAT that forgets is the emulated link's, and forgets the ports of UDP only");
         }
         if ground == Ground::Simulation && !quic {
             let Path { jitter, loss, rate, block_udp: _, .. } = self.path;
@@ -223,6 +229,9 @@ impl fmt::Display for Path {
         }
         if self.block_udp {
             f.write_str(", UDP blocked")?;
+        }
+        if self.rebind > 0.0 {
+            write!(f, ", NAT forgets after {} ms", self.rebind)?;
         }
         Ok(())
     }

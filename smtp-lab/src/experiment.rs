@@ -18,6 +18,9 @@ const OCTETS_MAX: usize = 64 << 20;
 /// The longest round trip time, in milliseconds.
 const RTT_MAX: f64 = 10_000.0;
 
+/// The latest that a NAT forgets, in milliseconds; no run takes longer.
+const REBIND_MAX: f64 = 60_000.0;
+
 /// An experiment, as its file has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,6 +92,8 @@ pub struct Part {
     pub mtu: u16,
     /// Whether UDP vanishes. Default: false.
     pub block_udp: bool,
+    /// When the client's NAT forgets its ports, in milliseconds from the beginning; 0: never. Default: 0.
+    pub rebind: Vec<f64>,
 }
 
 const fn simulation() -> Ground {
@@ -128,6 +133,7 @@ impl Default for Part {
             queue: 625_000,
             mtu: 1500,
             block_udp: false,
+            rebind: vec![0.0],
         }
     }
 }
@@ -248,12 +254,13 @@ impl Experiment {
 impl Part {
     /// Whether all values are in range.
     fn check(&self, ground: Ground) -> Result<(), String> {
-        let ranges: [(&str, &[f64], f64, f64); 5] = [
+        let ranges: [(&str, &[f64], f64, f64); 6] = [
             ("rtt", &self.rtt, 0.0, RTT_MAX),
             ("jitter", &self.jitter, 0.0, RTT_MAX),
             ("loss", &self.loss, 0.0, 100.0),
             ("burst", &self.burst, 1.0, 1_000.0),
             ("rate", &self.rate, 0.0, 100_000.0),
+            ("rebind", &self.rebind, 0.0, REBIND_MAX),
         ];
         for (name, values, low, high) in ranges {
             if let Some(value) = values.iter().find(|value| !(low..=high).contains(*value)) {
@@ -300,7 +307,8 @@ impl Part {
     }
 
     fn paths_len(&self) -> usize {
-        let lengths = [self.rtt.len(), self.jitter.len(), self.loss.len(), self.burst.len(), self.rate.len()];
+        let lists = [&self.rtt, &self.jitter, &self.loss, &self.burst, &self.rate, &self.rebind];
+        let lengths = lists.map(Vec::len);
         lengths.into_iter().fold(1, usize::saturating_mul)
     }
 
@@ -314,9 +322,11 @@ impl Part {
                         for &loss in &self.loss {
                             // Without loss there are no runs of it.
                             let burst = if loss > 0.0 { burst } else { 1.0 };
-                            let path = Path { rtt, jitter, loss, burst, rate, queue, mtu, block_udp };
-                            if !paths.contains(&path) {
-                                paths.push(path);
+                            for &rebind in &self.rebind {
+                                let path = Path { rtt, jitter, loss, burst, rate, queue, mtu, block_udp, rebind };
+                                if !paths.contains(&path) {
+                                    paths.push(path);
+                                }
                             }
                         }
                     }
@@ -397,6 +407,18 @@ mod tests {
     }
 
     #[test]
+    fn a_nat_that_forgets_is_the_links_and_about_udp() {
+        let mut experiment =
+            experiment("transport = [\"tls\", \"quic\"]\ndialogue = [\"pipelined\"]\nrebind = [0, 200]");
+        assert_eq!(experiment.cells().unwrap().0.len(), 2);
+        experiment.ground = Ground::Link;
+        let (places, left_out) = experiment.cells().unwrap();
+        assert_eq!((places.len(), left_out.len()), (3, 1), "{left_out:?}");
+        let forgets = places.iter().find(|place| place.cell.path.rebind > 0.0).unwrap();
+        assert_eq!(forgets.cell.path.to_string(), "50 ms, 0 % lost, NAT forgets after 200 ms");
+    }
+
+    #[test]
     fn what_is_out_of_range_is_named() {
         for (part, what) in [
             ("rtt = [5]", "rtt 5: "),
@@ -408,6 +430,7 @@ mod tests {
             ("size = [99000000]", "size 99000000: "),
             ("mtu = 100", "mtu 100: "),
             ("burst = [0.5]", "burst 0.5: "),
+            ("rebind = [60001]", "rebind 60001: "),
             ("loss = [nan]", "loss NaN: "),
         ] {
             let error = experiment(part).cells().unwrap_err().to_string();

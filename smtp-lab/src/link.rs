@@ -35,12 +35,14 @@ struct Stand {
     tuning: Tuning,
     key_exchange: KeyExchange,
     priority: Priority,
+    migration: bool,
 }
 
 impl Stand {
     const fn of(cell: &Cell) -> Self {
         let Cell { transport, congestion, tuning, key_exchange, priority, .. } = *cell;
-        Self { transport, congestion, tuning, key_exchange, priority }
+        let migration = cell.path.rebind > 0.0;
+        Self { transport, congestion, tuning, key_exchange, priority, migration }
     }
 }
 
@@ -215,11 +217,26 @@ async fn measure(client: &Client<'_>, network: &Network, server: rustix::thread:
     let counters = || [Direction::AToB, Direction::BToA].map(|direction| network.counters(direction));
     let before = counters();
     let spent = (cpu::of_this_thread(), cpu::of_thread(server));
-    let outcome = timeout(PATIENCE, client.send()).await;
+    let forget = async {
+        sleep(Duration::from_secs_f64(path.rebind / 1000.0)).await;
+        if path.rebind > 0.0 {
+            network.rebind_nat(1);
+        }
+        std::future::pending().await
+    };
+    let outcome = timeout(PATIENCE, async {
+        tokio::select! {
+            outcome = client.send() => outcome,
+            never = forget => never,
+        }
+    });
+    let outcome = outcome.await;
     let outcome = outcome.unwrap_or_else(|_| Err(io::Error::other(format!("not done after {PATIENCE:?}"))));
     // What still is under way belongs to this run.
     sleep(gap).await;
     let after = counters();
+    // For the next run every port is its own again.
+    network.rebind_nat(0);
     let client_spent = cpu::of_this_thread().saturating_sub(spent.0);
     let server_spent = cpu::of_thread(server).zip(spent.1).map(|(after, before)| after.saturating_sub(before));
     let counted: [Counters; 2] = [0, 1].map(|way| difference(after[way], before[way]));

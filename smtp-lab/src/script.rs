@@ -4,9 +4,9 @@ use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use smtp_core::stream::{ByteStream, Connection, Connector, Target, TlsMode, TlsPolicy, Verification};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::cell::Cell;
@@ -97,54 +97,31 @@ impl Client<'_> {
     /// Sends the cell's mails.
     pub(crate) async fn send(&self) -> io::Result<Outcome> {
         let begin = Instant::now();
-        let Cell { mails, spread, .. } = self.cell;
-        let mut sessions = JoinSet::new();
-        let mut connections = Vec::new();
-        match spread {
+        let cell = self.cell;
+        let sessions = match cell.spread {
             Spread::Session => {
-                let stream = self.first_stream(begin, &mut connections).await?;
-                return self.cell.session(stream, mails, begin).await;
+                let (_connection, stream, connected) = self.first_stream(begin).await?;
+                return cell.session((stream, connected), cell.mails, begin).await;
             }
             Spread::Streams => {
-                let (stream, connected) = self.first_stream(begin, &mut connections).await?;
-                let cell = self.cell;
-                sessions.spawn(async move { cell.session((stream, connected), 1, begin).await });
-                for _ in 1..mails {
-                    let Some(connection) = connections.first_mut() else { break };
-                    let stream = connection.open().await?;
-                    sessions.spawn(async move { cell.session((stream, connected), 1, begin).await });
+                let (mut connection, first, connected) = self.first_stream(begin).await?;
+                let mut streams = vec![first];
+                while streams.len() < cell.mails {
+                    streams.push(connection.open().await?);
                 }
+                try_join_all(streams.into_iter().map(|stream| cell.session((stream, connected), 1, begin))).await?
             }
+            // All at once: none waits for the handshake of another.
             Spread::Connections => {
-                // All at once: none waits for the handshake of another.
-                let mut connecting = (0..mails).map(|_| Box::pin(self.connect())).collect::<Vec<_>>();
-                let mut done = Vec::new();
-                poll_fn(|cx| {
-                    let mut waiting = Vec::new();
-                    for mut one in connecting.drain(..) {
-                        match one.as_mut().poll(cx) {
-                            std::task::Poll::Ready(result) => done.push((result, begin.elapsed())),
-                            std::task::Poll::Pending => waiting.push(one),
-                        }
-                    }
-                    connecting = waiting;
-                    // What is there begins at once.
-                    for (result, at) in done.drain(..) {
-                        let cell = self.cell;
-                        sessions.spawn(async move {
-                            let mut connection = result?;
-                            let stream = connection.open().await?;
-                            cell.session((stream, at), 1, begin).await
-                        });
-                    }
-                    if connecting.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-                })
-                .await;
+                let each = (0..cell.mails).map(async |_| {
+                    let (_connection, stream, connected) = self.first_stream(begin).await?;
+                    cell.session((stream, connected), 1, begin).await
+                });
+                try_join_all(each).await?
             }
-        }
+        };
         let mut all = Outcome::default();
-        while let Some(session) = sessions.join_next().await {
-            let Outcome { steps, accepted } = session.map_err(io::Error::other)??;
+        for Outcome { steps, accepted } in sessions {
             all.accepted.extend(accepted);
             if all.steps.last().is_none_or(|(_, last)| steps.last().is_some_and(|(_, own)| own < last)) {
                 all.steps = steps;
@@ -154,20 +131,15 @@ impl Client<'_> {
         Ok(all)
     }
 
-    /// The first stream of a new connection, and when the connection was there.
-    async fn first_stream(
-        &self,
-        begin: Instant,
-        connections: &mut Vec<Box<dyn Connection>>,
-    ) -> io::Result<(Stream, Duration)> {
+    /// A new connection, its first stream, and when it was there.
+    async fn first_stream(&self, begin: Instant) -> io::Result<(Box<dyn Connection>, Stream, Duration)> {
         let mut connection = self.connect().await?;
         let connected = begin.elapsed();
         if self.cell.resumption == Resumption::Early && connected > Duration::from_millis(1) {
             return Err(io::Error::other("there was no ticket, and so no early data"));
         }
         let stream = connection.open().await?;
-        connections.push(connection);
-        Ok((stream, connected))
+        Ok((connection, stream, connected))
     }
 }
 

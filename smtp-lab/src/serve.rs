@@ -46,7 +46,9 @@ fn transport(cell: &Cell) -> TransportOptions {
 }
 
 pub(crate) fn quic_listen(cell: &Cell) -> QuicOptions {
-    QuicOptions { transport: transport(cell), early_data: EarlyData::Gated, ..QuicOptions::default() }
+    // As a server for submission has it, where it matters.
+    let migration = Some(cell.path.rebind > 0.0);
+    QuicOptions { transport: transport(cell), early_data: EarlyData::Gated, migration, ..QuicOptions::default() }
 }
 
 pub(crate) fn quic_connect(cell: &Cell) -> ConnectOptions {

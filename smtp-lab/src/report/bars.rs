@@ -24,6 +24,7 @@ pub(super) enum Hatch {
     Level,
     Dots,
     Grid,
+    Cross,
 }
 
 /// A row: its name, and its pieces as the place of their kind and their length.
@@ -113,6 +114,7 @@ fn pattern(svg: &mut Svg, id: &str, fill: Fill) {
         Hatch::Level => format!("<path d=\"M0,4 h8\" {stroke}/>"),
         Hatch::Dots => "<circle cx=\"4\" cy=\"4\" r=\"1.3\" fill=\"#333\"/>".to_owned(),
         Hatch::Grid => format!("<path d=\"M4,0 v8 M0,4 h8\" {stroke}/>"),
+        Hatch::Cross => format!("<path d=\"M0,0 l8,8 M8,0 l-8,8\" {stroke}/>"),
     };
     let colour = fill.colour;
     svg.put(format_args!(

@@ -25,7 +25,7 @@ const STEPS: [Kind; 9] = [
     kind("STARTTLS", "#e3d4ec", Hatch::Upright),
     kind("MAIL", "#d7ecd9", Hatch::Grid),
     kind("RCPT", "#f7f3c6", Hatch::Falling),
-    kind("DATA", "#f3d0d0", Hatch::Upright),
+    kind("DATA", "#f3d0d0", Hatch::Cross),
     kind("content", "#9ecae1", Hatch::None),
 ];
 
@@ -186,7 +186,7 @@ impl<'a> Part<'a> {
             Line { name: cell.way(), points: points.collect() }
         });
         let axes = (
-            axis("milliseconds", true),
+            axis("time, ms", true),
             axis(if name == "cdf" { "share of the runs" } else { "share of the mails" }, false),
         );
         self.panels(name, &lines.collect::<Vec<_>>(), &axes, Join::Steps, |panel| {

@@ -1,6 +1,7 @@
 //! Lines over two axes.
 
 use super::svg::{Anchor, STYLES, Svg, log_ticks, short, ticks};
+use crate::number::real;
 
 /// How many lines can be told apart in one figure.
 pub(super) const LINES_MAX: usize = STYLES.len();
@@ -56,10 +57,14 @@ pub(super) fn draw(lines: &[Line], x_axis: &Axis, y_axis: &Axis, join: Join, abo
 
     let legend: Vec<Vec<String>> = lines.iter().map(|line| wrapped(&line.name)).collect();
     let rows: usize = legend.iter().map(Vec::len).sum();
-    let legend_height = TOP + crate::number::real(rows as u64) * 15.0 + crate::number::real(lines.len() as u64) * 6.0;
+    let legend_height = TOP + real(rows as u64) * 15.0 + real(lines.len() as u64) * 6.0;
     let mut svg = Svg::new(WIDTH, (BOTTOM + 46.0).max(legend_height));
 
-    let all = |axis: &Axis, (low, high)| if axis.logarithmic { log_ticks(low, high) } else { ticks(low, high, 6.0) };
+    // A short piece of a logarithmic axis has few of the usual numbers on it, or none.
+    let all = |axis: &Axis, (low, high)| {
+        let usual = if axis.logarithmic { log_ticks(low, high) } else { Vec::new() };
+        if usual.len() < 3 { ticks(low, high, 6.0) } else { usual }
+    };
     for tick in all(x_axis, xs) {
         svg.line((x_at(tick), TOP), (x_at(tick), BOTTOM), "#ddd", 0.8);
         svg.text((x_at(tick), BOTTOM + 16.0), &short(tick), Anchor::Middle, "tick");
@@ -74,11 +79,14 @@ pub(super) fn draw(lines: &[Line], x_axis: &Axis, y_axis: &Axis, join: Join, abo
     svg.upright((16.0, f64::midpoint(TOP, BOTTOM)), &y_axis.name);
 
     let mut y = TOP + 10.0;
-    for ((line, style), words) in lines.iter().zip(STYLES).zip(&legend) {
+    for (n, ((line, style), words)) in lines.iter().zip(STYLES).zip(&legend).enumerate() {
         let at: Vec<(f64, f64)> = line.points.iter().map(|point| (x_at(point.x), y_at(point.y))).collect();
+        // Whiskers of one x stand beside each other.
+        let aside = (real(2 * n as u64) - real(lines.len() as u64 - 1)) * 1.5;
         for (point, (x, _)) in line.points.iter().zip(&at) {
             if let Some((low, high)) = point.whisker {
-                svg.line((*x, y_at(low)), (*x, y_at(high)), style.colour, 1.0);
+                let x = x + aside;
+                svg.line((x, y_at(low)), (x, y_at(high)), style.colour, 1.0);
                 for end in [low, high] {
                     svg.line((x - 3.0, y_at(end)), (x + 3.0, y_at(end)), style.colour, 1.0);
                 }
@@ -98,7 +106,10 @@ pub(super) fn draw(lines: &[Line], x_axis: &Axis, y_axis: &Axis, join: Join, abo
                 }
                 steps.push((RIGHT, level));
                 svg.polyline(&steps, style);
-                at.iter().skip(at.len() / 10).step_by((at.len() / 5).max(1)).for_each(|point| svg.mark(*point, style));
+                // Where lines lie on each other, the marks do not.
+                let apart = (at.len() / 5).max(1);
+                let first = apart * (2 * n + 1) / (2 * lines.len());
+                at.iter().skip(first).step_by(apart).for_each(|point| svg.mark(*point, style));
             }
         }
         svg.polyline(&[(RIGHT + 18.0, y - 4.0), (RIGHT + 50.0, y - 4.0)], style);
