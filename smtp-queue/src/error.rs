@@ -115,6 +115,20 @@ pub enum OpenError {
         /// Which.
         path: PathBuf,
     },
+    /// A URL of a database server cannot be used. It is not repeated: there may be a password in it.
+    #[error("the URL of the queue's database: {what}")]
+    Url {
+        /// Why.
+        what: String,
+    },
+    /// The database server cannot be used.
+    #[error("the queue's database {server}: {reason}")]
+    Server {
+        /// Which, without a password.
+        server: String,
+        /// Why.
+        reason: String,
+    },
     /// The database cannot be read at all.
     #[error("the spool's database {} cannot be read: {reason}; move it away or restore it", path.display())]
     Unreadable {

@@ -89,6 +89,8 @@ pub mod kit;
 mod lanes;
 mod memory;
 mod notice;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod queue;
 mod router;
 mod runner;
@@ -96,6 +98,7 @@ mod scheduler;
 mod spool;
 mod sqlite;
 mod terms;
+mod text;
 
 pub use clock::Clock;
 pub use error::{Error, OpenError};
@@ -107,6 +110,8 @@ pub use job::{
 };
 pub use memory::MemSpool;
 pub use notice::{About, Dsn, Kind, Notices};
+#[cfg(feature = "postgres")]
+pub use postgres::{PgSettings, PgSpool};
 pub use queue::{ByDomain, Plan, Queue, new_message};
 pub use router::{BoxDelivery, Router};
 pub use runner::{Counters, Hops, Runner, Settings};

@@ -20,6 +20,9 @@ pub(crate) enum Op {
     Scan { filter: Box<Filter>, after: Option<JobId>, max: usize },
     Control { filter: Box<Filter>, after: Option<JobId>, action: Action, now: SystemTime },
     Expire(SystemTime),
+    /// Removes those of these jobs that were told to end and that nobody works on.
+    #[cfg(feature = "postgres")]
+    Bury(Vec<JobId>),
 }
 
 #[derive(Debug)]
@@ -47,6 +50,29 @@ impl Op {
         match self {
             Self::Insert { .. } | Self::Settle { .. } | Self::Release(_) | Self::Control { .. } => true,
             Self::Claim(_) | Self::Renew { .. } | Self::NextDue(_) | Self::Scan { .. } | Self::Expire(_) => false,
+            #[cfg(feature = "postgres")]
+            Self::Bury(_) => false,
+        }
+    }
+
+    /// Octets of content that it writes.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Self::Insert { body: StoredBody::Row { content, .. }, .. } => content.len(),
+            Self::Settle { settlement, .. } => settlement.notices.iter().map(|notice| notice.body.len()).sum(),
+            _ => 0,
+        }
+    }
+
+    /// The time by which it goes, if leases may end by it.
+    pub(crate) const fn time(&self) -> Option<SystemTime> {
+        match self {
+            Self::Claim(Claim { now, .. })
+            | Self::Renew { now, .. }
+            | Self::Settle { now, .. }
+            | Self::Control { now, .. }
+            | Self::Expire(now) => Some(*now),
+            _ => None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use smtp_core::channel::SessionInfo;
-use smtp_core::service::{Body, Chunk, Claim as Ground, Outcome, Transaction, reply_for};
+use smtp_core::service::{Body, Chunk, Claim as Ground, Outcome, Transaction, Truncated, reply_for};
 use smtp_core::stream::ConnectError;
 use smtp_core::types::{Envelope, Refusal, ReversePath};
 
@@ -97,9 +97,10 @@ impl Attempt {
         };
         let read = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&read);
+        let (spool, lease) = (Arc::clone(&self.worker.spool), self.leased.lease);
         let body = body.inspect(move |_| {
             seen.store(true, Ordering::Relaxed);
-            Ok(())
+            if spool.may_finish(lease) { Ok(()) } else { Err(Truncated("the job may be somebody else's by now")) }
         });
         let transaction = Transaction { session: SessionInfo::local("queue"), envelope: self.envelope(), body };
         match tokio::time::timeout(self.worker.settings.attempt, delivery.deliver(transaction)).await {

@@ -9,7 +9,12 @@ mod faults;
 mod flow;
 mod kill;
 mod large;
+mod lease;
 mod model;
+#[cfg(feature = "postgres")]
+mod pg_server;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod rig;
 mod system;
 mod week;
