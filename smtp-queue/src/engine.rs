@@ -186,9 +186,9 @@ impl<R: Rows> Engine<R> {
         Ok(earlier)
     }
 
-    /// Ends the leases whose right is gone, without a word; gives their number. The lanes are to be derived again.
+    /// Ends the leases whose right is gone, without a word, and gives them. The lanes are to be derived again.
     #[cfg(feature = "postgres")]
-    pub(crate) fn revoke(&mut self, gone: impl Fn(Fence) -> bool) -> usize {
+    pub(crate) fn revoke(&mut self, gone: impl Fn(Fence) -> bool) -> Vec<Lease> {
         self.leases.revoke(gone)
     }
 

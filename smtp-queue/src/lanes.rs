@@ -216,14 +216,15 @@ impl Leases {
         ended.into_iter().filter_map(|job| self.end(job).map(|held| (job, held))).collect()
     }
 
-    /// Ends those whose right is gone; gives their number.
+    /// Ends those whose right is gone, and gives them.
     #[cfg(feature = "postgres")]
-    pub(crate) fn revoke(&mut self, gone: impl Fn(Fence) -> bool) -> usize {
-        let jobs: Vec<_> = self.held.iter().filter(|(_, held)| gone(held.fence)).map(|(job, _)| *job).collect();
-        for job in &jobs {
-            self.end(*job);
+    pub(crate) fn revoke(&mut self, gone: impl Fn(Fence) -> bool) -> Vec<Lease> {
+        let gone = self.held.iter().filter(|(_, held)| gone(held.fence));
+        let leases: Vec<_> = gone.map(|(job, held)| Lease { job: *job, epoch: held.epoch }).collect();
+        for lease in &leases {
+            self.end(lease.job);
         }
-        jobs.len()
+        leases
     }
 
     /// The rights that are in use.

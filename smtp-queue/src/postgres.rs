@@ -146,13 +146,28 @@ impl PgSpool {
         if let schema::Schema::Newer(found) = schema::migrate(&mut client, settings.schema()).await.map_err(failed)? {
             return Err(OpenError::Newer { path: settings.url().into(), found, known: schema::NEWEST });
         }
-        drop(client);
 
         let now = u64::try_from(millis(SystemTime::now())).unwrap_or_default();
         let chance = RandomState::new().hash_one(now);
         // Nobody else's ever, also where two nodes have one name.
         let shards = Arc::new(Shards::new(format!("{}/{now:x}-{chance:016x}", settings.name)));
-        let (state, bodies) = (Arc::new(State::default()), settings.bodies.clone());
+        let bodies = match &settings.bodies {
+            Some(store) => {
+                let own = bodies::own(Arc::clone(store), &client, &format!("{chance:016x}")).await;
+                let own = own.map_err(|error| refused(error.to_string()))?;
+                let other = "its large bodies are not in the store that is named here; all nodes need the same one";
+                Some(own.ok_or_else(|| refused(other.into()))?)
+            }
+            None => {
+                let row = client.query_one("SELECT bodies IS NULL FROM meta WHERE one", &[]).await.map_err(failed)?;
+                if !row.get::<_, bool>(0) {
+                    return Err(refused("its large bodies are in a store that is not named here".into()));
+                }
+                None
+            }
+        };
+        drop(client);
+        let state = Arc::new(State::default());
         let keeper = Keeper {
             pool: pool.clone(),
             shards: Arc::clone(&shards),
@@ -161,8 +176,8 @@ impl PgSpool {
             lease: settings.lease,
             bodies: bodies.clone(),
         };
-        let (owned, _) = keeper.renew().await.map_err(refused)?;
-        shards.replace(owned);
+        let keeper::Renewal { owned, until, .. } = keeper.renew().await.map_err(refused)?;
+        shards.replace(owned, until);
 
         let epoch = now << 16 | chance & 0xffff;
         let (requests, queue) = mpsc::channel(WAITING_MAX);
@@ -253,8 +268,8 @@ impl Spool for PgSpool {
         self.run(Op::Renew { leases: leases.to_vec(), now, until }).await?.lost()
     }
 
-    fn may_finish(&self, _: Lease) -> bool {
-        self.0.shards.are_current()
+    fn may_finish(&self, lease: Lease) -> bool {
+        self.0.shards.may_finish(lease)
     }
 
     async fn settle(&self, lease: Lease, now: SystemTime, settlement: Settlement) -> Result<Vec<MessageId>, Error> {

@@ -8,7 +8,6 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use serde::Deserialize;
 use smtp_client::sasl::{Credentials, Exposure};
 use smtp_client::{Client, Options, Settings};
 use smtp_core::types::EhloName;
@@ -160,34 +159,6 @@ impl FromStr for Route {
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", self.destination, self.hop)
-    }
-}
-
-/// Where the queue is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Spooling {
-    /// There is none: no mail is relayed.
-    None,
-    /// In SQLite, in this folder, or in the usual one.
-    Sqlite(Option<PathBuf>),
-}
-
-impl FromStr for Spooling {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once(':').unwrap_or((text, "")) {
-            ("none", "") => Ok(Self::None),
-            ("sqlite", "") => Ok(Self::Sqlite(None)),
-            ("sqlite", path) => Ok(Self::Sqlite(Some(path.into()))),
-            _ => Err("a queue is none, sqlite (in DATA_DIR/queue), or sqlite:FOLDER"),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Spooling {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

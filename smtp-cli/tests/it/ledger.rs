@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -27,6 +27,8 @@ pub(crate) enum Mood {
     Later,
     /// Closes each connection at once.
     Gone,
+    /// Takes mail, and says nothing about it until it is in another mood.
+    Slow,
 }
 
 /// When what arrived.
@@ -103,6 +105,9 @@ impl Hop {
                     }
                     content.truncate(content.len() - 3);
                     self.arrived.lock().unwrap().push((SystemTime::now(), content));
+                    while self.is(Mood::Slow) {
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
                     "250 2.0.0 taken\r\n"
                 }
                 "QUIT" => {
@@ -120,7 +125,7 @@ impl Hop {
 }
 
 /// The message with this number: its content follows from it. No line begins with a dot.
-fn content(n: u64) -> Vec<u8> {
+pub(crate) fn content(n: u64) -> Vec<u8> {
     let size = if n.is_multiple_of(16) { 300_000 } else { 500 + usize::try_from(n % 4_000).unwrap() };
     let mut text = format!("X-Id: {n}\r\nSubject: ledger\r\n\r\n").into_bytes();
     let mut random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -154,7 +159,7 @@ fn without_received(message: &[u8]) -> &[u8] {
 }
 
 /// Sends until it is told to stop; writes down whose 250 came.
-fn sender(port: u16, next: &AtomicU64, stop: &AtomicBool, ledger: &Mutex<HashSet<u64>>) {
+pub(crate) fn sender(port: u16, next: &AtomicU64, stop: &AtomicBool, ledger: &Mutex<HashSet<u64>>) {
     while !stop.load(Ordering::SeqCst) {
         let _ = session(port, next, stop, ledger);
         std::thread::sleep(Duration::from_millis(10));
@@ -206,6 +211,12 @@ fn session(port: u16, next: &AtomicU64, stop: &AtomicBool, ledger: &Mutex<HashSe
     Ok(())
 }
 
+/// Messages in the queue of a server with this data folder.
+pub(crate) fn queued(data: &Path) -> u64 {
+    let shown = run(smtp(["queue", "stats", "--json", "--data-dir", data.to_str().unwrap()]));
+    shown.json()["messages"].as_u64().unwrap()
+}
+
 struct Place {
     folder: TempDir,
     port: u16,
@@ -231,14 +242,13 @@ impl Place {
         command
     }
 
-    fn data(&self) -> std::path::PathBuf {
+    fn data(&self) -> PathBuf {
         self.folder.path().join("smtp-data")
     }
 
     /// Messages in the queue, as its administrator sees them.
     fn queued(&self) -> u64 {
-        let shown = run(smtp(["queue", "stats", "--json", "--data-dir", self.data().to_str().unwrap()]));
-        shown.json()["messages"].as_u64().unwrap()
+        queued(&self.data())
     }
 }
 
@@ -250,16 +260,20 @@ fn mailbox(data: &Path, user: &str) -> Vec<Arrival> {
     entries.map(|entry| arrival(entry.unwrap().path())).collect()
 }
 
-/// How many of these copies are duplicates. Each needs a kill about the one before it: the server ended between a delivery
-/// and its being written down. The next hop stamps what it has read, so the stamp may be later than the kill that lost
-/// its 250.
-fn duplicates(what: &str, mut times: Vec<SystemTime>, killed: &[SystemTime]) -> usize {
+/// From when to when something was wrong that explains a duplicate: a kill is a moment.
+pub(crate) type Trouble = (SystemTime, SystemTime);
+
+/// How many of these copies are duplicates. Each needs trouble about the one before it: the server ended between a
+/// delivery and its being written down, or could not write it down. The next hop stamps what it has read, so the stamp may
+/// be later than the kill that lost its 250.
+fn duplicates(what: &str, mut times: Vec<SystemTime>, troubles: &[Trouble]) -> usize {
     let slack = Duration::from_secs(2);
     times.sort_unstable();
     for pair in times.windows(2) {
-        let explained =
-            killed.iter().any(|kill| *kill + slack >= pair[0] && *kill <= pair[0] + slack && *kill <= pair[1]);
-        assert!(explained, "{what} arrived twice, at {pair:?}, and no kill explains it: {killed:?}");
+        let explained = troubles
+            .iter()
+            .any(|(from, to)| *to + slack >= pair[0] && *from <= pair[0] + slack && *from <= pair[1]);
+        assert!(explained, "{what} arrived twice, at {pair:?}, and nothing explains it: {troubles:?}");
     }
     times.len() - 1
 }
@@ -289,7 +303,8 @@ fn no_250_is_lost_by_twenty_kills_and_a_moody_next_hop() {
             let mut server = Server::of(place.command(), TempDir::new().unwrap(), 1);
             hop.set([Mood::Well, Mood::Well, Mood::Later, Mood::Gone][usize::try_from(chance(4)).unwrap()]);
             std::thread::sleep(Duration::from_millis(20 + chance(700)));
-            killed.push(SystemTime::now());
+            let now = SystemTime::now();
+            killed.push((now, now));
             // SIGKILL.
             server.child.kill().unwrap();
             server.child.wait().unwrap();
@@ -310,6 +325,14 @@ fn no_250_is_lost_by_twenty_kills_and_a_moody_next_hop() {
     let ended = last.finish();
     assert_eq!(ended.code, Some(0), "{ended:?}");
 
+    check(&ledger, &hop, &[place.data()], &killed);
+    let mut rest = Vec::new();
+    let _ = fs::File::open(place.data().join("queue/spool.db")).and_then(|mut file| file.read_to_end(&mut rest));
+    assert!(!rest.is_empty(), "the queue was where it is said to be");
+}
+
+/// Holds the ledger of 250s against all that arrived: at the next hop, and in the mailboxes below these data folders.
+pub(crate) fn check(ledger: &HashSet<u64>, hop: &Hop, data: &[PathBuf], troubles: &[Trouble]) {
     let mut relayed = HashMap::<u64, Vec<SystemTime>>::new();
     for (at, message) in hop.arrived() {
         let n = number(&message).unwrap();
@@ -317,19 +340,19 @@ fn no_250_is_lost_by_twenty_kills_and_a_moody_next_hop() {
         relayed.entry(n).or_default().push(at);
     }
     let mut boxed = HashMap::<u64, Vec<SystemTime>>::new();
-    for (at, message) in mailbox(&place.data(), "box") {
+    for (at, message) in data.iter().flat_map(|data| mailbox(data, "box")) {
         let n = number(&message).unwrap();
         let whole = String::from_utf8(content(n)).unwrap().replace("\r\n", "\n");
         assert!(message.ends_with(whole.as_bytes()), "message {n} was changed");
         boxed.entry(n).or_default().push(at);
     }
     let mut bounced = HashMap::<u64, Vec<Arrival>>::new();
-    for (at, notice) in mailbox(&place.data(), "ledger") {
+    for (at, notice) in data.iter().flat_map(|data| mailbox(data, "ledger")) {
         let text = String::from_utf8_lossy(&notice);
         assert!(text.starts_with("Return-Path: <>\n") && text.contains("Action: failed\n"), "{text}");
         bounced.entry(number(&notice).unwrap()).or_default().push((at, notice));
     }
-    for n in &ledger {
+    for n in ledger {
         let is = |there: bool, what: &str| assert!(there, "message {n} was answered with 250 and is not {what}");
         match n % 8 {
             0 => is(boxed.contains_key(n), "in its mailbox"),
@@ -339,16 +362,16 @@ fn no_250_is_lost_by_twenty_kills_and_a_moody_next_hop() {
         }
     }
     let twice: usize =
-        relayed.iter().map(|(n, times)| duplicates(&format!("message {n}"), times.clone(), &killed)).sum();
+        relayed.iter().map(|(n, times)| duplicates(&format!("message {n}"), times.clone(), troubles)).sum();
     for (n, times) in &boxed {
         // One that went straight into the mailbox was answered, or not, and never written again.
         assert!(n % 8 == 2 || times.len() == 1, "message {n} is in its mailbox {} times", times.len());
-        duplicates(&format!("message {n}"), times.clone(), &killed);
+        duplicates(&format!("message {n}"), times.clone(), troubles);
     }
     for (n, copies) in &bounced {
         // One notice about a message; it goes by the queue, so there may be two copies of it.
         assert!(copies.iter().all(|(_, text)| *text == copies[0].1), "two notices about message {n}");
-        duplicates(&format!("the notice about {n}"), copies.iter().map(|(at, _)| *at).collect(), &killed);
+        duplicates(&format!("the notice about {n}"), copies.iter().map(|(at, _)| *at).collect(), troubles);
     }
     println!(
         "{} answered with 250; {} relayed, {twice} of them twice; {} in the mailbox, {} bounced",
@@ -357,7 +380,4 @@ fn no_250_is_lost_by_twenty_kills_and_a_moody_next_hop() {
         boxed.len(),
         bounced.len()
     );
-    let mut rest = Vec::new();
-    let _ = fs::File::open(place.data().join("queue/spool.db")).and_then(|mut file| file.read_to_end(&mut rest));
-    assert!(!rest.is_empty(), "the queue was where it is said to be");
 }

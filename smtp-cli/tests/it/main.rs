@@ -8,10 +8,15 @@
 
 #[cfg(feature = "bench")]
 mod bench;
+#[cfg(feature = "postgres")]
+mod cluster;
 mod drain;
 mod errors;
 mod ledger;
 mod manual;
+#[cfg(feature = "postgres")]
+#[path = "../../../smtp-queue/tests/it/pg_server.rs"]
+mod pg_server;
 mod play;
 mod relay;
 mod replay;

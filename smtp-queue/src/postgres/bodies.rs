@@ -13,6 +13,7 @@ use deadpool_postgres::Client;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
 use smtp_core::service::{Body, Source};
 
@@ -38,6 +39,35 @@ fn failed(doing: &str, error: &object_store::Error) -> Error {
 
 fn name(id: MessageId) -> Path {
     Path::from(id.to_string())
+}
+
+/// What is in the part of a store that a queue has for itself, so that one that is not there, such as a folder that is
+/// not mounted, is not taken for one whose bodies are lost.
+const MARK: &str = "mark";
+
+/// The part of `store` that is this queue's; `None` if it is in the hands of nodes that have another store.
+pub(super) async fn own(
+    store: Arc<dyn ObjectStore>,
+    client: &Client,
+    fresh: &str,
+) -> Result<Option<Arc<dyn ObjectStore>>, Error> {
+    let failed = |error: object_store::Error| failed("look", &error);
+    let asked = |error: tokio_postgres::Error| describe(&error);
+    let sql = "SELECT bodies FROM meta WHERE one";
+    let mut known: Option<String> = client.query_one(sql, &[]).await.map_err(asked)?.get(0);
+    if known.is_none() {
+        let made = PrefixStore::new(Arc::clone(&store), fresh);
+        made.put(&Path::from(MARK), "the bodies of a queue".into()).await.map_err(failed)?;
+        let sql = "UPDATE meta SET bodies = $1 WHERE one AND bodies IS NULL";
+        client.execute(sql, &[&fresh]).await.map_err(asked)?;
+        known = client.query_one("SELECT bodies FROM meta WHERE one", &[]).await.map_err(asked)?.get(0);
+    }
+    let own: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(store, known.unwrap_or_default()));
+    match own.head(&Path::from(MARK)).await {
+        Ok(_) => Ok(Some(own)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// A body that is being written. Dropped, it never was.
@@ -110,6 +140,7 @@ pub(super) async fn read(store: &dyn ObjectStore, id: MessageId, size: u64, sum:
     let found = match store.get(&name(id)).await {
         Ok(found) => found,
         Err(object_store::Error::NotFound { .. }) => {
+            store.head(&Path::from(MARK)).await.map_err(|e| failed("find the mark", &e))?;
             return Err(Error::Corrupt("the content is not in the store of bodies".into()));
         }
         Err(error) => return Err(failed("read a body", &error)),

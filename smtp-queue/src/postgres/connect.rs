@@ -193,7 +193,7 @@ impl PgSettings {
     /// hangs in the middle of a transaction lets go of its locks; that what is asked for by an index is found by it,
     /// also right after the tables were empty.
     fn session(&self) -> String {
-        let idle = (self.lease / 2).min(PATIENCE).as_millis();
+        let idle = (self.lease / 2).clamp(Duration::from_secs(2), PATIENCE).as_millis();
         format!(
             "SET search_path TO {}; \
              SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'; \

@@ -47,6 +47,17 @@ const POLL: Duration = Duration::from_secs(1);
 /// How often bodies that no row names are looked for.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 
+/// What a renewal gave.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    /// The shards that are ours, with the epochs of their ownership.
+    pub(super) owned: HashMap<i32, i64>,
+    /// How many may be.
+    pub(super) share: usize,
+    /// Until when they are at least.
+    pub(super) until: Instant,
+}
+
 pub(super) struct Keeper {
     pub(super) pool: Pool,
     pub(super) shards: Arc<Shards>,
@@ -62,15 +73,17 @@ impl Keeper {
         let third = self.lease / 3;
         let poll = third.min(POLL);
         let (mut renewed, mut looked, mut swept) = (Instant::now(), Instant::now(), None::<Instant>);
+        // What others leave is waited for more often.
+        let mut wants_more = true;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(poll) => {}
             }
             let Some(requests) = requests.upgrade() else { break };
-            if renewed.elapsed() + poll > third {
+            if wants_more || renewed.elapsed() + poll > third {
                 match tokio::time::timeout(third.max(Duration::from_secs(1)), self.turn(&requests)).await {
-                    Ok(Ok(())) => renewed = Instant::now(),
+                    Ok(Ok(less)) => (renewed, wants_more) = (Instant::now(), less),
                     Ok(Err(error)) => tracing::warn!(error, "the shards of this node cannot be renewed now"),
                     Err(_) => tracing::warn!("the database takes too long to renew the shards of this node"),
                 }
@@ -91,7 +104,7 @@ impl Keeper {
     }
 
     /// What is ours after a renewal, and how much may be.
-    pub(super) async fn renew(&self) -> Result<(HashMap<i32, i64>, usize), String> {
+    pub(super) async fn renew(&self) -> Result<Renewal, String> {
         let client = self.client().await?;
         let (token, lease) = (self.shards.token(), self.lease.as_secs_f64() * 1e3);
         // Counted from before it was asked for: here it is over no later than there.
@@ -113,22 +126,23 @@ impl Keeper {
             }
             owned.extend(rows.iter().map(|row| (row.get::<_, i32>(0), row.get::<_, i64>(1))));
         }
-        self.shards.renewed(asked + self.lease);
-        Ok((owned, share))
+        Ok(Renewal { owned, share, until: asked + self.lease })
     }
 
-    async fn turn(&self, requests: &mpsc::Sender<Request>) -> Result<(), String> {
-        let (owned, share) = self.renew().await?;
+    /// Renews, and gives surplus back. True if there is much less than there may be.
+    async fn turn(&self, requests: &mpsc::Sender<Request>) -> Result<bool, String> {
+        let renewal = self.renew().await?;
+        let less = renewal.owned.len() * 10 < renewal.share * 9;
         let (reply, idle) = oneshot::channel();
         let gone = |_| "the spool is closed".to_owned();
-        requests.send(Request::Owned { owned, share, reply }).await.map_err(|_| gone(()))?;
+        requests.send(Request::Owned { renewal, reply }).await.map_err(|_| gone(()))?;
         let idle = idle.await.map_err(|_| gone(()))?;
         if !idle.is_empty() {
             let client = self.client().await?;
             client.execute(GIVE, &[&idle, &self.shards.token()]).await.map_err(what)?;
             tracing::info!(shards = idle.len(), "this node has given work to another");
         }
-        Ok(())
+        Ok(less)
     }
 
     async fn give_all(&self) -> Result<(), String> {

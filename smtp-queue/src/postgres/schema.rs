@@ -107,7 +107,8 @@ async fn step(client: &mut Client, name: &str) -> Result<Schema, Error> {
     }
     let sql = "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = $1 AND tablename = 'meta'";
     if client.query_opt(sql, &[&name]).await?.is_none() {
-        let sql = "CREATE TABLE IF NOT EXISTS meta(one bool PRIMARY KEY CHECK (one), version int8 NOT NULL); \
+        let sql = "CREATE TABLE IF NOT EXISTS meta(one bool PRIMARY KEY CHECK (one), version int8 NOT NULL, \
+                   bodies text); \
                    INSERT INTO meta(one, version) VALUES (true, 0) ON CONFLICT DO NOTHING";
         client.batch_execute(sql).await?;
     }

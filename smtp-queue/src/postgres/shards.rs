@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::schema::SHARDS;
 use crate::job::{NextHop, turn_of};
 use crate::lanes::Fence;
+use crate::spool::Lease;
 
 /// The shard of a next hop.
 pub(crate) fn home(next_hop: &NextHop) -> i32 {
@@ -29,12 +30,17 @@ struct State {
     leaving: HashSet<i32>,
     /// Until when they are ours at least, by this machine's clock.
     until: Instant,
+    /// Leases of jobs in shards that were lost; the last ten thousand or so.
+    lost: HashSet<Lease>,
 }
+
+/// More lost leases are not remembered.
+const LOST_MAX: usize = 10_000;
 
 impl Shards {
     /// None yet; `token` is the owner's name in the database, and nobody else's ever.
     pub(crate) fn new(token: String) -> Self {
-        let state = State { owned: HashMap::new(), leaving: HashSet::new(), until: Instant::now() };
+        let state = State { owned: HashMap::new(), leaving: HashSet::new(), until: Instant::now(), lost: HashSet::new() };
         Self { token, state: Mutex::new(state) }
     }
 
@@ -42,21 +48,25 @@ impl Shards {
         &self.token
     }
 
-    /// They are ours until then at least.
-    pub(crate) fn renewed(&self, until: Instant) {
-        self.state().until = until;
-    }
-
-    /// Takes these for all that there are. True for a right that is gone, and whether any other came.
-    pub(crate) fn replace(&self, owned: HashMap<i32, i64>) -> (HashSet<Fence>, bool) {
+    /// Takes these for all that there are, until then at least. Gives the rights that are gone, and whether any came.
+    pub(crate) fn replace(&self, owned: HashMap<i32, i64>, until: Instant) -> (HashSet<Fence>, bool) {
         let mut state = self.state();
         let gone = state.owned.iter().filter(|(id, epoch)| owned.get(id) != Some(epoch));
         let gone = gone.map(|(shard, epoch)| Fence { shard: *shard, epoch: *epoch }).collect();
         let came = owned.iter().any(|(id, epoch)| state.owned.get(id) != Some(epoch));
         state.leaving.retain(|id| owned.contains_key(id));
-        state.owned = owned;
+        (state.owned, state.until) = (owned, until);
         drop(state);
         (gone, came)
+    }
+
+    /// These leases went with their shards.
+    pub(crate) fn lose(&self, leases: Vec<Lease>) {
+        let mut state = self.state();
+        if state.lost.len() + leases.len() > LOST_MAX {
+            state.lost.clear();
+        }
+        state.lost.extend(leases);
     }
 
     /// Keeps no more than `share`: the rest leaves, those first that nobody works on. Gives those that can go now, which
@@ -89,9 +99,10 @@ impl Shards {
         self.state().owned.contains_key(&shard)
     }
 
-    /// Whether they are ours still, by this machine's clock.
-    pub(crate) fn are_current(&self) -> bool {
-        Instant::now() < self.state().until
+    /// Whether a lease can be ours still, by this machine's clock and by what is known.
+    pub(crate) fn may_finish(&self, lease: Lease) -> bool {
+        let state = self.state();
+        Instant::now() < state.until && !state.lost.contains(&lease)
     }
 
     /// The right to it; one that never stands if it is not ours.

@@ -1,7 +1,6 @@
 //! The one thread of a node that claims and settles: takes what waits, does it in one transaction, answers after the
 //! commit.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -9,6 +8,7 @@ use object_store::ObjectStore;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use super::keeper::Renewal;
 use super::rows::PgRows;
 use super::shards::Shards;
 use super::{State, bodies};
@@ -27,10 +27,9 @@ pub(super) enum Request {
         now: SystemTime,
         reply: oneshot::Sender<Result<(), Error>>,
     },
-    /// The shards that are ours, by the database, and how many we may have. Gives those to let go of.
+    /// What is ours, by the database. Gives the shards to let go of.
     Owned {
-        owned: HashMap<i32, i64>,
-        share: usize,
+        renewal: Renewal,
         reply: oneshot::Sender<Vec<i32>>,
     },
     /// Others may have changed something.
@@ -69,8 +68,8 @@ impl Writer {
                 Request::Maintain { now, reply } => {
                     let _ = reply.send(self.look().and_then(|()| self.apply(vec![Op::Expire(now)]).map(drop)));
                 }
-                Request::Owned { owned, share, reply } => {
-                    let _ = reply.send(self.owned(owned, share));
+                Request::Owned { renewal, reply } => {
+                    let _ = reply.send(self.owned(renewal));
                 }
                 Request::Look => {
                     let start = Instant::now();
@@ -161,11 +160,13 @@ impl Writer {
         Ok(())
     }
 
-    fn owned(&mut self, owned: HashMap<i32, i64>, share: usize) -> Vec<i32> {
-        let (gone, came) = self.shards.replace(owned);
+    fn owned(&mut self, Renewal { owned, share, until }: Renewal) -> Vec<i32> {
+        let (gone, came) = self.shards.replace(owned, until);
         if !gone.is_empty() {
             let leases = self.engine.revoke(|fence| gone.contains(&fence));
-            tracing::warn!(shards = gone.len(), leases, "another node has taken over work of this one");
+            let (shards, jobs) = (gone.len(), leases.len());
+            tracing::warn!(shards, jobs, "another node has taken over work of this one");
+            self.shards.lose(leases);
         }
         let idle = self.shards.leave(share, &self.engine.fences());
         if came || !gone.is_empty() || !idle.is_empty() {

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::local::LocalFileSystem;
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStore;
 use proptest::test_runner::{Config, TestRunner};
 use smtp_queue::kit::{at, claim, content, message, settle_all, store};
 use smtp_queue::{Action, Error, Filter, Health, OpenError, PgSettings, PgSpool, Settled, Spool, Status, kit};
@@ -19,6 +18,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn settings(url: &str) -> PgSettings {
     PgSettings::new(url).unwrap()
+}
+
+/// With large bodies there.
+fn stored_in(url: &str, bodies: Option<Arc<dyn ObjectStore>>) -> PgSettings {
+    let mut settings = settings(url);
+    settings.bodies = bodies;
+    settings
+}
+
+fn leased(url: &str, lease: Duration) -> PgSettings {
+    let mut settings = settings(url);
+    settings.lease = lease;
+    settings
 }
 
 async fn open(url: &str) -> PgSpool {
@@ -54,7 +66,7 @@ async fn the_shared_store_keeps_the_promises() {
     let files: Arc<dyn ObjectStore> = Arc::new(files);
     for bodies in [None, Some(files)] {
         let make = async || {
-            let settings = PgSettings { bodies: bodies.clone(), ..settings(&server.url()) };
+            let settings = stored_in(&server.url(), bodies.clone());
             Arc::new(PgSpool::open(settings).await.unwrap()) as Arc<dyn Spool>
         };
         let cases = kit::conformance(make).await;
@@ -81,8 +93,8 @@ async fn two_nodes_share_the_work_and_see_what_the_other_stores() {
     let Some(server) = pg_server::shared() else { return };
     let url = server.url();
     let lease = Duration::from_secs(3);
-    let first = PgSpool::open(PgSettings { lease, ..settings(&url) }).await.unwrap();
-    let second = PgSpool::open(PgSettings { lease, ..settings(&url) }).await.unwrap();
+    let first = PgSpool::open(leased(&url, lease)).await.unwrap();
+    let second = PgSpool::open(leased(&url, lease)).await.unwrap();
     // One alone has all; what it has too much goes over, and then each has its part.
     let hops: Vec<_> = (0..40).map(|n| format!("d{n}.example")).collect();
     let (mut by_first, mut by_second) = (HashSet::new(), HashSet::new());
@@ -166,15 +178,12 @@ async fn an_administrator_at_any_node_reaches_all_jobs() {
     let held = put(&other, "b.example").await;
     let ended = put(&other, "c.example").await;
     let moved = put(&other, "d.example").await;
-    let leased = until("what another stored", async || {
-        let leased = claim(&owner, at(0), 10).await.unwrap();
-        (!leased.is_empty()).then_some(leased)
-    });
-    let mut leased = leased.await;
-    while leased.len() < 3 {
+    let mut leased = Vec::new();
+    until("what another stored", async || {
         leased.extend(claim(&owner, at(0), 10).await.unwrap());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        (leased.len() == 3).then_some(())
+    })
+    .await;
     let to = smtp_queue::NextHop::new("e.example").unwrap();
     for (id, action) in [(held, Action::Hold), (ended, Action::Cancel), (moved, Action::Reroute(to.clone()))] {
         assert_eq!(other.control(&Filter::message(id), action, at(1)).await.unwrap(), 1);
@@ -229,8 +238,10 @@ async fn large_bodies_are_objects_and_go_with_their_messages() {
     let files = LocalFileSystem::new_with_prefix(folder.path()).unwrap().with_fsync(true);
     let files: Arc<dyn ObjectStore> = Arc::new(files);
     let url = server.url();
-    let spool = PgSpool::open(PgSettings { bodies: Some(files.clone()), ..settings(&url) }).await.unwrap();
-    let count = || std::fs::read_dir(folder.path()).unwrap().count();
+    let spool = PgSpool::open(stored_in(&url, Some(files.clone()))).await.unwrap();
+    // What is there of this queue, but for its mark.
+    let own = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let count = || std::fs::read_dir(&own).unwrap().count() - 1;
     let body: Vec<u8> = (0..7_000_000_u32).map(|i| i.to_le_bytes()[1] ^ 0x5a).collect();
     let new = message(at(0), "", &[("b.example", &["x@b.example"])]).unwrap();
     let id = store(&spool, at(0), new.clone(), &body).await.unwrap();
@@ -244,14 +255,23 @@ async fn large_bodies_are_objects_and_go_with_their_messages() {
     until("the end of a body", async || (count() == 0).then_some(())).await;
     // One that is not what was written is found out at its end.
     let id = store(&spool, at(0), new, &body).await.unwrap();
-    let path = folder.path().join(id.to_string());
+    let path = own.join(id.to_string());
     let mut changed = std::fs::read(&path).unwrap();
     changed[3_000_000] ^= 1;
     std::fs::write(&path, changed).unwrap();
     assert!(content(&spool, id).await.is_err());
     std::fs::remove_file(&path).unwrap();
     assert!(matches!(spool.body(id).await, Err(Error::Corrupt(_))));
+    // A folder that is not there is another matter.
+    let away = folder.path().join("away");
+    std::fs::rename(&own, &away).unwrap();
+    assert!(matches!(spool.body(id).await, Err(Error::Storage(_))));
     spool.close().await.unwrap();
+    for bodies in [None, Some(files.clone())] {
+        let error = PgSpool::open(stored_in(&url, bodies)).await.unwrap_err().to_string();
+        assert!(error.contains("large bodies"), "{error}");
+    }
+    std::fs::rename(&away, &own).unwrap();
 
     // What no row names goes when it has been there for a day; what is none of ours stays.
     let day = Duration::from_secs(86_400);
@@ -262,12 +282,12 @@ async fn large_bodies_are_objects_and_go_with_their_messages() {
     };
     let (orphan, young) = (name(old), name(std::time::SystemTime::now()));
     for name in [&orphan, &young, &"readme".to_owned()] {
-        files.put(&Path::from(name.as_str()), "x".into()).await.unwrap();
+        std::fs::write(own.join(name), "x").unwrap();
     }
-    std::fs::File::options().write(true).open(folder.path().join(&orphan)).unwrap().set_modified(old).unwrap();
-    let spool = PgSpool::open(PgSettings { bodies: Some(files.clone()), ..settings(&url) }).await.unwrap();
-    until("the sweep", async || (!folder.path().join(&orphan).exists()).then_some(())).await;
-    assert!(folder.path().join(&young).exists() && folder.path().join("readme").exists());
+    std::fs::File::options().write(true).open(own.join(&orphan)).unwrap().set_modified(old).unwrap();
+    let spool = PgSpool::open(stored_in(&url, Some(files.clone()))).await.unwrap();
+    until("the sweep", async || (!own.join(&orphan).exists()).then_some(())).await;
+    assert!(own.join(&young).exists() && own.join("readme").exists());
     spool.close().await.unwrap();
 }
 
