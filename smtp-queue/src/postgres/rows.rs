@@ -199,6 +199,9 @@ impl PgRows {
 
     /// Locks messages, so that nobody else changes their jobs, and reads all of those.
     fn lock(&mut self, messages: &BTreeSet<MessageId>) -> Result<(), Error> {
+        if messages.is_empty() {
+            return Ok(());
+        }
         self.open()?;
         let ids: Vec<_> = messages.iter().map(|id| Key(*id)).collect();
         let rows = self.ask(async |client, _| {
