@@ -611,7 +611,11 @@ impl Rows for PgRows {
     }
 
     fn stands(&self, fence: Fence) -> bool {
-        self.batch.rights.get(&fence.shard) == Some(&fence.epoch)
+        let stands = self.batch.rights.get(&fence.shard) == Some(&fence.epoch);
+        if !stands {
+            self.shards.doubt(fence);
+        }
+        stands
     }
 
     fn settling(&mut self, lease: Lease) -> bool {

@@ -60,6 +60,14 @@ impl Shards {
         (gone, came)
     }
 
+    /// The database says that this right is gone: nothing more is claimed by it, before the next renewal tells the rest.
+    pub(crate) fn doubt(&self, fence: Fence) {
+        let mut state = self.state();
+        if state.owned.get(&fence.shard) == Some(&fence.epoch) {
+            state.leaving.insert(fence.shard);
+        }
+    }
+
     /// These leases went with their shards.
     pub(crate) fn lose(&self, leases: Vec<Lease>) {
         let mut state = self.state();

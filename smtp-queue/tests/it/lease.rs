@@ -175,9 +175,12 @@ impl Model for Protocol {
                     next.settled = true;
                     next.stale |= !is_right;
                 }
-                // Without an answer it asks again.
+                // Without an answer it asks again; one that says no says that the shard is gone, too.
                 if !lost {
                     next.nodes[node].job = Job::Nothing;
+                    if !is_right && known.owns.is_some_and(|(owned, _)| owned == epoch) {
+                        next.nodes[node].owns = None;
+                    }
                 }
             }
         }
