@@ -66,7 +66,9 @@ impl Writer {
                     self.commit(group);
                 }
                 Request::Maintain { now, reply } => {
-                    let _ = reply.send(self.look().and_then(|()| self.apply(vec![Op::Expire(now)]).map(drop)));
+                    let maintained = self.look().and_then(|()| self.apply(vec![Op::Expire(now)]).map(drop));
+                    self.publish();
+                    let _ = reply.send(maintained);
                 }
                 Request::Owned { renewal, reply } => {
                     let _ = reply.send(self.owned(renewal));
