@@ -190,9 +190,7 @@ impl PgSpool {
                     .enable_all()
                     .build()
                     .map_err(|error| Error::Storage(error.to_string()))
-                    .and_then(|runtime| {
-                        Engine::open(PgRows::new(runtime, own, Arc::clone(&shards)), limits, epoch)
-                    });
+                    .and_then(|runtime| Engine::open(PgRows::new(runtime, own, Arc::clone(&shards)), limits, epoch));
                 match engine {
                     Ok(engine) => {
                         if opened.send(Ok(engine.ids())).is_ok() {

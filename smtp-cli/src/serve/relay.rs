@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use smtp_core::service::{BoxError, Outcome, Transaction};
 use smtp_core::stream::BoxFuture;
-use smtp_queue::{
-    Clock, Dsn, Health, Hops, Limits, Queue, Runner, Schedule, Settings as RunnerSettings, Spool,
-};
+use smtp_queue::{Clock, Dsn, Health, Hops, Limits, Queue, Runner, Schedule, Settings as RunnerSettings, Spool};
 use smtp_server::{Mailboxes, Maildir};
 use std::task::{Context, Poll};
 use tokio::task::JoinHandle;

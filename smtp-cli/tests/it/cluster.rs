@@ -237,7 +237,8 @@ fn a_node_that_hung_in_mid_delivery_settles_nothing_any_more() {
 #[test]
 fn a_database_that_is_not_there_is_named_without_its_password() {
     let folder = TempDir::new().unwrap();
-    let mut command = smtp(["serve", "--listen", "smtp://127.0.0.1:0", "--queue", "postgres://jo:hunter2@127.0.0.1:1/mail"]);
+    let mut command =
+        smtp(["serve", "--listen", "smtp://127.0.0.1:0", "--queue", "postgres://jo:hunter2@127.0.0.1:1/mail"]);
     command.current_dir(folder.path());
     let ended = run(command);
     assert_eq!(ended.code, Some(69), "{ended:?}");

@@ -270,9 +270,8 @@ fn duplicates(what: &str, mut times: Vec<SystemTime>, troubles: &[Trouble]) -> u
     let slack = Duration::from_secs(2);
     times.sort_unstable();
     for pair in times.windows(2) {
-        let explained = troubles
-            .iter()
-            .any(|(from, to)| *to + slack >= pair[0] && *from <= pair[0] + slack && *from <= pair[1]);
+        let explained =
+            troubles.iter().any(|(from, to)| *to + slack >= pair[0] && *from <= pair[0] + slack && *from <= pair[1]);
         assert!(explained, "{what} arrived twice, at {pair:?}, and nothing explains it: {troubles:?}");
     }
     times.len() - 1

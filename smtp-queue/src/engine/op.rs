@@ -11,14 +11,37 @@ use crate::spool::{Claim, Filter, Lease, Leased, Page};
 /// One thing to do. What is done in one batch is committed together.
 #[derive(Debug)]
 pub(crate) enum Op {
-    Insert { id: MessageId, now: SystemTime, size: u64, body: StoredBody, message: NewMessage },
+    Insert {
+        id: MessageId,
+        now: SystemTime,
+        size: u64,
+        body: StoredBody,
+        message: NewMessage,
+    },
     Claim(Claim),
-    Renew { leases: Vec<Lease>, now: SystemTime, until: SystemTime },
-    Settle { lease: Lease, now: SystemTime, settlement: Box<Settlement> },
+    Renew {
+        leases: Vec<Lease>,
+        now: SystemTime,
+        until: SystemTime,
+    },
+    Settle {
+        lease: Lease,
+        now: SystemTime,
+        settlement: Box<Settlement>,
+    },
     Release(Vec<Lease>),
     NextDue(Claim),
-    Scan { filter: Box<Filter>, after: Option<JobId>, max: usize },
-    Control { filter: Box<Filter>, after: Option<JobId>, action: Action, now: SystemTime },
+    Scan {
+        filter: Box<Filter>,
+        after: Option<JobId>,
+        max: usize,
+    },
+    Control {
+        filter: Box<Filter>,
+        after: Option<JobId>,
+        action: Action,
+        now: SystemTime,
+    },
     Expire(SystemTime),
     /// Removes those of these jobs that were told to end and that nobody works on.
     #[cfg(feature = "postgres")]

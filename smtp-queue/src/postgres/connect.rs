@@ -103,9 +103,13 @@ impl PgSettings {
         let encrypted = match mode {
             Some("disable") => false,
             Some("require" | "verify-ca" | "verify-full") => true,
-            None => !config.get_hosts().iter().all(is_here) || !config.get_hostaddrs().iter().all(|ip| ip.is_loopback()),
+            None => {
+                !config.get_hosts().iter().all(is_here) || !config.get_hostaddrs().iter().all(|ip| ip.is_loopback())
+            }
             Some("prefer" | "allow") => {
-                return Err(wrong("sslmode=prefer and allow protect from nobody; verify-full does, disable says so".into()));
+                return Err(wrong(
+                    "sslmode=prefer and allow protect from nobody; verify-full does, disable says so".into(),
+                ));
             }
             Some(_) => return Err(wrong("sslmode= is one of disable, require, verify-ca, verify-full".into())),
         };

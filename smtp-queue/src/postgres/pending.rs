@@ -145,9 +145,7 @@ impl Pending {
         if !gone_jobs.is_empty() {
             let statement = client.prepare_cached(DELETE_JOBS).await?;
             let (ids, numbers) = (&gone_jobs, &gone_numbers);
-            steps.push(Box::pin(
-                async move { client.execute(&statement, &[ids, numbers]).await.map(drop) },
-            ));
+            steps.push(Box::pin(async move { client.execute(&statement, &[ids, numbers]).await.map(drop) }));
         }
         if !gone_messages.is_empty() {
             let statement = client.prepare_cached(DELETE_MESSAGES).await?;

@@ -110,7 +110,8 @@ impl PgRows {
 
     /// Jobs that were told to end, in shards of ours.
     pub(super) fn cancelled(&mut self) -> Result<Vec<JobId>, Error> {
-        let rows = self.query("SELECT message, n, shard FROM job WHERE cancelled ORDER BY message, n LIMIT 1000", &[])?;
+        let rows =
+            self.query("SELECT message, n, shard FROM job WHERE cancelled ORDER BY message, n LIMIT 1000", &[])?;
         let ours = rows.iter().filter(|row| self.shards.may_use(row.get(2)));
         Ok(ours.map(|row| read::job_id(row, 0)).collect())
     }

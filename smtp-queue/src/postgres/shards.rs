@@ -40,7 +40,8 @@ const LOST_MAX: usize = 10_000;
 impl Shards {
     /// None yet; `token` is the owner's name in the database, and nobody else's ever.
     pub(crate) fn new(token: String) -> Self {
-        let state = State { owned: HashMap::new(), leaving: HashSet::new(), until: Instant::now(), lost: HashSet::new() };
+        let state =
+            State { owned: HashMap::new(), leaving: HashSet::new(), until: Instant::now(), lost: HashSet::new() };
         Self { token, state: Mutex::new(state) }
     }
 

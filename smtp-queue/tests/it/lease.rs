@@ -54,14 +54,31 @@ enum Step {
     Pass,
     Die,
     /// Renews, or learns that it owns nothing any more; the answer may be lost.
-    Renew { node: usize, lost: bool, error: i8 },
+    Renew {
+        node: usize,
+        lost: bool,
+        error: i8,
+    },
     /// Takes a shard that nobody has, or whose time is over.
-    Take { node: usize, lost: bool, error: i8 },
+    Take {
+        node: usize,
+        lost: bool,
+        error: i8,
+    },
     /// Gives it back, with nothing under way.
-    Give { node: usize },
-    Claim { node: usize },
-    Send { node: usize },
-    Settle { node: usize, lost: bool },
+    Give {
+        node: usize,
+    },
+    Claim {
+        node: usize,
+    },
+    Send {
+        node: usize,
+    },
+    Settle {
+        node: usize,
+        lost: bool,
+    },
 }
 
 /// The protocol; without the check of the epoch if it is not `fenced`.

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::local::LocalFileSystem;
 use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 use proptest::test_runner::{Config, TestRunner};
 use smtp_queue::kit::{at, claim, content, message, settle_all, store};
 use smtp_queue::{Action, Error, Filter, Health, OpenError, PgSettings, PgSpool, Settled, Spool, Status, kit};
@@ -175,7 +175,8 @@ async fn an_administrator_at_any_node_reaches_all_jobs() {
     let url = server.url();
     // Who opens it first has all of the work, and is not asked for a part of it as long as this takes.
     let long = Duration::from_secs(24 * 3_600);
-    let (owner, other) = (PgSpool::open(leased(&url, long)).await.unwrap(), PgSpool::open(leased(&url, long)).await.unwrap());
+    let (owner, other) =
+        (PgSpool::open(leased(&url, long)).await.unwrap(), PgSpool::open(leased(&url, long)).await.unwrap());
     let held = put(&other, "b.example").await;
     let ended = put(&other, "c.example").await;
     let moved = put(&other, "d.example").await;
@@ -312,7 +313,14 @@ async fn a_damaged_row_is_set_aside_and_the_rest_is_served() {
     let spool = open(&url).await;
     let (bad, good) = (put(&spool, "b.example").await, put(&spool, "b.example").await);
     let raw = Raw::connect(&url).await;
-    let n = format!("{}-{}-{}-{}-{}", &bad.to_string()[..8], &bad.to_string()[8..12], &bad.to_string()[12..16], &bad.to_string()[16..20], &bad.to_string()[20..]);
+    let n = format!(
+        "{}-{}-{}-{}-{}",
+        &bad.to_string()[..8],
+        &bad.to_string()[8..12],
+        &bad.to_string()[12..16],
+        &bad.to_string()[16..20],
+        &bad.to_string()[20..]
+    );
     raw.run(&format!("UPDATE job SET recipients = 'x' WHERE message = '{n}'")).await;
     let leased = claim(&spool, at(0), 10).await.unwrap();
     assert_eq!(leased.iter().map(|leased| leased.message.id).collect::<Vec<_>>(), [good]);
