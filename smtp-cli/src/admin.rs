@@ -33,6 +33,8 @@ pub(crate) enum Request {
     List { filter: Filter, max: usize },
     /// Figures.
     Stats {},
+    /// What came of TLS, for all domains or one.
+    TlsReport { domain: Option<String> },
     /// Does something to the jobs that match.
     Control { filter: Filter, action: Action },
 }
@@ -58,7 +60,7 @@ pub(crate) struct Filter {
 }
 
 /// What is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Action {
     /// Stay until released.
@@ -67,6 +69,8 @@ pub(crate) enum Action {
     Release,
     /// Be tried now.
     Retry,
+    /// Go to another destination.
+    Reroute { to: String },
     /// Vanish; the sender is not told.
     Cancel,
     /// Give up now; the sender is told.
@@ -83,6 +87,8 @@ pub(crate) enum Answer {
     More {},
     /// Figures.
     Stats(Figures),
+    /// What came of TLS for a domain on a day (RFC 8460).
+    TlsReport { report: serde_json::Value },
     /// How many jobs were changed.
     Changed { jobs: u64 },
     /// It was not done.

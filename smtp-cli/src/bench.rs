@@ -9,16 +9,15 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Deserialize;
 use smtp_bench::{Comparison, Content, Contestant, Generator, Live, Pace, Plan, Report, Reuse, Sizes, Usage};
-use smtp_client::sasl::{Credentials, Exposure};
 use smtp_client::{Options, Timeouts, Transfer};
 use smtp_core::session::server::Protocol;
 use smtp_core::stream::Address;
 use smtp_core::types::{AddressLiteral, EhloName, Host, Mailbox};
-use smtp_tls::Pin;
 use tokio::runtime::Builder;
 
 use self::output::{Line, print_comparison, print_report};
-use crate::connect::{TlsOptions, own_name, read_password};
+use crate::connect::{TlsArguments, TlsOptions, own_name};
+use crate::credentials::LoginArguments;
 use crate::exit::{Exit, Failure};
 use crate::send::{Sender, failure_of};
 use crate::settings::layered;
@@ -106,30 +105,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "CHOICE", value_enum)]
     early_data: Option<EarlyDataChoice>,
 
-    /// Authenticate each session by this SASL mechanism. Default: the strongest that is offered, with --user.
-    #[arg(long, value_name = "MECHANISM", requires = "user")]
-    auth: Option<String>,
+    #[command(flatten)]
+    #[serde(skip)]
+    login: LoginArguments,
 
-    /// Authenticate each session as this user.
-    #[arg(long, value_name = "NAME", requires = "password_file")]
-    user: Option<String>,
-
-    /// The password is the first line of this file.
-    #[arg(long, value_name = "FILE")]
-    password_file: Option<PathBuf>,
-
-    /// Trust the CAs in this PEM file instead of the system's, and require TLS.
-    #[arg(long, value_name = "FILE")]
-    tls_ca: Option<PathBuf>,
-
-    /// Trust this key alone, and require TLS: the hex SHA-256 of the leaf's SubjectPublicKeyInfo.
-    #[arg(long, value_name = "SHA256")]
-    #[serde(deserialize_with = "values::parsed")]
-    pin: Option<Pin>,
-
-    /// Do not verify the server's certificate, and authenticate over any channel.
-    #[arg(long)]
-    insecure: bool,
+    #[command(flatten)]
+    #[serde(skip)]
+    tls: TlsArguments,
 
     /// The name to greet with. Default: this machine's full name, or [127.0.0.1].
     #[arg(long, value_name = "NAME")]
@@ -195,12 +177,6 @@ layered!(Arguments {
     no_pipelining,
     no_resumption,
     early_data,
-    auth,
-    user,
-    password_file,
-    tls_ca,
-    pin,
-    insecure,
     helo,
     timeout,
     seed,
@@ -211,7 +187,7 @@ layered!(Arguments {
     json,
     csv,
     no_tui,
-} except { words });
+} with { login, tls } except { words });
 
 /// What stands below the options in `smtp bench --help`.
 pub(crate) const MORE_HELP: &str = "\
@@ -388,18 +364,13 @@ fn jobs(arguments: &Arguments, words: &[String]) -> Result<Vec<Job>, Failure> {
 }
 
 fn job(arguments: &Arguments, url: Url, content: Content, pid: Option<u32>) -> Result<Job, Failure> {
-    let tls = TlsOptions {
-        ca: arguments.tls_ca.clone(),
-        pin: arguments.pin,
-        insecure: arguments.insecure,
-        no_resumption: arguments.no_resumption,
-        ..TlsOptions::default()
-    };
-    let policy = tls.policy(&url, arguments.user.is_some())?;
+    let tls = TlsOptions { no_resumption: arguments.no_resumption, ..arguments.tls.clone().options()? };
+    let policy = tls.policy(&url, arguments.login.is_there())?;
     let wait = arguments.timeout.map_or(Duration::from_secs(30), |wait| wait.0);
     let quic = Quic::new(arguments.early_data, None)?;
     let way = tls.way(&url, Calling { wait: Some(wait), quic, observer: None })?;
-    let plan = plan(arguments, &url, content, wait)?;
+    let mut plan = plan(arguments, &url, content, wait)?;
+    plan.credentials = arguments.login.credentials("SMTP_BENCH_PASSWORD", tls.insecure)?;
     let generator = Generator::new(Arc::clone(&way.connector), url.target(), policy, plan);
     Ok(Job { url, generator, way, pid })
 }
@@ -433,7 +404,6 @@ fn plan(arguments: &Arguments, url: &Url, content: Content, wait: Duration) -> R
             TransferChoice::Data => Transfer::Data,
             TransferChoice::Bdat => Transfer::Chunks,
         },
-        credentials: credentials(arguments)?,
         options: Options {
             hello: arguments.helo.clone().unwrap_or_else(|| own_name(None)),
             lmtp: url.protocol() == Protocol::Lmtp,
@@ -456,17 +426,6 @@ fn content(arguments: &Arguments) -> Result<Content, Failure> {
         None => "4K".parse().map_err(Failure::config)?,
     };
     Content::generated(&sizes, arguments.seed.unwrap_or(1)).map_err(Failure::usage)
-}
-
-fn credentials(arguments: &Arguments) -> Result<Option<Credentials>, Failure> {
-    let (Some(user), Some(file)) = (&arguments.user, &arguments.password_file) else { return Ok(None) };
-    let credentials = Credentials::new(user, &read_password(file)?).map_err(Failure::config)?;
-    let credentials = match &arguments.auth {
-        Some(mechanism) => credentials.pinned(mechanism),
-        None => credentials,
-    };
-    let exposure = Exposure { in_clear: arguments.insecure, to_unverified: arguments.insecure };
-    Ok(Some(credentials.exposed(exposure)))
 }
 
 /// True if the URL says that it is on this machine. Names are not looked up.

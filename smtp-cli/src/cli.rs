@@ -36,6 +36,9 @@ enum Subcommands {
     #[cfg(feature = "bench")]
     #[command(after_help = crate::bench::MORE_HELP)]
     Bench(Box<crate::bench::Arguments>),
+    #[cfg(feature = "lab")]
+    #[command(after_help = crate::lab::MORE_HELP)]
+    Lab(Box<crate::lab::Arguments>),
     Completions(manual::Completions),
     Man(manual::Man),
 }

@@ -4,17 +4,70 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
 use smtp_client::{Connection, Error, Options, Step};
 use smtp_core::session::server::Protocol;
 use smtp_core::stream::{self, ByteStream, ConnectError, ConnectStep, Connector, TlsMode, TlsPolicy, Verification};
 use smtp_core::types::{AddressLiteral, EhloName, Host};
-use smtp_tls::{ClientTls, Pin};
+use smtp_tls::{ClientTls, Identity, Pin};
 
 use crate::exit::{Exit, Failure};
+use crate::listen::named_identity;
+use crate::settings::group;
 use crate::transport::{self, Calling, Way};
 use crate::url::{Carrier, TlsChoice, Url};
+use crate::values;
 
-/// How the server's certificate is to be checked, as the options say it.
+/// TLS of a client: what `send`, `shell`, `replay` and `bench` take alike.
+#[derive(Debug, Clone, Default, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TlsArguments {
+    /// Trust the CAs in this PEM file instead of the system's, and require TLS.
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+
+    /// Trust this key alone, and require TLS: the hex SHA-256 of the leaf's SubjectPublicKeyInfo.
+    #[arg(long, value_name = "SHA256")]
+    #[serde(deserialize_with = "values::parsed")]
+    pin: Option<Pin>,
+
+    /// Do not verify the server's certificate, and authenticate over any channel.
+    #[arg(long)]
+    insecure: bool,
+
+    /// The certificate to show to a server that asks for one, in PEM, its own first. AUTH EXTERNAL goes by it.
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// The key of the certificate, in PEM.
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+
+    /// Write the session's TLS keys to the file that SSLKEYLOGFILE names. Whoever reads it reads the session.
+    #[arg(long)]
+    tls_key_log: bool,
+}
+
+group!(TlsArguments { tls_ca, pin, insecure, tls_cert, tls_key, tls_key_log });
+
+impl TlsArguments {
+    /// What they mean.
+    ///
+    /// # Errors
+    /// If there is a certificate without a key, or the other way round.
+    pub(crate) fn options(self) -> Result<TlsOptions, Failure> {
+        Ok(TlsOptions {
+            ca: self.tls_ca,
+            pin: self.pin,
+            insecure: self.insecure,
+            identity: named_identity(self.tls_cert, self.tls_key)?,
+            key_log: self.tls_key_log,
+            no_resumption: false,
+        })
+    }
+}
+
+/// How the server's certificate is to be checked, and which one is ours.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TlsOptions {
     /// `--tls-ca`
@@ -23,6 +76,8 @@ pub(crate) struct TlsOptions {
     pub(crate) pin: Option<Pin>,
     /// `--insecure`
     pub(crate) insecure: bool,
+    /// `--tls-cert`, `--tls-key`
+    pub(crate) identity: Option<Identity>,
     /// `--tls-key-log`
     pub(crate) key_log: bool,
     /// A full handshake each time.
@@ -96,6 +151,9 @@ impl TlsOptions {
         let mut tls = ClientTls::builder().key_log(self.key_log);
         if let Some(ca) = &self.ca {
             tls = tls.ca_file(ca);
+        }
+        if let Some(identity) = &self.identity {
+            tls = tls.identity(identity.clone());
         }
         if self.no_resumption {
             tls = tls.sessions(0);

@@ -1,20 +1,19 @@
 //! Being a server: what `serve` and `sink` have in common.
 
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use smtp_core::channel::SessionInfo;
+use smtp_core::extension::Forwarders;
 use smtp_server::Summary;
 use smtp_tls::{Identity, ServerTls};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Exit, Failure};
 use crate::transport::{self, Born, Quic, Socket};
-use crate::url::{Carrier, Url};
+use crate::url::{Carrier, Role, Url};
 
 /// Where a server listens if nobody says: TCP and UDP have ports of their own.
 const DEFAULT_URLS: [&str; 2] = ["smtp://127.0.0.1:2525", "smtp+quic://127.0.0.1:2525"];
@@ -29,49 +28,62 @@ pub(crate) fn is_pipe(urls: &[Url]) -> bool {
     urls.iter().any(|url| url.carrier() == Carrier::Pipe)
 }
 
-/// Sockets that take connections, in the order of their URLs.
-pub(crate) struct Listeners {
-    /// The sockets.
-    pub(crate) sockets: Vec<Socket>,
-    /// Those that want TLS before mail.
-    pub(crate) strict: Strict,
+/// What the sessions of one listener have in common and those of another may not have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Entrance {
+    /// What it is for.
+    pub(crate) role: Role,
+    /// It wants TLS before mail.
+    pub(crate) tls_first: bool,
+    /// Whom it believes what they say of others.
+    pub(crate) forwarders: Forwarders,
 }
 
-/// The TCP listeners whose URL says `?tls=required`, known by their address.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Strict(Vec<SocketAddr>);
-
-impl Strict {
-    /// True if `session` came in by one of them. QUIC may have the same port, and has TLS anyway.
-    pub(crate) fn holds(&self, session: &SessionInfo) -> bool {
-        let Some(local) = session.channel.local.filter(|_| session.channel.transport == "tcp") else { return false };
-        self.0.iter().any(|address| {
-            let ip = address.ip();
-            // A socket on all addresses of a family takes nothing of the other.
-            let all = ip.is_unspecified() && ip.is_ipv6() == local.ip().is_ipv6();
-            address.port() == local.port() && (all || ip.to_canonical() == local.ip())
-        })
-    }
-}
-
-/// Listens on all of `urls`, or on none.
+/// Listens on all of `urls`, or on none; the sockets in the order of their URLs.
 ///
 /// # Errors
 /// If one of them cannot be listened on; says which and why.
-pub(crate) fn bind(urls: &[Url], tls: Option<&ServerTls>, quic: &Quic, mut born: Born) -> Result<Listeners, Failure> {
+pub(crate) fn bind(urls: &[Url], tls: Option<&ServerTls>, quic: &Quic, mut born: Born) -> Result<Vec<Socket>, Failure> {
     let mut sockets = Vec::with_capacity(urls.len());
     for url in urls {
-        let listened = transport::listen(url, tls, quic, &mut born)?;
-        sockets.extend(listened.into_iter().map(|socket| Socket { role: url.role(), ..socket }));
+        let forwarders = &url.trust().forwarders;
+        sockets.extend(transport::listen(url, tls, quic, &mut born)?.into_iter().map(|mut socket| {
+            socket.entrance.role = url.role();
+            socket.entrance.forwarders = forwarders.clone();
+            socket
+        }));
     }
     born.warn_of_rest();
-    let strict = Strict(sockets.iter().filter_map(|socket| socket.strict).collect());
-    Ok(Listeners { sockets, strict })
+    Ok(sockets)
+}
+
+/// The values that belong to each different key, in the order of the first of each.
+pub(crate) fn grouped<K: PartialEq, V>(pairs: impl IntoIterator<Item = (K, V)>) -> Vec<(K, Vec<V>)> {
+    let mut groups: Vec<(K, Vec<V>)> = Vec::new();
+    for (key, value) in pairs {
+        match groups.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, values)) => values.push(value),
+            None => groups.push((key, vec![value])),
+        }
+    }
+    groups
+}
+
+/// Several servers as one.
+pub(crate) fn together(servers: JoinSet<Summary>) -> JoinHandle<Summary> {
+    const NOTHING: Summary = Summary { sessions: 0, aborted: 0, panicked: 0 };
+    let add = |a: Summary, b: Summary| Summary {
+        sessions: a.sessions + b.sessions,
+        aborted: a.aborted + b.aborted,
+        panicked: a.panicked + b.panicked,
+    };
+    tokio::spawn(async move { servers.join_all().await.into_iter().fold(NOTHING, add) })
 }
 
 /// The most connections at the same time for which there are file descriptors, after asking the system for as many as
-/// it lets this process have. A quarter is kept for deliveries, so that idle clients cannot stop the mail.
-pub(crate) fn connections() -> usize {
+/// it lets this process have, for each of so many servers. A quarter is kept for deliveries, so that idle clients cannot
+/// stop the mail.
+pub(crate) fn connections(servers: usize) -> usize {
     const DEFAULT: usize = 10_000;
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -80,7 +92,8 @@ pub(crate) fn connections() -> usize {
         Err(_) => limit.current,
     };
     // None: there is no limit.
-    open_files.map_or(DEFAULT, |n| usize::try_from(n / 4 * 3).unwrap_or(usize::MAX).clamp(16, DEFAULT))
+    let all = open_files.map_or(DEFAULT, |n| usize::try_from(n / 4 * 3).unwrap_or(usize::MAX).clamp(16, DEFAULT));
+    (all / servers.max(1)).max(16)
 }
 
 /// The certificate that `--tls-cert` and `--tls-key` name, if they do.
@@ -201,23 +214,10 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use smtp_core::channel::{ChannelInfo, Peer};
 
     #[test]
-    fn a_strict_listener_is_known_by_its_address() {
-        let strict = Strict(vec!["0.0.0.0:25".parse().unwrap(), "127.0.0.1:587".parse().unwrap()]);
-        let holds = |local: &str| {
-            let channel =
-                ChannelInfo { local: Some(local.parse().unwrap()), ..ChannelInfo::new("tcp", Peer::Named("x".into())) };
-            strict.holds(&SessionInfo::new(1, channel))
-        };
-        assert!(holds("192.0.2.1:25") && holds("127.0.0.1:587"));
-        assert!(!holds("[2001:db8::1]:25"), "that is another socket's");
-        assert!(!holds("192.0.2.1:587") && !holds("127.0.0.1:2525"));
-        let quic = ChannelInfo {
-            local: Some("127.0.0.1:587".parse().unwrap()),
-            ..ChannelInfo::new("quic", Peer::Named("x".into()))
-        };
-        assert!(!strict.holds(&SessionInfo::new(1, quic)), "another socket with the same number");
+    fn what_is_the_same_goes_together() {
+        let pairs = [("a", 1), ("b", 2), ("a", 3)];
+        assert_eq!(grouped(pairs), [("a", vec![1, 3]), ("b", vec![2])]);
     }
 }

@@ -1,7 +1,7 @@
 //! The binary `smtp`.
 //!
 //! Each subcommand is a module: [`serve`], [`queue`], [`config`], [`sendmail`], [`sink`], [`send`], [`shell`], [`user`],
-//! [`replay`], `bench` (a feature), [`manual`]. What they share: [`admin`] is what a server and its administrator say to each other,
+//! [`replay`], `bench` and `lab` (features), [`manual`]. What they share: [`admin`] is what a server and its administrator say to each other,
 //! [`url`] is the vocabulary for listening and connecting, [`transport`] what stands behind each of its words,
 //! [`settings`] where options come from, [`connect`] the way to a server, [`listen`] the way to be one, [`transcript`]
 //! what a session looks like on a screen, and [`exit`] what the shell is told.
@@ -14,6 +14,8 @@ mod config;
 mod connect;
 mod credentials;
 mod exit;
+#[cfg(feature = "lab")]
+mod lab;
 mod listen;
 mod logging;
 mod manual;
@@ -25,8 +27,10 @@ mod serve;
 mod settings;
 mod shell;
 mod sink;
+mod terms;
 mod transcript;
 mod transport;
+mod trust;
 mod url;
 mod user;
 mod values;
@@ -83,6 +87,8 @@ fn run(matches: &ArgMatches) -> Result<Exit, Failure> {
             let arguments = load(matches)?;
             block_on(&mut bench::runtime(&arguments)?, bench::run(arguments))
         }
+        #[cfg(feature = "lab")]
+        "lab" => lab::run(&arguments(matches)?),
         "shell" => block_on(&mut Builder::new_current_thread(), shell::run(load(matches)?)),
         "user" => user::run(&load(matches)?),
         "completions" => manual::completions(&arguments(matches)?, cli::command()),

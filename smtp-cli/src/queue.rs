@@ -24,9 +24,15 @@ pub(crate) struct Arguments {
     #[arg(value_name = "ID")]
     ids: Vec<String>,
 
-    /// All jobs. `hold`, `release`, `retry`, `bounce` and `cancel` want a filter, an id, or this.
+    /// All jobs. `hold`, `release`, `retry`, `reroute`, `bounce` and `cancel` want a filter, an id, or this.
     #[arg(long)]
     all: bool,
+
+    /// Where `reroute` sends them: a domain, .DOMAIN for a route that is set so, relay: for the relay host.
+    ///
+    /// What is set for that domain holds: its route, or else the relay host if there is one.
+    #[arg(long, value_name = "NAME")]
+    to: Option<String>,
 
     /// Jobs for this destination, as `list` shows it: a domain, relay: for the relay host, local: for mailboxes here.
     #[arg(long, value_name = "NAME")]
@@ -78,14 +84,18 @@ enum Command {
     Show,
     /// Show figures.
     Stats,
+    /// Show what came of TLS to other hosts in the last days, as the reports of RFC 8460; with --destination, to one.
+    TlsReport,
     /// Keep jobs until they are released.
     Hold,
     /// Let held and quarantined jobs go on.
     Release,
-    /// Try jobs now.
+    /// Try jobs now; not those whose senders want them sent later.
     Retry,
-    /// Try everything now.
+    /// Try everything now, as `retry --all` does.
     Flush,
+    /// Send jobs to another destination than that of their recipients.
+    Reroute,
     /// Give jobs up and tell their senders.
     Bounce,
     /// Remove jobs without a word to their senders.
@@ -98,6 +108,8 @@ Examples:
   smtp queue list --destination example.org --older 1h
   smtp queue show 019b2c…
   smtp queue retry --destination relay:
+  smtp queue reroute --destination old.example --to new.example
+  smtp queue tls-report --destination example.org
   smtp queue cancel --sender bulk@example.org";
 
 /// Runs `smtp queue`.
@@ -137,13 +149,21 @@ fn request(arguments: &Arguments) -> Result<Request, Failure> {
         }
         Ok(Request::Control { filter: filter.clone(), action })
     };
+    if arguments.to.is_some() && arguments.action != Command::Reroute {
+        return Err(Failure::usage("--to is for reroute").help("--destination NAME chooses by destination"));
+    }
     match arguments.action {
         Command::List | Command::Show => Ok(Request::List { filter, max: arguments.max.unwrap_or(1000) }),
         Command::Stats => Ok(Request::Stats {}),
+        Command::TlsReport => Ok(Request::TlsReport { domain: destination.clone() }),
         Command::Hold => control(Action::Hold),
         Command::Release => control(Action::Release),
         Command::Retry => control(Action::Retry),
         Command::Flush => Ok(Request::Control { filter, action: Action::Retry }),
+        Command::Reroute => match &arguments.to {
+            Some(to) => control(Action::Reroute { to: to.clone() }),
+            None => Err(Failure::usage("reroute where to?").help("--to NAME says it, such as --to mx.example.org")),
+        },
         Command::Bounce => control(Action::Bounce),
         Command::Cancel => control(Action::Cancel),
     }
@@ -174,13 +194,14 @@ impl Printer {
                 self.more = true;
                 return Ok(());
             }
-            Answer::Job(_) => self.shown += 1,
+            Answer::Job(_) | Answer::TlsReport { .. } => self.shown += 1,
             Answer::Stats(_) | Answer::Changed { .. } | Answer::End {} => {}
         }
         if self.json {
             let value = match answer {
                 Answer::Job(job) => serde_json::to_value(job)?,
                 Answer::Stats(figures) => serde_json::to_value(figures)?,
+                Answer::TlsReport { report } => report,
                 other => serde_json::to_value(other)?,
             };
             return writeln!(out, "{value}");
@@ -189,6 +210,7 @@ impl Printer {
             Answer::Job(job) if self.long => details(&job, out),
             Answer::Job(job) => line(&job, out),
             Answer::Stats(figures) => stats(&figures, out),
+            Answer::TlsReport { report } => writeln!(out, "{report:#}"),
             Answer::Changed { jobs: 1 } => writeln!(out, "1 job was changed"),
             Answer::Changed { jobs } => writeln!(out, "{jobs} jobs were changed"),
             Answer::More {} | Answer::Error { .. } | Answer::End {} => Ok(()),
@@ -204,6 +226,9 @@ impl Printer {
         }
         if self.shown == 0 && !self.json && matches!(action, Command::List | Command::Show) {
             crate::exit::say(format_args!("no job matches"));
+        }
+        if self.shown == 0 && action == Command::TlsReport {
+            crate::exit::say(format_args!("nothing was counted"));
         }
         Ok(Exit::Success)
     }
@@ -254,6 +279,9 @@ fn details(job: &Shown, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "  destination  {}", clean(&job.destination))?;
     writeln!(out, "  accepted     {} ago", ago(job.accepted))?;
     writeln!(out, "  attempts     {}", job.attempts)?;
+    if job.priority != 0 {
+        writeln!(out, "  priority     {}", job.priority)?;
+    }
     writeln!(out, "  next         {}", next(job))?;
     writeln!(out, "  given up     in {}", span(job.expires.saturating_sub(now())))?;
     writeln!(out, "  why          {}", clean(&job.why))?;

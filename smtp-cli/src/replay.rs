@@ -10,10 +10,9 @@ use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
 use serde::Deserialize;
 use smtp_test::scenario::{Matching, Mismatch, Report, Runner, Scenario};
-use smtp_tls::Pin;
 use smtp_transport_quic::Observer;
 
-use crate::connect::{TlsOptions, reach};
+use crate::connect::{TlsArguments, reach};
 use crate::exit::{Exit, Failure};
 use crate::send::failure_of;
 use crate::settings::layered;
@@ -54,22 +53,9 @@ pub(crate) struct Arguments {
     #[serde(deserialize_with = "values::list")]
     has: Vec<Many<String>>,
 
-    /// Trust the CAs in this PEM file instead of the system's.
-    #[arg(long, value_name = "FILE")]
-    tls_ca: Option<PathBuf>,
-
-    /// Trust this key alone: the hex SHA-256 of the leaf's SubjectPublicKeyInfo.
-    #[arg(long, value_name = "SHA256")]
-    #[serde(deserialize_with = "values::parsed")]
-    pin: Option<Pin>,
-
-    /// Do not verify the server's certificate.
-    #[arg(long)]
-    insecure: bool,
-
-    /// Write the sessions' TLS keys to the file that SSLKEYLOGFILE names. Whoever reads it reads the sessions.
-    #[arg(long)]
-    tls_key_log: bool,
+    #[command(flatten)]
+    #[serde(skip)]
+    tls: TlsArguments,
 
     /// Whether QUIC connections but the first send before the handshake is complete. Default: off.
     #[arg(long, value_name = "CHOICE", value_enum)]
@@ -97,15 +83,11 @@ layered!(Arguments {
     matching,
     set,
     has,
-    tls_ca,
-    pin,
-    insecure,
-    tls_key_log,
     early_data,
     qlog_dir,
     timeout,
     verbose,
-} except { url, scenarios });
+} with { tls } except { url, scenarios });
 
 /// What stands below the options in `smtp replay --help`.
 pub(crate) const MORE_HELP: &str = "\
@@ -219,13 +201,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         return Err(missing("the scenario"));
     }
     let scenarios = load(&arguments.scenarios, &arguments.set)?;
-    let tls = TlsOptions {
-        ca: arguments.tls_ca,
-        pin: arguments.pin,
-        insecure: arguments.insecure,
-        key_log: arguments.tls_key_log,
-        ..TlsOptions::default()
-    };
+    let tls = arguments.tls.options()?;
     let policy = tls.policy(&url, false)?;
     let wait = arguments.timeout.map_or(Duration::from_secs(10), |wait| wait.0);
     let page = Page { verbose: arguments.verbose };
@@ -238,6 +214,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let runner = Runner::default()
         .wait(wait)
         .matching(arguments.matching.unwrap_or_default().into())
+        .speaking(url.protocol())
         .properties(flatten(arguments.has));
 
     let mut tally = Tally::default();

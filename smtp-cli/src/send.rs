@@ -13,8 +13,9 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use serde::Deserialize;
 use smtp_core::types::{EhloName, Invalid, Mailbox, ReversePath};
-use smtp_tls::Pin;
 
+use crate::connect::TlsArguments;
+use crate::credentials::LoginArguments;
 use crate::settings::layered;
 use crate::transport::EarlyDataChoice;
 use crate::url::Url;
@@ -109,39 +110,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TEXT", conflicts_with = "data")]
     body: Option<String>,
 
-    /// Authenticate by this SASL mechanism only. Default: the strongest that is offered.
-    ///
-    /// SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1-PLUS, SCRAM-SHA-1, PLAIN, LOGIN, CRAM-MD5; with OAUTHBEARER and
-    /// XOAUTH2 the password is the token; EXTERNAL and ANONYMOUS need none, and --user is whom to act as, or what the
-    /// log is to have.
-    #[arg(long, value_name = "MECHANISM")]
-    auth: Option<String>,
+    #[command(flatten)]
+    #[serde(skip)]
+    login: LoginArguments,
 
-    /// Authenticate as this user.
-    #[arg(long, value_name = "NAME")]
-    user: Option<String>,
-
-    /// The password is the first line of this file. The variable SMTP_SEND_PASSWORD may hold it instead; a terminal
-    /// is asked.
-    #[arg(long, value_name = "FILE")]
-    password_file: Option<PathBuf>,
-
-    /// Trust the CAs in this PEM file instead of the system's, and require TLS.
-    #[arg(long, value_name = "FILE")]
-    tls_ca: Option<PathBuf>,
-
-    /// Trust this key alone, and require TLS: the hex SHA-256 of the leaf's SubjectPublicKeyInfo.
-    #[arg(long, value_name = "SHA256")]
-    #[serde(deserialize_with = "values::parsed")]
-    pin: Option<Pin>,
-
-    /// Do not verify the server's certificate, and authenticate over any channel.
-    #[arg(long)]
-    insecure: bool,
-
-    /// Write the session's TLS keys to the file that SSLKEYLOGFILE names. Whoever reads it reads the session.
-    #[arg(long)]
-    tls_key_log: bool,
+    #[command(flatten)]
+    #[serde(skip)]
+    tls: TlsArguments,
 
     /// Write a qlog file of a QUIC connection into this folder.
     #[arg(long, value_name = "DIR")]
@@ -195,13 +170,6 @@ layered!(Arguments {
     data,
     header,
     body,
-    auth,
-    user,
-    password_file,
-    tls_ca,
-    pin,
-    insecure,
-    tls_key_log,
     qlog_dir,
     early_data,
     helo,
@@ -211,7 +179,7 @@ layered!(Arguments {
     quit_after,
     transcript,
     json,
-} except {});
+} with { login, tls } except {});
 
 /// What stands below the options in `smtp send --help`.
 pub(crate) const MORE_HELP: &str = "\

@@ -1,8 +1,13 @@
 //! `smtp serve`: a mail server in one command.
 
 mod admin;
+mod etrn;
 mod hop;
+mod local;
+mod notify;
+mod owed;
 mod relay;
+mod run_as;
 mod screen;
 mod show;
 mod spooling;
@@ -18,10 +23,11 @@ use std::time::Duration;
 use clap::ArgMatches;
 
 use serde::Deserialize;
+use smtp_core::extension::Terms;
 use smtp_core::session::server::{Limits, Protocol};
 use smtp_core::types::{Domain, Mailbox};
 use smtp_queue::Schedule;
-use smtp_server::{Server, Summary};
+use smtp_server::Server;
 use smtp_tls::ServerTls;
 use smtp_transport_unix::{ListenOptions as UnixOptions, UnixListener};
 use tokio::task::JoinSet;
@@ -31,11 +37,15 @@ use crate::exit::{Exit, Failure, warn};
 use crate::listen::{self, Signals, Stopped};
 use crate::logging::{self, Format, Level};
 use crate::settings::{layered, load};
+use crate::terms::{self, TermsArguments};
 use crate::transport::{Born, EarlyDataChoice, Quic};
 use crate::url::Url;
 use crate::values::{self, Hidden, Many, Size, Wait, flatten};
 use hop::{Hop, Route};
+use local::{QuotaOf, Separator};
+use owed::TlsRule;
 use relay::Relay;
+use run_as::RunAs;
 use spooling::{Place, Spooling};
 use stack::{Door, Stack};
 
@@ -55,7 +65,8 @@ pub(crate) struct Arguments {
     /// and lmtp+unix:///path speak LMTP, with an answer for each recipient, never on port 25. pipe: serves one
     /// session on standard input and output, as inetd wants it; fd:name takes sockets that a service manager opened.
     /// ?role=mx takes mail from other hosts, where nobody authenticates; ?role=submission from users who do. Without
-    /// it a listener does both.
+    /// it a listener does both. ?proxy=NETWORK is for proxies: connections come from there and begin with a PROXY
+    /// header. ?xclient=NETWORK, ?xclient-login=NETWORK and ?xforward=NETWORK let hosts there speak for others.
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "values::list")]
     listen: Vec<Many<Url>>,
@@ -77,11 +88,42 @@ pub(crate) struct Arguments {
     #[serde(deserialize_with = "values::list")]
     mailbox: Vec<Many<Mailbox>>,
 
+    /// Addresses that stand for others, in a file of lines `name: target, target`. SIGHUP reads it again.
+    ///
+    /// A name without a domain holds in every local domain; @DOMAIN takes what nobody else there does, where mailboxes
+    /// are listed. A target is a mailbox, an address elsewhere, or a |command that stands alone; the last two need a
+    /// queue. The file belongs to whoever may run programs: everything in it is done.
+    #[arg(long, value_name = "FILE")]
+    alias_file: Option<PathBuf>,
+
+    /// What stands before a tag: mail to jo+tag is for jo, unless there is a jo+tag. One character, or none. Default: +.
+    #[arg(long, value_name = "CHARACTER")]
+    tag_separator: Option<Separator>,
+
+    /// How much a mailbox may hold: [ADDRESS=]SIZE, SIZE/MESSAGES, /MESSAGES or none; may be repeated. Default: none.
+    ///
+    /// Without an address it is for every mailbox that has no quota of its own, but for postmaster's.
+    #[arg(long, value_name = "QUOTA")]
+    #[serde(deserialize_with = "values::list")]
+    quota: Vec<Many<QuotaOf>>,
+
+    /// The user that programs run as which take mail. Default: the one that this server runs as, but never root.
+    #[arg(long, value_name = "NAME")]
+    program_user: Option<String>,
+
     /// Where mail, keys and certificates are kept. Default: ./smtp-data.
     ///
     /// Mail lands in DIR/mail/DOMAIN/USER/{tmp,new,cur}.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+
+    /// Become this user once the ports are bound and the keys are read, for a server that root starts: USER[:GROUP].
+    ///
+    /// The data folder has to belong to the user; one that is not there yet is made so. What SIGHUP reads again the
+    /// user has to be able to read.
+    #[arg(long, value_name = "USER")]
+    #[serde(deserialize_with = "values::parsed")]
+    run_as: Option<RunAs>,
 
     /// Users that may authenticate, in a file that `smtp user` writes. SIGHUP reads it again, unless there was no user
     /// at the start.
@@ -152,9 +194,12 @@ pub(crate) struct Arguments {
     #[serde(deserialize_with = "values::parsed")]
     relay_host: Option<Hop>,
 
-    /// Hand mail for a destination to this server: DESTINATION=URL [KEY=VALUE…]; may be repeated.
+    /// Hand mail for a destination to this server: DESTINATION=URL [KEY=VALUE…]; or to a program: DESTINATION=|COMMAND;
+    /// may be repeated.
     ///
-    /// A destination is a domain, or a dot and a domain for all below it. The keys are those of --relay-host.
+    /// A destination is a domain, or a dot and a domain for all below it. The keys are those of --relay-host. A command is
+    /// a program's full path and its arguments, in which {user}, {tag}, {domain}, {recipient} and {sender} are filled in;
+    /// there is no shell.
     #[arg(long, value_name = "DESTINATION=URL")]
     #[serde(deserialize_with = "values::list")]
     route: Vec<Many<Route>>,
@@ -163,6 +208,29 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DOMAIN")]
     #[serde(deserialize_with = "values::list")]
     relay_domain: Vec<Many<Domain>>,
+
+    /// What is asked of TLS on the way to hosts that the DNS names: POLICY, or DESTINATION=POLICY; may be repeated.
+    /// Default: opportunistic.
+    ///
+    /// opportunistic takes TLS where it is offered, and is content with any certificate. required wants a certificate for
+    /// the host's name that the system's anchors vouch for. dane holds hosts to their TLSA records under DNSSEC, sts to
+    /// their domain's MTA-STS policy, dane+sts to both, of which DANE counts first; where nothing is published they are
+    /// opportunistic. Mail for a destination whose hosts all fall short waits. A destination is a domain, or a dot and a
+    /// domain for all below it.
+    #[arg(long, value_name = "POLICY")]
+    #[serde(deserialize_with = "values::list")]
+    tls_policy: Vec<Many<TlsRule>>,
+
+    /// Validate signatures in the DNS, for mail that has to go to hosts that are known for sure (REQUIRETLS). Default: only
+    /// with dane in --tls-policy.
+    ///
+    /// The name servers have to pass DNSSEC records on; they are not trusted.
+    #[arg(long)]
+    dnssec: bool,
+
+    /// DNSKEY records to trust, in a file, in place of the keys of the DNS's root. It turns --dnssec on.
+    #[arg(long, value_name = "FILE")]
+    dnssec_anchor: Option<PathBuf>,
 
     /// After how long mail is tried again: after the first failure, the second…; the last counts for all that follow.
     /// Default: 1m,5m,15m,30m,1h,2h,4h.
@@ -178,6 +246,18 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TIME")]
     queue_delay_notice: Option<Wait>,
 
+    /// A domain whose mail a host may ask for by ETRN (RFC 1985); may be repeated. Needs a queue.
+    ///
+    /// It is tried again at once, on the way that it always goes; at most once in five minutes. Hosts below the domain
+    /// may be asked for too. Not on ?role=submission.
+    #[arg(long, value_name = "DOMAIN")]
+    #[serde(deserialize_with = "values::list")]
+    etrn: Vec<Many<Domain>>,
+
+    #[command(flatten)]
+    #[serde(skip)]
+    terms: TermsArguments,
+
     /// A name server to ask, as address:port; may be repeated. Default: those of the system.
     #[arg(long, value_name = "ADDRESS")]
     #[serde(deserialize_with = "values::list")]
@@ -191,6 +271,15 @@ pub(crate) struct Arguments {
     /// The port at which other hosts take mail, for networks of tests. Default: 25.
     #[arg(long, value_name = "PORT")]
     mx_port: Option<u16>,
+
+    /// The CAs that the certificates of other mail hosts and of MTA-STS servers are held against, in PEM. Default: the
+    /// system's.
+    #[arg(long, value_name = "FILE")]
+    mx_tls_ca: Option<PathBuf>,
+
+    /// The port at which MTA-STS policies are fetched, for networks of tests. Default: 443.
+    #[arg(long, value_name = "PORT")]
+    mx_sts_port: Option<u16>,
 
     /// How long open transactions may go on after SIGTERM, in seconds. Default: 30.
     #[arg(long, value_name = "SECONDS")]
@@ -219,7 +308,12 @@ layered!(Arguments {
     hostname,
     domain,
     mailbox,
+    alias_file,
+    tag_separator,
+    quota,
+    program_user,
     data_dir,
+    run_as,
     user_file,
     user,
     max_size,
@@ -235,17 +329,23 @@ layered!(Arguments {
     relay_host,
     route,
     relay_domain,
+    tls_policy,
+    dnssec,
+    dnssec_anchor,
     queue_retry,
     queue_lifetime,
     queue_delay_notice,
+    etrn,
     dns,
     own_address,
     mx_port,
+    mx_tls_ca,
+    mx_sts_port,
     drain_deadline,
     log,
     log_format,
     verbose,
-} except {});
+} with { terms } except {});
 
 /// What stands below the options in `smtp serve --help`.
 pub(crate) const MORE_HELP: &str = "\
@@ -255,8 +355,8 @@ With --listen pipe: standard output is the session's.
 SIGTERM and SIGINT end it: a client hears 421 at its next command, and may finish what it is sending. A second one \
 ends it at once.
 
-SIGHUP reads the certificates and the user file again, and from the configuration file domains, mailboxes, routes and the \
-relay host; sessions go on. What mechanisms AUTH offers is decided at the start: a server that had no user then has no \
+SIGHUP reads the certificates, the user file and the alias file again, and from the configuration file domains, mailboxes, \
+quotas, routes, TLS policies and the relay host; sessions go on. What mechanisms AUTH offers is decided at the start: a server that had no user then has no \
 AUTH and does not read the file again; nor does it come to offer EXTERNAL with the first certificate or uid, or \
 SCRAM-SHA-1 or CRAM-MD5 once all users can use them. A restart does.
 
@@ -289,19 +389,26 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
         warn("other users of this machine can see the password in --queue; PGPASSWORD or ~/.pgpass keeps it from them");
     }
 
-    let store = store::open(&plan)?;
-    let listeners = listen::bind(&plan.urls, store.tls.as_ref().map(|tls| &tls.server), &plan.quic, born)?;
+    let run_as = plan.run_as.as_ref().map(|user| Ok(user.wanted()?.then_some(user))).transpose()?.flatten();
+    let keys = store::Keys::open(&plan, run_as)?;
+    let listeners = listen::bind(&plan.urls, keys.tls.as_ref().map(|tls| &tls.server), &plan.quic, born)?;
+    match run_as {
+        Some(user) => user.drop()?,
+        None => run_as::warn_of_root(&plan.urls),
+    }
+    let store = keys.store(&plan)?;
     let mailboxes = stack::mailboxes(&plan)?;
-    let relay = Relay::open(&plan, &store, &mailboxes, &listeners.sockets).await?;
-    let sockets: Vec<screen::Shown> = listeners.sockets.iter().map(screen::Shown::of).collect();
-    let stack = Stack::new(&plan, &store, mailboxes, relay.as_ref(), listeners.strict)?;
+    let (relay, runner) = Relay::open(&plan, &store, &mailboxes, &listeners).await?.unzip();
+    let sockets: Vec<screen::Shown> = listeners.iter().map(screen::Shown::of).collect();
+    let stack = Stack::new(&plan, &store, mailboxes, relay.as_ref())?;
     let stack = Arc::new(stack::Current::new(stack));
-    let mut doors: Vec<_> =
-        listeners.sockets.into_iter().map(|socket| (socket.role.into(), socket.protocol, socket.listener)).collect();
+    let mut behind_doors: Vec<_> =
+        listeners.into_iter().map(|socket| (Door::from(socket.entrance), (socket.protocol, socket.listener))).collect();
     if relay.is_some() {
         admin::run_folder(&relay::run_dir(&plan.data_dir))?;
         let socket = UnixListener::bind(crate::admin::submission_socket(&plan.data_dir), &UnixOptions::default());
-        doors.push((Door::Programs, Protocol::Smtp, Box::new(socket.map_err(|error| Failure::new(Exit::Io, error))?)));
+        let socket = socket.map_err(|error| Failure::new(Exit::Io, error))?;
+        behind_doors.push((Door::programs(), (Protocol::Smtp, Box::new(socket))));
     }
 
     let (signals, shutdown) = (Signals::new()?, CancellationToken::new());
@@ -310,32 +417,35 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
         screen::show(&plan, &store, &sockets);
     }
     let mut running = JoinSet::new();
-    let used = Door::ALL.iter().filter(|door| doors.iter().any(|(other, ..)| other == *door)).count();
-    for door in Door::ALL {
+    let doors = listen::grouped(behind_doors);
+    let used = doors.len();
+    for (door, listeners) in doors {
         let behind = Arc::clone(&stack);
+        let settings = stack.get().settings(&plan, &door, used);
+        let server = Server::new(settings, move |_| behind.get().of(&door));
         let server =
-            Server::new(stack.get().settings(&plan, door, used), move |session| behind.get().of(session, door));
-        let own = doors.extract_if(.., |(other, ..)| *other == door);
-        let mut own = own.peekable();
-        if own.peek().is_some() {
-            let server = own.fold(server, |server, (_, protocol, listener)| server.listen_as(listener, protocol));
-            running.spawn(server.run(shutdown.clone()));
-        }
+            listeners.into_iter().fold(server, |server, (protocol, listener)| server.listen_as(listener, protocol));
+        running.spawn(server.run(shutdown.clone()));
     }
-    let serving = tokio::spawn(async move { running.join_all().await.into_iter().fold(NOTHING, add) });
+    let serving = listen::together(running);
     if !once {
         listen::announce(sockets.iter().map(|socket| &socket.url));
     }
+    notify::ready();
+    notify::keep_alive();
     sweep(store.maildir.clone());
     let mut emptying = None;
-    if let Some(relay) = &relay {
-        let (hops, runner) = relay.start(&plan, shutdown.child_token());
-        let (spool, clock) = (Arc::clone(&relay.spool), Arc::clone(&relay.clock));
-        admin::Admin { spool, clock, hops }.listen(&plan.data_dir)?;
-        emptying = Some(runner);
+    if let (Some(relay), Some(runner)) = (&relay, runner) {
+        emptying = Some(tokio::spawn(runner.run(shutdown.child_token())));
+        admin::Admin::of(relay, relay::reporter(&plan)).listen(&plan.data_dir)?;
     }
 
     let again = Reload { matches, plan, store, stack, relay };
+    let tell = shutdown.clone();
+    tokio::spawn(async move {
+        tell.cancelled().await;
+        notify::stopping();
+    });
     let stopped = listen::until_stopped(serving, shutdown.clone(), signals, once, || again.all()).await?;
     match stopped {
         Stopped::Drained(summary) => {
@@ -354,12 +464,6 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
     }
 }
 
-const NOTHING: Summary = Summary { sessions: 0, aborted: 0, panicked: 0 };
-
-const fn add(a: Summary, b: Summary) -> Summary {
-    Summary { sessions: a.sessions + b.sessions, aborted: a.aborted + b.aborted, panicked: a.panicked + b.panicked }
-}
-
 /// What SIGHUP reads again.
 struct Reload {
     matches: ArgMatches,
@@ -371,6 +475,7 @@ struct Reload {
 
 impl Reload {
     fn all(&self) {
+        notify::reloading();
         reload(self.store.tls.as_ref().map(|tls| &tls.server));
         match self.settings() {
             Ok(()) => tracing::info!("the configuration was read again"),
@@ -380,6 +485,7 @@ impl Reload {
                 "the configuration cannot be read again; the old one stays"
             ),
         }
+        notify::ready();
     }
 
     fn settings(&self) -> Result<(), Failure> {
@@ -435,11 +541,11 @@ pub(crate) fn check(file: &Path) -> Result<impl std::fmt::Display + use<>, Failu
         }
     }
     store::users(&plan)?;
-    stack::mailboxes(&plan)?;
+    let mailboxes = stack::mailboxes(&plan)?;
     if let Some(identity) = &plan.identity {
         ServerTls::builder().identity(identity.clone()).build().map_err(Failure::config)?;
     }
-    ways::check(&plan)?;
+    ways::check(&plan, &mailboxes)?;
     Ok(plan)
 }
 
@@ -452,7 +558,12 @@ struct Plan {
     domains: Vec<Domain>,
     /// Empty: every local part.
     mailboxes: Vec<Mailbox>,
+    alias_file: Option<PathBuf>,
+    separator: Separator,
+    quotas: Vec<QuotaOf>,
+    program_user: Option<String>,
     data_dir: PathBuf,
+    run_as: Option<RunAs>,
     user_file: Option<PathBuf>,
     users: Vec<Hidden>,
     max_size: Option<Size>,
@@ -468,10 +579,19 @@ struct Plan {
     relay_host: Option<Hop>,
     routes: Vec<Route>,
     relay_domains: Vec<Domain>,
+    tls_policies: Vec<TlsRule>,
+    dnssec: bool,
+    dnssec_anchor: Option<PathBuf>,
     schedule: Schedule,
+    /// For which domains ETRN starts the queue.
+    etrn: Vec<Domain>,
+    /// On what terms extensions are offered.
+    terms: Terms,
     dns: Vec<SocketAddr>,
     own_addresses: Vec<IpAddr>,
     mx_port: Option<u16>,
+    mx_tls_ca: Option<PathBuf>,
+    mx_sts_port: Option<u16>,
 }
 
 impl Plan {
@@ -498,10 +618,20 @@ impl Plan {
         }
         let spooling = arguments.queue.unwrap_or(if relays { Spooling::Sqlite(None) } else { Spooling::None });
         let queue = Place::new(spooling, data_dir.join("queue"), arguments.queue_bodies, arguments.queue_lease)?;
+        let etrn = flatten(arguments.etrn);
+        if !etrn.is_empty() && queue.is_none() {
+            return Err(Failure::usage("--etrn without a queue").help("--queue sqlite makes one"));
+        }
         let mut schedule = Schedule::default();
         let retries: Vec<Duration> = flatten(arguments.queue_retry).into_iter().map(|wait: Wait| wait.0).collect();
         if !retries.is_empty() {
             schedule.retries = retries;
+        }
+        let mut terms = arguments.terms.terms();
+        if terms.deliver_by_min == 0 && queue.is_some() {
+            // What is not delivered at once is tried again after the first pause, and not before.
+            let pause = schedule.retries.first().map_or(0, Duration::as_secs);
+            terms.deliver_by_min = u32::try_from(pause).unwrap_or(u32::MAX);
         }
         schedule.lifetime = arguments.queue_lifetime.map_or(schedule.lifetime, |wait| wait.0);
         schedule.delay_notice = arguments.queue_delay_notice.map_or(schedule.delay_notice, |wait| wait.0);
@@ -510,7 +640,12 @@ impl Plan {
             hostname,
             domains,
             mailboxes: flatten(arguments.mailbox),
+            alias_file: arguments.alias_file,
+            separator: arguments.tag_separator.unwrap_or_default(),
+            quotas: flatten(arguments.quota),
+            program_user: arguments.program_user,
             data_dir,
+            run_as: arguments.run_as,
             user_file: arguments.user_file,
             users: arguments.user,
             max_size: arguments.max_size,
@@ -524,10 +659,17 @@ impl Plan {
             relay_host: arguments.relay_host,
             routes,
             relay_domains,
+            tls_policies: flatten(arguments.tls_policy),
+            dnssec: arguments.dnssec,
+            dnssec_anchor: arguments.dnssec_anchor,
             schedule,
+            etrn,
+            terms,
             dns: flatten(arguments.dns),
             own_addresses: flatten(arguments.own_address),
             mx_port: arguments.mx_port,
+            mx_tls_ca: arguments.mx_tls_ca,
+            mx_sts_port: arguments.mx_sts_port,
         })
     }
 
@@ -540,14 +682,17 @@ impl Plan {
     }
 
     /// What holds until the end of the process, and whether it is another in `new`.
-    fn fixed(&self, new: &Self) -> [(&'static str, bool); 8] {
+    fn fixed(&self, new: &Self) -> [(&'static str, bool); 11] {
         [
             ("listen", self.urls != new.urls),
             ("hostname", self.hostname != new.hostname),
             ("data_dir", self.data_dir != new.data_dir),
+            ("run_as", self.run_as != new.run_as),
             ("max_size", self.max_size != new.max_size),
             ("queue, queue_bodies, queue_lease", self.queue != new.queue),
             ("queue_retry, queue_lifetime, queue_delay_notice", self.schedule != new.schedule),
+            ("etrn", self.etrn != new.etrn),
+            ("no_soliciting, deliver_by_min, priority_profile, hold_max", !terms::same(&self.terms, &new.terms)),
             ("tls_cert, tls_key", self.identity_files != new.identity_files),
             ("drain_deadline", self.drain != new.drain),
         ]

@@ -12,12 +12,42 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, FromArgMatches};
 use serde::de::DeserializeOwned;
+use toml::Spanned;
 use toml::de::{DeTable, Deserializer};
 
 use crate::exit::Failure;
 
+/// Options that several subcommands have; see [`group`].
+pub(crate) trait Group: Default + DeserializeOwned {
+    /// Their keys in a file.
+    const KEYS: &[&str];
+
+    /// Takes from `file` what was not `given` on the command line or in the environment.
+    fn fill(&mut self, file: Self, given: &dyn Fn(&str) -> bool);
+}
+
+/// Implements [`Group`] for a struct, all of whose fields have to be listed.
+macro_rules! group {
+    ($options:ident { $($field:ident),+ $(,)? }) => {
+        impl $crate::settings::Group for $options {
+            const KEYS: &[&str] = &[$(stringify!($field)),+];
+
+            fn fill(&mut self, file: Self, given: &dyn Fn(&str) -> bool) {
+                let Self { $($field,)+ } = file;
+                $(if !given(stringify!($field)) {
+                    self.$field = $field;
+                })+
+            }
+        }
+    };
+}
+pub(crate) use group;
+
 /// The options of a subcommand, which may come from several places; see [`layered`].
 pub(crate) trait Layered: FromArgMatches + DeserializeOwned {
+    /// Reads them from a file, those of its groups included.
+    fn read(table: Table<'_>) -> Result<Self, Fault>;
+
     /// The file that `--config` names.
     fn file(&self) -> Option<&Path>;
 
@@ -25,20 +55,31 @@ pub(crate) trait Layered: FromArgMatches + DeserializeOwned {
     fn fill(&mut self, file: Self, given: &dyn Fn(&str) -> bool);
 }
 
-/// Implements [`Layered`] for a struct with a field `config`; every other field has to be listed, once, either as one
-/// that a file may set or as one that it may not.
+/// Implements [`Layered`] for a struct with a field `config`; every other field has to be listed, once: as one that a
+/// file may set, as a [`Group`], or as one that a file may not set.
 macro_rules! layered {
-    ($options:ident { $($field:ident),+ $(,)? } except { $($fixed:ident),* }) => {
+    ($options:ident { $($field:ident),+ $(,)? } $(with { $($group:ident),+ })? except { $($fixed:ident),* }) => {
         impl $crate::settings::Layered for $options {
+            fn read(table: $crate::settings::Table<'_>) -> Result<Self, $crate::settings::Fault> {
+                #[allow(unused_mut, reason = "not all have groups")]
+                let mut table = table;
+                $($(let $group = table.group()?;)+)?
+                #[allow(unused_mut, reason = "not all have groups")]
+                let mut options: Self = table.rest()?;
+                $($(options.$group = $group;)+)?
+                Ok(options)
+            }
+
             fn file(&self) -> Option<&std::path::Path> {
                 self.config.as_deref()
             }
 
             fn fill(&mut self, file: Self, given: &dyn Fn(&str) -> bool) {
-                let Self { config: _, $($field,)+ $($fixed: _,)* } = file;
+                let Self { config: _, $($field,)+ $($($group,)+)? $($fixed: _,)* } = file;
                 $(if !given(stringify!($field)) {
                     self.$field = $field;
                 })+
+                $($($crate::settings::Group::fill(&mut self.$group, $group, given);)+)?
             }
         }
     };
@@ -104,7 +145,7 @@ pub(crate) fn load<T: Layered>(matches: &ArgMatches) -> Result<T, Failure> {
 ///
 /// # Errors
 /// When it cannot be read or understood.
-pub(crate) fn file<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
+pub(crate) fn file<T: Layered>(path: &Path) -> Result<T, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Failure::config(format!("cannot read the configuration {}: {error}", path.display()))
             .help("check the path given by --config")
@@ -114,13 +155,43 @@ pub(crate) fn file<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
 
 /// What is wrong with a file, and where in it.
 #[derive(Debug)]
-struct Fault {
+pub(crate) struct Fault {
     what: String,
     help: Option<String>,
     at: Option<Range<usize>>,
 }
 
-fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
+/// What stands in a file, with one spelling of its keys.
+pub(crate) struct Table<'a> {
+    keys: Spanned<DeTable<'a>>,
+    /// The keys that were taken out of it.
+    groups: Vec<&'static str>,
+}
+
+impl<'a> Table<'a> {
+    /// Takes the options of a group out of it.
+    ///
+    /// # Errors
+    /// If a value is none.
+    pub(crate) fn group<T: Group>(&mut self) -> Result<T, Fault> {
+        let all = std::mem::take(self.keys.get_mut());
+        let (own, rest) = all.into_iter().partition(|(key, _)| T::KEYS.contains(&&**key.get_ref()));
+        *self.keys.get_mut() = rest;
+        self.groups.extend(T::KEYS);
+        let own: DeTable<'a> = own;
+        Ok(T::deserialize(Deserializer::from(Spanned::new(self.keys.span(), own)))?)
+    }
+
+    /// What is left.
+    ///
+    /// # Errors
+    /// If a key is unknown, or a value none.
+    pub(crate) fn rest<T: DeserializeOwned>(self) -> Result<T, Fault> {
+        T::deserialize(Deserializer::from(self.keys)).map_err(|error| Fault::new(&error, &self.groups))
+    }
+}
+
+fn parse<T: Layered>(text: &str) -> Result<T, Fault> {
     let mut table = DeTable::parse(text)?;
     // One spelling for serde, both for people.
     let keys = std::mem::take(table.get_mut());
@@ -133,16 +204,24 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
             (key, value)
         })
         .collect();
-    Ok(T::deserialize(Deserializer::from(table))?)
+    T::read(Table { keys: table, groups: Vec::new() })
 }
 
 impl From<toml::de::Error> for Fault {
     fn from(error: toml::de::Error) -> Self {
+        Self::new(&error, &[])
+    }
+}
+
+impl Fault {
+    /// `more` are keys that are known beside those of which the error speaks.
+    fn new(error: &toml::de::Error, more: &[&str]) -> Self {
         let at = error.span();
         let message = error.message();
-        let Some((key, known)) = unknown_key(message) else {
+        let Some((key, mut known)) = unknown_key(message) else {
             return Self { what: message.to_owned(), help: None, at };
         };
+        known.extend(more);
         let near = nearest(key, known.iter().copied());
         let list = known.join(", ");
         let help = match near {

@@ -4,22 +4,23 @@ mod input;
 mod talk;
 
 use std::path::PathBuf;
+
 use std::sync::Arc;
 
 use serde::Deserialize;
 use smtp_client::{Options, Timeouts};
 use smtp_core::types::EhloName;
-use smtp_tls::Pin;
 use smtp_transport_quic::Observer;
 
-use crate::connect::{TlsOptions, connect};
+use crate::connect::{TlsArguments, connect};
+use crate::credentials::LoginArguments;
 use crate::exit::{Exit, Failure};
 use crate::send::failure_of;
 use crate::settings::layered;
 use crate::transcript::{Output, Transcript};
 use crate::transport::Calling;
 use crate::url::Url;
-use crate::values::{self, Wait};
+use crate::values::Wait;
 
 /// Talks SMTP by hand: what you type is sent, what the server says is shown.
 #[derive(Debug, Default, clap::Args, Deserialize)]
@@ -32,30 +33,13 @@ pub(crate) struct Arguments {
     #[serde(skip)]
     url: Option<Url>,
 
-    /// Authenticate as this user, with the helper `auth`.
-    #[arg(long, value_name = "NAME")]
-    user: Option<String>,
+    #[command(flatten)]
+    #[serde(skip)]
+    login: LoginArguments,
 
-    /// The password is the first line of this file. The variable SMTP_SHELL_PASSWORD may hold it instead.
-    #[arg(long, value_name = "FILE")]
-    password_file: Option<PathBuf>,
-
-    /// Trust the CAs in this PEM file instead of the system's.
-    #[arg(long, value_name = "FILE")]
-    tls_ca: Option<PathBuf>,
-
-    /// Trust this key alone: the hex SHA-256 of the leaf's SubjectPublicKeyInfo.
-    #[arg(long, value_name = "SHA256")]
-    #[serde(deserialize_with = "values::parsed")]
-    pin: Option<Pin>,
-
-    /// Do not verify the server's certificate, and let `auth` work over any channel.
-    #[arg(long)]
-    insecure: bool,
-
-    /// Write the session's TLS keys to the file that SSLKEYLOGFILE names. Whoever reads it reads the session.
-    #[arg(long)]
-    tls_key_log: bool,
+    #[command(flatten)]
+    #[serde(skip)]
+    tls: TlsArguments,
 
     /// How long each step may take, in seconds. Default: what RFC 5321 §4.5.3.2 grants a server, 2 to 10 minutes.
     #[arg(long, value_name = "SECONDS")]
@@ -68,20 +52,14 @@ pub(crate) struct Arguments {
 }
 
 layered!(Arguments {
-    user,
-    password_file,
-    tls_ca,
-    pin,
-    insecure,
-    tls_key_log,
     timeout,
-} except { url });
+} with { login, tls } except { url });
 
 /// What stands below the options in `smtp shell --help`.
 pub(crate) const MORE_HELP: &str = "\
 Helpers, in lower case:
   starttls          STARTTLS and the handshake; say EHLO again afterwards
-  auth [MECHANISM]  AUTH with --user and --password-file, or asks for them; after EHLO.
+  auth [MECHANISM]  AUTH with --auth, --user and --password-file, or asks for them; after EHLO.
                     EXTERNAL and ANONYMOUS need neither; for OAUTHBEARER and XOAUTH2 the password is the token
   quit              QUIT, as the end of the input does
 
@@ -99,13 +77,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let url = arguments.url.ok_or_else(|| {
         Failure::usage("the server is missing").help("`smtp shell smtp://127.0.0.1:2525` talks to one")
     })?;
-    let tls = TlsOptions {
-        ca: arguments.tls_ca,
-        pin: arguments.pin,
-        insecure: arguments.insecure,
-        key_log: arguments.tls_key_log,
-        ..TlsOptions::default()
-    };
+    let tls = arguments.tls.options()?;
     let policy = tls.policy(&url, false)?;
     let wait = arguments.timeout.map(|wait| wait.0);
     let input = input::Input::new().map_err(|error| Failure::new(Exit::Io, error))?;
@@ -122,9 +94,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let hello: Option<EhloName> = None;
     let connection =
         connect(&*way.connector, &url, &policy, options, hello).await.map_err(|error| failure_of(&error))?;
-    let account =
-        talk::Account { user: arguments.user, password_file: arguments.password_file, insecure: tls.insecure };
-    let ended = talk::Talk { connection, screen, input, account }.run().await;
+    let (login, insecure) = (arguments.login, tls.insecure);
+    let ended = talk::Talk { connection, screen, input, login, insecure }.run().await;
     way.leave().await;
     ended
 }

@@ -8,21 +8,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use smtp_core::channel::SessionInfo;
 use smtp_core::driver;
 use smtp_core::service::{BoxError, Delivery, Policy};
 use smtp_core::session::server::{Config, Limits};
 use smtp_core::types::Domain;
 use smtp_server::{AnyRecipient, RequireTlsLayer, Server, Settings, Sink, TraceDeliveryLayer, TraceLayer};
 use smtp_tls::{Identity, SelfSigned, ServerTls};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::util::{MapErr, option_layer};
 use tower_layer::Layer;
 
 use crate::exit::{Exit, Failure, say};
-use crate::listen::{self, Signals, Strict};
+use crate::listen::{self, Entrance, Signals};
 use crate::logging::{self, Format, Level};
 use crate::settings::layered;
+use crate::terms::TermsArguments;
 use crate::transport::{Born, EarlyDataChoice, Quic, want_tls};
 use crate::url::Url;
 use crate::values::{self, Many, Size, Wait, flatten};
@@ -74,6 +75,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     qlog_dir: Option<PathBuf>,
 
+    #[command(flatten)]
+    #[serde(skip)]
+    terms: TermsArguments,
+
     /// How long open sessions may go on at the end, in seconds. Default: 5.
     #[arg(long, value_name = "SECONDS")]
     drain_deadline: Option<Wait>,
@@ -110,7 +115,7 @@ layered!(Arguments {
     log,
     log_format,
     verbose,
-} except {});
+} with { terms } except {});
 
 /// What stands below the options in `smtp sink --help`.
 pub(crate) const MORE_HELP: &str = "\
@@ -137,31 +142,44 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let identity = listen::named_identity(arguments.tls_cert, arguments.tls_key)?;
     let tls = want_tls(&urls).then(|| tls(identity, &hostname, arguments.tls_key_log)).transpose()?;
     let quic = Quic::new(arguments.early_data, arguments.qlog_dir)?;
-    let listeners = listen::bind(&urls, tls.as_ref(), &quic, born)?;
+    let sockets = listen::bind(&urls, tls.as_ref(), &quic, born)?;
     let exposed = arguments.exposed;
-    if let Some(open) = listeners.sockets.iter().find(|socket| !socket.listener.is_local() && !exposed) {
+    if let Some(open) = sockets.iter().find(|socket| !socket.listener.is_local() && !exposed) {
         let what = format!("{} can be reached from other machines, and a sink takes mail for anybody", open.url);
         return Err(Failure::usage(what).help("--exposed says that this is meant"));
     }
 
-    let settings = settings(hostname, arguments.max_size, arguments.drain_deadline);
-    let (counts, strict) = (Counts::default(), listeners.strict);
-    let server = Server::new(settings, {
-        let counts = counts.clone();
-        move |session| {
-            counts.sessions.fetch_add(1, Ordering::Relaxed);
-            stack(session, &counts.sink, &strict, exposed, traced)
-        }
-    });
-    let announced: Vec<String> = listeners.sockets.iter().map(|socket| socket.url.clone()).collect();
-    let server =
-        listeners.sockets.into_iter().fold(server, |server, socket| server.listen_as(socket.listener, socket.protocol));
+    let mut limits = Limits::default();
+    if let Some(size) = arguments.max_size {
+        limits.message_size = size.0;
+    }
+    let config =
+        Config::new(hostname).promising(Sink::PROMISES).with_limits(limits).with_terms(arguments.terms.terms());
+    let drain = arguments.drain_deadline.map_or(Duration::from_secs(5), |wait| wait.0);
+    let counts = Counts::default();
+    let announced: Vec<String> = sockets.iter().map(|socket| socket.url.clone()).collect();
+    let groups = listen::grouped(sockets.into_iter().map(|socket| (socket.entrance.clone(), socket)));
+    let connections = listen::connections(groups.len());
     let once = listen::is_pipe(&urls);
     let (signals, shutdown) = (Signals::new()?, CancellationToken::new());
     if io::stderr().is_terminal() && !once {
         say(format_args!("Takes mail for anybody and keeps none of it. Ctrl-C ends it and prints totals."));
     }
-    let serving = tokio::spawn(server.run(shutdown.clone()));
+    let mut running = JoinSet::new();
+    for (entrance, sockets) in groups {
+        let Entrance { tls_first, forwarders, role: _ } = entrance;
+        let config = config.clone().with_forwarders(forwarders);
+        let settings = Settings { connections, drain, ..Settings::new(driver::Settings::new(config)) };
+        let counts = counts.clone();
+        let server = Server::new(settings, move |_| {
+            counts.sessions.fetch_add(1, Ordering::Relaxed);
+            stack(&counts.sink, tls_first, exposed, traced)
+        });
+        let server =
+            sockets.into_iter().fold(server, |server, socket| server.listen_as(socket.listener, socket.protocol));
+        running.spawn(server.run(shutdown.clone()));
+    }
+    let serving = listen::together(running);
     if !once {
         listen::announce(&announced);
     }
@@ -171,30 +189,12 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-fn settings(hostname: Domain, max_size: Option<Size>, drain: Option<Wait>) -> Settings {
-    let mut limits = Limits::default();
-    if let Some(size) = max_size {
-        limits.message_size = size.0;
-    }
-    let config = Config::new(hostname).promising(Sink::PROMISES).with_limits(limits);
-    let mut settings = Settings::new(driver::Settings::new(config));
-    settings.connections = listen::connections();
-    settings.drain = drain.map_or(Duration::from_secs(5), |wait| wait.0);
-    settings
-}
-
 /// The services of one session: as little as can be.
-fn stack(
-    session: &SessionInfo,
-    sink: &Sink,
-    strict: &Strict,
-    exposed: bool,
-    traced: bool,
-) -> (impl Policy + use<>, impl Delivery + use<>) {
+fn stack(sink: &Sink, tls_first: bool, exposed: bool, traced: bool) -> (impl Policy + use<>, impl Delivery + use<>) {
     // Anybody gets mail here, on this machine unless it was said otherwise.
     let policy = if exposed { AnyRecipient::exposed() } else { AnyRecipient::new() };
     // `?tls=required`: nothing that matters is said in clear.
-    let policy = option_layer(strict.holds(session).then_some(RequireTlsLayer)).layer(policy);
+    let policy = option_layer(tls_first.then_some(RequireTlsLayer)).layer(policy);
     // The log, if somebody wants one.
     let policy = option_layer(traced.then_some(TraceLayer)).layer(policy);
 

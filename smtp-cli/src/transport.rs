@@ -1,7 +1,6 @@
 //! The transports of the binary: from a URL to sockets that listen, and to what connects. A new one is an arm in each of
 //! the two matches here, and a line in [`url`](crate::url).
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Deserialize;
 use smtp_core::session::server::Protocol;
-use smtp_core::stream::{Connector, Listener};
+use smtp_core::stream::{AcceptProxy, Connector, Listener};
 use smtp_tls::{ClientTls, ServerTls};
 use smtp_transport_quic::{
     ConnectOptions as QuicConnectOptions, EarlyData, Observer, QuicConnector, QuicListener, QuicOptions, Service,
@@ -23,7 +22,8 @@ use smtp_transport_unix::{
 use smtp_transport_websocket::{WebSocketConnector, WebSocketListener};
 
 use crate::exit::{Exit, Failure, warn};
-use crate::url::{Carrier, Place, Role, TlsChoice, Url};
+use crate::listen::Entrance;
+use crate::url::{Carrier, Place, TlsChoice, Url};
 
 /// Whether mail may come before the handshake has shown that it is no replay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -67,7 +67,8 @@ impl Quic {
         }
     }
 
-    fn transport(&self) -> TransportOptions {
+    /// What both sides of every connection have.
+    pub(crate) fn transport(&self) -> TransportOptions {
         TransportOptions { qlog_dir: self.qlog_dir.clone(), ..TransportOptions::default() }
     }
 }
@@ -160,10 +161,8 @@ pub(crate) struct Socket {
     pub(crate) cover: &'static str,
     /// How it is tried out.
     pub(crate) trial: Trial,
-    /// The address whose sessions want TLS before mail.
-    pub(crate) strict: Option<SocketAddr>,
-    /// What it is for.
-    pub(crate) role: Role,
+    /// What its sessions have in common.
+    pub(crate) entrance: Entrance,
 }
 
 /// What somebody has to know who tries a socket out.
@@ -189,9 +188,16 @@ impl Socket {
             url,
             cover,
             trial,
-            strict: None,
-            role: Role::default(),
+            entrance: Entrance::default(),
         }
+    }
+
+    /// The same, with the path that `url` has: any is taken, and this is the one that clients are to be given.
+    fn with_path(mut self, url: &Url) -> Self {
+        if let Place::Host { path, .. } = &url.place {
+            self.url.push_str(path);
+        }
+        self
     }
 
     /// The same, speaking what `url` says.
@@ -227,24 +233,23 @@ pub(crate) fn listen(url: &Url, tls: Option<&ServerTls>, quic: &Quic, born: &mut
         Failure::new(Exit::Unavailable, error).help("--listen URL takes another address, port or path")
     };
     let address = || url.listen_address().map_err(Failure::usage);
+    let bind = |tls| -> Result<TcpListener, Failure> {
+        let options = ListenOptions { tls, ..ListenOptions::default() };
+        Ok(behind(TcpListener::bind(address()?, options).map_err(taken)?, url, TcpListener::behind))
+    };
     let tcp = |choice| -> Result<Socket, Failure> {
         let (tls, cover, trial) = cover(choice, tls)?;
-        let options = ListenOptions { tls, ..ListenOptions::default() };
-        let listener = TcpListener::bind(address()?, options).map_err(taken)?;
-        Ok(tcp_socket(listener, choice, cover, trial))
+        Ok(tcp_socket(bind(tls)?, choice, cover, trial))
     };
     Ok(vec![match url.carrier() {
         Carrier::Tcp => tcp(url.tls.unwrap_or(TlsChoice::Opportunistic))?.speaking(url),
         Carrier::TlsOverTcp => tcp(TlsChoice::Implicit)?,
         Carrier::WebSocket => {
-            let listener = TcpListener::bind(address()?, ListenOptions::default()).map_err(taken)?;
-            Socket::new(WebSocketListener::new(listener), "WebSocket in clear", Trial::OURS)
+            Socket::new(WebSocketListener::new(bind(Tls::None)?), "WebSocket in clear", Trial::OURS).with_path(url)
         }
         Carrier::WebSocketOverTls => {
             let (tls, _, _) = cover(TlsChoice::Implicit, tls)?;
-            let options = ListenOptions { tls, ..ListenOptions::default() };
-            let listener = TcpListener::bind(address()?, options).map_err(taken)?;
-            Socket::new(WebSocketListener::new(listener), "WebSocket under TLS", Trial::OURS_VERIFIED)
+            Socket::new(WebSocketListener::new(bind(tls)?), "WebSocket under TLS", Trial::OURS_VERIFIED).with_path(url)
         }
         Carrier::Quic => {
             let options = quic_options(url, quic);
@@ -254,7 +259,7 @@ pub(crate) fn listen(url: &Url, tls: Option<&ServerTls>, quic: &Quic, born: &mut
         Carrier::Unix => {
             let Place::Path { path, .. } = &url.place else { return Err(Failure::usage(format!("{url}: no path"))) };
             let listener = UnixListener::bind(path, &UnixOptions::default()).map_err(taken)?;
-            unix_socket(listener).speaking(url)
+            unix_socket(behind(listener, url, UnixListener::behind)).speaking(url)
         }
         Carrier::Pipe => {
             let stdio = born.stdio.take().ok_or_else(|| Failure::usage("pipe: can be listened on once"))?;
@@ -271,12 +276,15 @@ pub(crate) fn listen(url: &Url, tls: Option<&ServerTls>, quic: &Quic, born: &mut
 fn take_over(socket: Handed, url: &Url, tls: Option<&ServerTls>, quic: &Quic) -> Result<Socket, Failure> {
     let cannot = |error: std::io::Error| Failure::config(format!("{url}: {error}"));
     match socket {
-        Handed::Unix(listener) => Ok(unix_socket(listener)),
+        Handed::Unix(listener) => Ok(unix_socket(behind(listener, url, UnixListener::behind))),
         Handed::Tcp(socket) => {
             let choice = url.tls.unwrap_or(TlsChoice::Opportunistic);
             let (tls, cover, trial) = cover(choice, tls)?;
             let listener = TcpListener::from_std(socket, tls).map_err(cannot)?;
-            Ok(tcp_socket(listener, choice, cover, trial))
+            Ok(tcp_socket(behind(listener, url, TcpListener::behind), choice, cover, trial))
+        }
+        Handed::Udp(_) if !url.trust().proxies.is_empty() => {
+            Err(Failure::config(format!("{url}: this is a UDP socket, and a PROXY header does not go over QUIC")))
         }
         Handed::Udp(socket) => {
             let listener = QuicListener::from_std(socket, need(tls)?, quic_options(url, quic)).map_err(cannot)?;
@@ -284,6 +292,12 @@ fn take_over(socket: Handed, url: &Url, tls: Option<&ServerTls>, quic: &Quic) ->
         }
         _ => Err(Failure::config(format!("{url}: a kind of socket that is not known here"))),
     }
+}
+
+/// The listener, which takes nobody but the proxies that `url` names, if it names any.
+fn behind<L>(listener: L, url: &Url, behind: fn(L, AcceptProxy) -> L) -> L {
+    let proxies = &url.trust().proxies;
+    if proxies.is_empty() { listener } else { behind(listener, AcceptProxy::from(proxies.clone())) }
 }
 
 /// TLS on a TCP socket, what is told of it, and how it is tried out.
@@ -306,8 +320,9 @@ fn need(tls: Option<&ServerTls>) -> Result<&ServerTls, Failure> {
 }
 
 fn tcp_socket(listener: TcpListener, choice: TlsChoice, cover: &'static str, trial: Trial) -> Socket {
-    let strict = (choice == TlsChoice::Required).then(|| listener.local_addr());
-    Socket { strict, ..Socket::new(listener, cover, trial) }
+    let mut socket = Socket::new(listener, cover, trial);
+    socket.entrance.tls_first = choice == TlsChoice::Required;
+    socket
 }
 
 fn unix_socket(listener: UnixListener) -> Socket {
@@ -369,8 +384,9 @@ impl Way {
 /// # Errors
 /// If nothing can.
 pub(crate) fn way(url: &Url, tls: ClientTls, calling: Calling) -> Result<Way, Failure> {
-    if url.names_role() {
-        return Err(Failure::usage(format!("{url}: a role is a listener's")).help("leave ?role= out"));
+    if url.is_for_listening() {
+        return Err(Failure::usage(format!("{url}: there is a parameter that is a listener's"))
+            .help("leave role=, proxy=, xclient=, xclient-login= and xforward= out"));
     }
     let wait = calling.wait;
     let tcp = |tls| {

@@ -11,7 +11,8 @@
 //! fd:[name|number][?tls=…|service=…]                      sockets that a service manager handed down
 //! ```
 //!
-//! `?role=mx|submission`, for listening on any but `pipe:`, says what a listener is for.
+//! For listening on any but `pipe:`, `?role=mx|submission` says what a listener is for, and `?proxy=`, `?xclient=`,
+//! `?xclient-login=` and `?xforward=` whom it believes what they say of others ([`Trust`]).
 //!
 //! A host is a name, an IPv4 address, or an IPv6 address in brackets. Names and passwords do not go into URLs: URLs end
 //! up in logs and process lists.
@@ -26,6 +27,8 @@ use smtp_core::stream::{Address, Target};
 use smtp_core::types::{AddressLiteral, Domain, Host};
 use smtp_transport_quic::Service;
 use smtp_transport_unix::{PipeConnector, unix_target};
+
+use crate::trust::{self, Trust};
 
 /// What carries the octets of a scheme.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +156,8 @@ pub(crate) struct Url {
     service: Option<Service>,
     /// What `?role=` says, if it is there.
     role: Option<Role>,
+    /// Whom a listener believes.
+    trust: Trust,
     /// As it was written behind `?`.
     query: String,
 }
@@ -191,9 +196,14 @@ impl Url {
         self.role.unwrap_or_default()
     }
 
-    /// True if `?role=` is there, which means nothing to a client.
-    pub(crate) const fn names_role(&self) -> bool {
-        self.role.is_some()
+    /// Whom a listener believes.
+    pub(crate) const fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// True if a parameter is there that means nothing to a client.
+    pub(crate) fn is_for_listening(&self) -> bool {
+        self.role.is_some() || !self.trust.is_nobody()
     }
 
     /// The server to connect to. A program is its own server and has no address.
@@ -351,8 +361,8 @@ pub(crate) fn ascii(name: &str) -> String {
 }
 
 impl Url {
-    const fn of(scheme: &'static Scheme, place: Place) -> Self {
-        Self { scheme, place, tls: None, service: None, role: None, query: String::new() }
+    fn of(scheme: &'static Scheme, place: Place) -> Self {
+        Self { scheme, place, tls: None, service: None, role: None, trust: Trust::default(), query: String::new() }
     }
 
     /// The same with what stands behind `?`.
@@ -368,6 +378,9 @@ impl Url {
                 if self.role.replace(role).is_some() {
                     return twice("role");
                 }
+                continue;
+            }
+            if self.trust.read(parameter, self.scheme.carrier).map_err(fault)? {
                 continue;
             }
             if !self.scheme.parameters.contains(&parameter) {
@@ -397,11 +410,14 @@ impl Url {
             ([], Carrier::TlsOverTcp | Carrier::WebSocketOverTls) => {
                 "it has none: TLS is there from the first octet".to_owned()
             }
-            ([], _) => "it has none".to_owned(),
+            ([], _) => "it has none but those of listeners".to_owned(),
             (known, Carrier::Quic) => format!("TLS is always there; {} are known", known.join(" and ")),
             (known, _) => format!("{} are known", known.join(", ")),
         };
-        fault(format!("{name}: has no parameter {parameter:?}; {known}"))
+        let of_listeners = trust::PARAMETERS;
+        fault(format!(
+            "{name}: has no parameter {parameter:?}; {known}; for listening also role=mx, role=submission, {of_listeners}"
+        ))
     }
 }
 
@@ -459,6 +475,8 @@ mod tests {
             ("smtps://[::1]?role=submission", "smtps://[::1]:465?role=submission"),
             ("smtp://[::1]?tls=none&role=mx", "smtp://[::1]:25?tls=none&role=mx"),
             ("FD:submission?tls=required", "fd:submission?tls=required"),
+            ("smtp://[::1]?proxy=10.0.0.0/8&proxy=::1&tls=none", "smtp://[::1]:25?proxy=10.0.0.0/8&proxy=::1&tls=none"),
+            ("smtp+unix:///run/x?xclient-login=uid:7", "smtp+unix:///run/x?xclient-login=uid:7"),
         ] {
             assert_eq!(shown(text), meaning);
             assert_eq!(shown(&shown(text)), meaning, "reads what it writes");
@@ -476,6 +494,8 @@ mod tests {
             ("smtps://x?tls=none", "TLS is there from the first octet"),
             ("smtp://x?role=mx&role=mx", "role= is there twice"),
             ("smtp://x?role=relay", "no parameter \"role=relay\""),
+            ("smtp://x?proxy=localhost", "proxy=localhost: "),
+            ("smtp+quic://x:1?proxy=::1", "does not go over QUIC"),
             ("smtp://", "host is missing"),
             ("smtp://:25", "host is missing"),
             ("smtp://x:65536", "0 to 65535"),

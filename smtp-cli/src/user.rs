@@ -39,9 +39,14 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
 
-    /// Add a user without a password, who is known by a certificate or a user id only.
+    /// Add a user without a password, who is known by a certificate, a user id or a token only.
     #[arg(long, conflicts_with = "password_file")]
     no_password: bool,
+
+    /// Add a user with a token for OAUTHBEARER and XOAUTH2. It is shown this once, on standard output; the file has its
+    /// hash.
+    #[arg(long)]
+    token: bool,
 
     /// An address that the user may send as, or @DOMAIN for all of one; may be repeated.
     ///
@@ -94,12 +99,17 @@ enum Action {
     Remove,
     /// Give a user another password.
     Passwd,
+    /// Give a user a new token for OAUTHBEARER and XOAUTH2, and show it this once; one before it is of no use any more.
+    Token,
+    /// Take a user's token away.
+    Revoke,
 }
 
 layered!(Arguments {
     user_file,
     password_file,
     no_password,
+    token,
     send_as,
     certificate_key,
     certificate_address,
@@ -111,12 +121,13 @@ layered!(Arguments {
 /// What stands below the options in `smtp user --help`.
 pub(crate) const MORE_HELP: &str = "\
 A server that is running reads the file again on SIGHUP. It offers what mechanisms it offered at its start: restart it \
-after the first user, the first --uid or --certificate-…, and when all have --scram-sha-1 or --cram-md5.
+after the first user, the first --uid, --certificate-… or token, and when all have --scram-sha-1 or --cram-md5.
 
 Examples:
   smtp user add jo
   smtp user add jo --send-as jo@example.org --send-as @lists.example.org
   smtp user add backup --no-password --uid 34
+  smtp user add ci --no-password --token >token; smtp send --auth OAUTHBEARER --user ci --password-file token …
   smtp user passwd jo --password-file new
   smtp user list --user-file /etc/smtp/users";
 
@@ -139,12 +150,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let new = match arguments.action {
         Action::Add => Change::Add(Box::new(arguments.user(name)?)),
         Action::Passwd => Change::Password(password(name, arguments.password_file.as_deref())?),
+        Action::Token => Change::Token,
+        Action::Revoke => Change::Revoke,
         Action::Remove | Action::List => Change::Remove,
     };
     let mut file = UserFile::lock(&path)?;
+    let mut token = None;
     let done = match new {
         Change::Add(user) => {
-            file.add(*user)?;
+            let mut user = *user;
+            if arguments.token {
+                let (with, made) = user.with_new_token().map_err(Failure::config)?;
+                (user, token) = (with, Some(made));
+            }
+            file.add(user)?;
             "added"
         }
         Change::Password(password) => {
@@ -155,12 +174,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
             file.replace(user)?;
             "has a new password"
         }
+        Change::Token => {
+            let (user, made) = file.find(name)?.clone().with_new_token().map_err(Failure::config)?;
+            token = Some(made);
+            file.replace(user)?;
+            "has a new token"
+        }
+        Change::Revoke => {
+            let user = file.find(name)?.clone().without_token();
+            file.replace(user)?;
+            "has no token"
+        }
         Change::Remove => {
             file.remove(name)?;
             "removed"
         }
     };
     file.store()?;
+    // Only what is in the file is of any use.
+    if let Some(token) = token {
+        let token = String::from_utf8_lossy(token.expose()).into_owned();
+        writeln!(io::stdout(), "{token}")
+            .map_err(|error| Failure::new(Exit::Io, format!("cannot write to standard output: {error}")))?;
+    }
     crate::exit::say(format_args!("{name}: {done} ({})", path.display()));
     Ok(Exit::Success)
 }
@@ -168,6 +204,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
 enum Change {
     Add(Box<User>),
     Password(Secret),
+    Token,
+    Revoke,
     Remove,
 }
 
@@ -175,9 +213,11 @@ impl Arguments {
     fn user(&self, name: &str) -> Result<User, Failure> {
         let mut user = User::new(name).map_err(Failure::usage)?;
         if self.no_password {
-            if self.certificate_key.is_empty() && self.certificate_address.is_empty() && self.uid.is_empty() {
+            let external =
+                !self.certificate_key.is_empty() || !self.certificate_address.is_empty() || !self.uid.is_empty();
+            if !external && !self.token {
                 return Err(Failure::usage("--no-password leaves no way to log in")
-                    .help("give --certificate-key, --certificate-address or --uid too"));
+                    .help("give --token, --certificate-key, --certificate-address or --uid too"));
             }
         } else {
             let password = password(name, self.password_file.as_deref())?;

@@ -82,6 +82,9 @@ pub enum PassOn {
     /// first transaction.
     XForward,
     /// XCLIENT: it treats the session as that client's, in policy too. Two more exchanges before each message.
+    ///
+    /// What AUTH has proved of us ends with our own session, and is not proved again: it would be the client that the
+    /// next hop takes for us. Who has authenticated here goes along as LOGIN, where the next hop takes that from us.
     XClient,
 }
 
@@ -111,7 +114,7 @@ pub(crate) struct Shared {
 
 impl Client {
     /// What can be promised before the next hop is known, because a message that needs it is refused if the next hop
-    /// turns out not to offer it (SMTPUTF8 5.6.7, REQUIRETLS 5.7.30), or nothing is lost without (MT-PRIORITY). Whoever
+    /// turns out not to offer it (SMTPUTF8 5.6.7, REQUIRETLS 5.7.30 or 5.7.10), or nothing is lost without (MT-PRIORITY). Whoever
     /// knows the next hop may promise more; DSN and DELIVERBY only who can write the notices that
     /// [`Receipt::omitted`](smtp_core::service::Receipt::omitted) asks for. Not RRVS: it would be refused for one recipient
     /// among others, and plain SMTP has no word for that (451, until the sender gives up, and copies for the others).

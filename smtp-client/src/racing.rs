@@ -91,7 +91,7 @@ impl RacingConnector {
         policy: &TlsPolicy,
         tried: &AtomicBool,
     ) -> Result<Box<dyn Connection>, Option<ConnectError>> {
-        let found = match self.discovery.discover(target).await {
+        let (found, policy) = match self.discovery.discover(target, policy).await {
             Ok(found) => found.ok_or(None)?,
             Err(error) => {
                 tracing::debug!(target = %target.address, %error, "no telling whether there is another way to it");
@@ -99,7 +99,7 @@ impl RacingConnector {
             }
         };
         tried.store(true, Ordering::Relaxed);
-        self.other.connect(&found, policy).await.map_err(|error| {
+        self.other.connect(&found, &policy).await.map_err(|error| {
             tracing::debug!(target = %target.address, %error, "the other way to it failed");
             Some(error)
         })
@@ -115,8 +115,7 @@ impl Connector for RacingConnector {
     /// # Errors
     /// The usual way's, if there is no way: it is the one that has to be there.
     async fn connect(&self, target: &Target, policy: &TlsPolicy) -> Result<Box<dyn Connection>, ConnectError> {
-        let host = &target.address;
-        if policy.mode == TlsMode::None || !self.memory().may_try(host, Instant::now()) {
+        if policy.mode == TlsMode::None || !self.memory().may_try(target, Instant::now()) {
             return self.usual.connect(target, policy).await;
         }
         let tried = AtomicBool::new(false);
@@ -137,21 +136,21 @@ impl Connector for RacingConnector {
         match won {
             Ok((Way::Other, connection)) => {
                 //
-                self.memory().won(host, connection.confirmed(), Instant::now());
+                self.memory().won(target, connection.confirmed(), Instant::now());
                 Ok(connection)
             }
             Ok((Way::Usual, connection)) => {
                 if tried {
                     //
-                    let pause = self.memory().lost(host, Instant::now());
-                    tracing::debug!(target = %host, ?pause, "the other way to it lost; not tried again for a while");
+                    let pause = self.memory().lost(target, Instant::now());
+                    tracing::debug!(target = %target.address, ?pause, "the other way to it lost; not tried again for a while");
                 }
                 Ok(connection)
             }
             Err(failures) => {
                 let usual = failures.into_iter().find_map(|(way, error)| error.filter(|_| way == Way::Usual));
                 // The race is over only when both have failed, and the usual way does not fail without an error.
-                Err(usual.unwrap_or_else(|| nowhere(host)))
+                Err(usual.unwrap_or_else(|| nowhere(&target.address)))
             }
         }
     }

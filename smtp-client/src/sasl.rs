@@ -1,19 +1,17 @@
 //! SASL mechanisms, the client's side (RFC 4422, RFC 4954). One file each; [`Mechanism`] is the seam for one's own.
 
-mod anonymous;
 mod bearer;
 mod choice;
 mod cram_md5;
-mod external;
 mod login;
+mod one_message;
 mod plain;
 mod scram;
 
-pub use anonymous::Anonymous;
 pub use bearer::{OAuthBearer, XOAuth2};
 pub use cram_md5::CramMd5;
-pub use external::External;
 pub use login::Login;
+pub use one_message::OneMessage;
 pub use plain::Plain;
 pub use scram::Scram;
 pub use smtp_sasl::scram::Hash;

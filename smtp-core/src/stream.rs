@@ -12,7 +12,7 @@ mod race;
 mod resolve;
 
 pub use backoff::Backoff;
-pub use connect::{Address, ConnectError, ConnectStep, Target, TlsMode, TlsPolicy, Verification};
+pub use connect::{Address, ConnectError, ConnectStep, Dane, Target, TlsMode, TlsPolicy, Tlsa, Verification};
 pub use plain::{Plain, Single};
 pub use proxy::{AcceptProxy, ProxyError, ProxyFault, ProxyHeader, ProxyInfo, ProxyVersion};
 pub use race::race;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use smtp_core::types::Domain;
 
+use crate::Name;
+
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -51,6 +53,8 @@ pub struct Answer<T> {
     pub records: Vec<T>,
     /// The weakest of all that led to them.
     pub security: Security,
+    /// The name that has them, if that is another one than was asked for: where its aliases lead.
+    pub alias: Option<Name>,
     /// How long it holds: the shortest of all.
     pub ttl: Duration,
 }
@@ -100,19 +104,6 @@ impl Svcb {
     pub fn with_alpn(self, alpn: &[&str]) -> Self {
         Self { alpn: alpn.iter().map(|id| (*id).into()).collect(), no_default_alpn: true, ..self }
     }
-}
-
-/// A certificate association (RFC 6698 §2.1), with the registry's numbers as they are.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Tlsa {
-    /// The certificate usage: 3 is DANE-EE, 2 DANE-TA (RFC 7672 §3.1).
-    pub usage: u8,
-    /// 0: the certificate, 1: its SubjectPublicKeyInfo.
-    pub selector: u8,
-    /// 0: as it is, 1: SHA-256, 2: SHA-512.
-    pub matching: u8,
-    /// The data.
-    pub data: Vec<u8>,
 }
 
 /// Why there is no answer.

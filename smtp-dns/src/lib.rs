@@ -7,9 +7,10 @@ mod memory;
 mod name;
 mod resolver;
 
-pub use answer::{Answer, Kind, LookupError, Mx, Security, Svcb, Tlsa};
+pub use answer::{Answer, Kind, LookupError, Mx, Security, Svcb};
 pub use discovery::SvcbDiscovery;
 pub use dns::Dns;
 pub use memory::Memory;
 pub use name::Name;
 pub use resolver::{Resolver, Settings};
+pub use smtp_core::stream::Tlsa;

@@ -1,6 +1,6 @@
 //! Answers from a table.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,12 +12,17 @@ use smtp_core::types::Domain;
 use crate::dns::{Dns, resolve};
 use crate::{Answer, Kind, LookupError, Mx, Name, Security, Svcb, Tlsa};
 
+/// How many aliases are followed.
+const MAX_ALIASES: usize = 8;
+
 /// A DNS in memory, for tests. Names are taken as they are written, without the dot at the end, in lower case.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
     records: HashMap<Box<str>, Vec<Record>>,
     failing: HashMap<(Box<str>, Kind), bool>,
+    aliases: HashMap<Box<str>, Name>,
     secure: bool,
+    unsigned: HashSet<Box<str>>,
     delay: Duration,
 }
 
@@ -67,6 +72,13 @@ impl Memory {
         self.with(name, Record::Txt(text.into()))
     }
 
+    /// The same with a CNAME record. Chains are followed over eight of them.
+    #[must_use]
+    pub fn with_alias(mut self, name: &str, to: &str) -> Self {
+        self.aliases.insert(name.into(), Name::found(to));
+        self
+    }
+
     /// The same, in which looking up `kind` at `name` fails for now.
     #[must_use]
     pub fn failing(mut self, name: &str, kind: Kind) -> Self {
@@ -85,6 +97,13 @@ impl Memory {
     #[must_use]
     pub fn secure(self) -> Self {
         Self { secure: true, ..self }
+    }
+
+    /// The same, in which nothing about `name` is proved, whatever [`secure`](Self::secure) says.
+    #[must_use]
+    pub fn unsigned(mut self, name: &str) -> Self {
+        self.unsigned.insert(name.into());
+        self
     }
 
     /// The same, in which every answer takes `delay`. Default: none.
@@ -107,19 +126,34 @@ impl Memory {
         if !self.delay.is_zero() {
             tokio::time::sleep(self.delay).await;
         }
-        let security = if self.secure { Security::Secure } else { Security::Insecure };
-        let name: Box<str> = name.as_str().into();
-        match self.failing.get(&(name.clone(), kind)) {
-            Some(true) => return Err(LookupError::Bogus { name, kind }),
-            Some(false) => return Err(LookupError::Temporary { name, kind, why: "told to fail".into() }),
-            None => {}
+        let mut security = Security::Secure;
+        let mut at = name.clone();
+        for _ in 0..=MAX_ALIASES {
+            security = security.min(self.security(&at));
+            let (asked, at_name) = (Box::<str>::from(name.as_str()), Box::<str>::from(at.as_str()));
+            match self.failing.get(&(at_name.clone(), kind)) {
+                Some(true) => return Err(LookupError::Bogus { name: asked, kind }),
+                Some(false) => return Err(LookupError::Temporary { name: asked, kind, why: "told to fail".into() }),
+                None => {}
+            }
+            if let Some(to) = self.aliases.get(&at_name) {
+                at = to.clone();
+                continue;
+            }
+            let all = self.records.get(&at_name);
+            let records: Vec<T> = all.into_iter().flatten().filter_map(&pick).collect();
+            if records.is_empty() {
+                return Err(LookupError::NotFound { name: asked, kind, name_exists: all.is_some(), security });
+            }
+            let alias = (at != *name).then_some(at);
+            return Ok(Answer { records, security, alias, ttl: Duration::from_secs(300) });
         }
-        let all = self.records.get(&name);
-        let records: Vec<T> = all.into_iter().flatten().filter_map(pick).collect();
-        if records.is_empty() {
-            return Err(LookupError::NotFound { name, kind, name_exists: all.is_some(), security });
-        }
-        Ok(Answer { records, security, ttl: Duration::from_secs(300) })
+        Err(LookupError::Temporary { name: name.as_str().into(), kind, why: "too many aliases".into() })
+    }
+
+    fn security(&self, name: &Name) -> Security {
+        let proved = self.secure && !self.unsigned.contains(name.as_str());
+        if proved { Security::Secure } else { Security::Insecure }
     }
 }
 

@@ -128,7 +128,10 @@ impl Resolver {
             }
             let own = || name.as_str().into();
             return match found {
-                Ok(answer) => Ok(Answer { security: answer.security.min(weakest), ..answer }),
+                Ok(answer) => {
+                    let alias = answer.alias.or_else(|| (aliases > 0).then_some(at));
+                    Ok(Answer { security: answer.security.min(weakest), alias, ..answer })
+                }
                 Err(LookupError::NotFound { kind, name_exists, security, .. }) => {
                     let security = security.min(weakest);
                     Err(LookupError::NotFound { name: own(), kind, name_exists, security })
@@ -152,7 +155,7 @@ impl Resolver {
         let lookup = tokio::time::timeout(total, self.inner.lookup(absolute, wire)).await;
         let lookup = lookup.map_err(|_| temporary(format!("no answer within {total:?}")))?;
         let lookup = lookup.map_err(|error| failure(name, kind, error))?;
-        self.read(&lookup, wire, pick).map_err(|fault| match fault {
+        self.read(name, &lookup, wire, pick).map_err(|fault| match fault {
             Fault::Bogus => LookupError::Bogus { name: name.as_str().into(), kind },
             Fault::Limit(what, limit) => temporary(format!("more than {limit} {what}")),
         })
@@ -160,6 +163,7 @@ impl Resolver {
 
     fn read<T>(
         &self,
+        name: &Name,
         lookup: &Lookup,
         wire: RecordType,
         pick: impl Fn(&RData) -> Option<T>,
@@ -179,8 +183,11 @@ impl Resolver {
             security = security.min(proved(record.proof).ok_or(Fault::Bogus)?);
             ttl = ttl.min(record.ttl);
         }
+        // All records of one kind in an answer are of one name: the last alias, or the one that was asked for.
+        let owner = wanted.clone().next().map(|record| plain(&record.name));
+        let alias = owner.filter(|owner| owner != name.as_str()).map(|owner| Name::found(&owner));
         let records = wanted.filter_map(|record| pick(&record.data)).collect();
-        Ok(Answer { records, security, ttl: Duration::from_secs(ttl.into()) })
+        Ok(Answer { records, security, alias, ttl: Duration::from_secs(ttl.into()) })
     }
 }
 

@@ -619,7 +619,7 @@ impl<R: Rows> Engine<R> {
                 Read::Missing => continue,
             };
             let before = job.clone();
-            let acted = job.act(action, leased, now);
+            let acted = job.act(action, &entry.message, leased, now);
             (job.due, job.alarm) = (round(job.due), round(job.alarm));
             match acted {
                 Acted::Unchanged => continue,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use smtp_core::types::{Envelope, Invalid, Mail, Rcpt, Refusal};
 
 use crate::id::{JobId, MessageId};
+use crate::terms::released;
 
 /// Where a job goes next, as the router names it: a domain, a URL of a transport, a local mailbox store. Opaque here:
 /// equal texts share limits, backoff and connections.
@@ -206,7 +207,8 @@ pub enum Action {
     Hold,
     /// Go on. Also tries a quarantined job again.
     Release,
-    /// Be due at this time. A job that is under way is due when its attempt says.
+    /// Be due at this time, but not before its sender wants it released (RFC 4865). A job that is under way is due when
+    /// its attempt says.
     RetryAt(SystemTime),
     /// Go to another next hop.
     Reroute(NextHop),
@@ -315,12 +317,12 @@ impl Job {
         self.cancelled || self.waiting().next().is_none()
     }
 
-    /// Applies an action at `now`.
-    pub(crate) fn act(&mut self, action: &Action, leased: bool, now: SystemTime) -> Acted {
+    /// Applies an action at `now`; `message` is the job's.
+    pub(crate) fn act(&mut self, action: &Action, message: &Message, leased: bool, now: SystemTime) -> Acted {
         match action {
             Action::Hold if self.status == Status::Waiting => self.status = Status::Held,
             Action::Release if self.status != Status::Waiting => (self.status, self.reason) = (Status::Waiting, None),
-            Action::RetryAt(time) => self.due = *time,
+            Action::RetryAt(time) => self.due = released(&message.mail, message.accepted).max(*time),
             Action::Reroute(next_hop) if self.next_hop != *next_hop => self.next_hop = next_hop.clone(),
             Action::Cancel if leased => self.cancelled = true,
             Action::Cancel => return Acted::Removed,

@@ -66,7 +66,8 @@
 //! - [`Scheduler`] and [`Schedule`]: when to try what, and how much of it at once. Pure: time is a parameter. [`Terms`] are
 //!   what a sender asks of the time of its message.
 //! - [`Queue`] and [`Plan`]: the way in. [`Runner`] and [`Router`]: the way out. [`Hops`] shows what is known of next hops.
-//! - [`Notices`] makes bounces and delay notices; [`Dsn`] is one that does.
+//! - [`Notices`] makes notices to senders: of failure, delay, and of success where that was asked for; [`Dsn`] is one that
+//!   does.
 //! - [`Clock`]: time that follows the wall clock and never jumps.
 //!
 //! # What it holds
@@ -109,7 +110,7 @@ pub use job::{
     Status,
 };
 pub use memory::MemSpool;
-pub use notice::{About, Dsn, Kind, Notices};
+pub use notice::{About, Dsn, Kind, Notices, Original};
 #[cfg(feature = "postgres")]
 pub use postgres::{PgSettings, PgSpool};
 pub use queue::{ByDomain, Plan, Queue, new_message};

@@ -1,6 +1,6 @@
 //! The way in: a delivery that stores.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
@@ -9,15 +9,16 @@ use std::task::{Context, Poll};
 use smtp_core::channel::SessionInfo;
 use smtp_core::service::{Body, Chunk, Outcome, Promises, Receipt, Transaction};
 use smtp_core::stream::BoxFuture;
-use smtp_core::types::{Envelope, ForwardPath, Mail, Rcpt, Refusal};
+use smtp_core::types::{Envelope, ForwardPath, Mail, Refusal};
 use tower_service::Service;
 
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::job::{NewJob, NewMessage, NextHop};
+use crate::notice::Kind;
 use crate::scheduler::Schedule;
 use crate::spool::Spool;
-use crate::terms::Terms;
+use crate::terms::{Terms, deadline, released};
 
 /// Recipients of one job: 100, which every server takes (RFC 5321 §4.5.3.1.8).
 const RECIPIENTS_MAX: usize = 100;
@@ -48,6 +49,8 @@ impl Plan for ByDomain {
 /// A delivery that stages each message into a [`Spool`] and answers when it is stored: 250 with its id, 452 4.3.1 when
 /// the spool is full, 451 4.3.0 when its disk does not work.
 ///
+/// Mail that is to be held until after the deadline that was set for it is refused with 501 5.5.4.
+///
 /// Each next hop of the [`Plan`] becomes a job, and more than one beyond 100 recipients. Clones share everything.
 #[derive(Clone)]
 pub struct Queue(Arc<Shared>);
@@ -66,8 +69,12 @@ impl fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// It stores octets as they are.
-    pub const PROMISES: Promises = Promises::of(&["8BITMIME", "SMTPUTF8"]);
+    /// It stores octets as they are; what was asked by parameters is kept and passed on, and a next hop that cannot do it
+    /// gets no such mail (REQUIRETLS). [`Dsn`](crate::Dsn) writes the notices of RFC 3461, and deadlines and priorities
+    /// are heeded. FUTURERELEASE is offered only where [`Terms::clock`](smtp_core::extension::Terms::clock) is set; it is
+    /// for submission (RFC 4865), as priorities should be, since whoever may set them goes before others.
+    pub const PROMISES: Promises =
+        Promises::of(&["8BITMIME", "SMTPUTF8", "REQUIRETLS", "DSN", "DELIVERBY", "MT-PRIORITY", "FUTURERELEASE"]);
 
     /// A queue into `spool`. `clock` is to be the runner's too.
     #[must_use]
@@ -100,7 +107,7 @@ impl Shared {
         let session_id = session.id;
         let stored = self.stage(&session, envelope, body).await;
         stored.map_err(|failure| match failure {
-            Failure::Truncated(refusal) => refusal,
+            Failure::Refused(refusal) => refusal,
             Failure::Spool(error) => {
                 tracing::warn!(session = session_id, %error, "a message was not queued; its sender tries again");
                 error.refusal()
@@ -110,6 +117,11 @@ impl Shared {
 
     async fn stage(&self, session: &SessionInfo, envelope: Envelope, mut body: Body) -> Result<Receipt, Failure> {
         let now = self.clock.now();
+        let release = released(&envelope.mail, now);
+        if deadline(&envelope.mail, now).is_some_and(|(deadline, _)| release > now && release >= deadline) {
+            let late = "it is to be held until after its deadline (HOLDFOR or HOLDUNTIL, and BY)";
+            return Err(Failure::Refused(Refusal::fixed(501, (5, 5, 4), late)));
+        }
         let declared = || envelope.mail.parameters.value("SIZE").flatten().and_then(|size| size.parse().ok());
         let mut staged = self.spool.begin(now, body.size().or_else(declared)).await?;
         let complete = loop {
@@ -117,7 +129,7 @@ impl Shared {
                 Ok(Chunk::Data(data)) => staged.write(data).await?,
                 Ok(Chunk::End(complete)) => break complete,
                 Err(_) => {
-                    return Err(Failure::Truncated(Refusal::fixed(451, (4, 4, 2), "the message did not come whole")));
+                    return Err(Failure::Refused(Refusal::fixed(451, (4, 4, 2), "the message did not come whole")));
                 }
             }
         };
@@ -131,7 +143,7 @@ impl Shared {
 }
 
 enum Failure {
-    Truncated(Refusal),
+    Refused(Refusal),
     Spool(Error),
 }
 
@@ -156,7 +168,9 @@ pub fn new_message(
     let Terms { due, alarm, expires, priority } = Terms::of(&envelope.mail, schedule, now);
     let mut jobs = Vec::<NewJob>::new();
     let mut open = HashMap::<NextHop, usize>::new();
-    for rcpt in envelope.recipients {
+    let mut seen = HashSet::new();
+    // One that is named twice is told of once.
+    for rcpt in envelope.recipients.into_iter().filter(|rcpt| seen.insert((rcpt.to.clone(), rcpt.parameters.clone()))) {
         let next_hop = plan.next_hop(&rcpt.to);
         let place = open.get(&next_hop).and_then(|n| jobs.get_mut(*n));
         match place.filter(|job| job.recipients.len() < RECIPIENTS_MAX) {
@@ -169,22 +183,9 @@ pub fn new_message(
     }
     for job in &mut jobs {
         // Where nobody wants to hear of a delay there is no alarm before the end.
-        if !job.recipients.iter().any(wants_delay) && due < expires {
+        if !job.recipients.iter().any(|rcpt| Kind::Delayed.is_wanted(rcpt)) && due < expires {
             job.alarm = expires;
         }
     }
     NewMessage { mail: envelope.mail, sender, jobs }
-}
-
-/// Whether a delay notice may be sent about this recipient: unless NOTIFY says otherwise (RFC 3461 §4.1).
-pub(crate) fn wants_delay(rcpt: &Rcpt) -> bool {
-    wants(rcpt, "DELAY")
-}
-
-/// Whether NOTIFY asks for `what`, or is not there: then a failure or a delay may be told.
-pub(crate) fn wants(rcpt: &Rcpt, what: &str) -> bool {
-    match rcpt.parameters.value("NOTIFY").flatten() {
-        Some(notify) => notify.split(',').any(|word| word.eq_ignore_ascii_case(what)),
-        None => true,
-    }
 }

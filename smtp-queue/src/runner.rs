@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, later};
 use crate::error::Error;
-use crate::id::JobId;
+use crate::id::{JobId, MessageId};
 use crate::job::{NextHop, Settlement};
 use crate::notice::Notices;
 use crate::router::Router;
@@ -355,26 +355,32 @@ impl Worker {
         tracing::warn!(%job, "a lease was lost in mid-delivery; the message may be delivered twice");
     }
 
-    /// Keeps trying to store a settlement.
-    pub(crate) async fn settle(&self, leased: &Leased, settlement: Settlement) -> bool {
+    /// Keeps trying to store a settlement. Gives the ids of its notices, as far as they are known; `None` if it is not
+    /// stored.
+    pub(crate) async fn settle(&self, leased: &Leased, mut settlement: Settlement) -> Option<Vec<MessageId>> {
         let mut in_doubt = false;
         loop {
             match self.spool.settle(leased.lease, self.clock.now(), settlement.clone()).await {
-                Ok(_) => {
+                Ok(notices) => {
                     self.stuck.store(false, Ordering::Release);
-                    return true;
+                    return Some(notices);
                 }
                 // It was written at an earlier try, whose answer was an error.
                 Err(Error::LeaseLost) if in_doubt && self.was_settled(leased, &settlement).await => {
                     self.stuck.store(false, Ordering::Release);
-                    return true;
+                    return Some(Vec::new());
                 }
                 Err(Error::LeaseLost) => {
                     self.stuck.store(false, Ordering::Release);
                     self.lease_lost(leased.job.id);
-                    return false;
+                    return None;
                 }
-                Err(Error::Closed) => return false,
+                Err(Error::Closed) => return None,
+                // A notice that no store takes must not hold everything up for ever.
+                Err(error @ (Error::TooLarge { .. } | Error::Invalid(_))) if !settlement.notices.is_empty() => {
+                    tracing::error!(job = %leased.job.id, %error, "a notice cannot be stored, and its sender is not told");
+                    settlement.notices.clear();
+                }
                 Err(error) => {
                     in_doubt = true;
                     self.stuck.store(true, Ordering::Release);

@@ -12,6 +12,7 @@ use smtp_core::types::Refusal;
 use crate::clock::later;
 use crate::job::NextHop;
 use crate::spool::{Claim, Leased, Why};
+use crate::terms::too_late;
 pub use schedule::{HopLimits, Rate, Schedule};
 
 /// How a job whose next hop has no room, though it is not known to be dead, is put off when its time is over.
@@ -167,6 +168,10 @@ impl Scheduler {
         let job = &leased.job;
         if job.give_up {
             return Verdict::GiveUp(Refusal::fixed(554, (5, 4, 7), "given up by the administrator"));
+        }
+        // There is no last chance after a deadline that the sender set.
+        if let Some(refusal) = too_late(&leased.message, now) {
+            return Verdict::GiveUp(refusal);
         }
         match leased.why {
             Why::Due => Verdict::Deliver,

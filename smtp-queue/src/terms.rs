@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use smtp_core::types::Mail;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use smtp_core::extension::{ByMode, DeliverBy, HoldFor, HoldUntil, Priority};
+use smtp_core::types::{Mail, Refusal};
 
 use crate::clock::later;
+use crate::job::Message;
 use crate::scheduler::Schedule;
 
 /// When a message may leave, when its sender is told that it takes long, when it is given up, and how it ranks.
@@ -31,50 +31,64 @@ impl Terms {
     /// The terms of a message that was accepted at `now`.
     #[must_use]
     pub fn of(mail: &Mail, schedule: &Schedule, now: SystemTime) -> Self {
-        let value = |keyword| mail.parameters.value(keyword).flatten();
-        let hold_for = value("HOLDFOR").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
-        let hold_until = value("HOLDUNTIL").and_then(moment).and_then(|time| time.duration_since(now).ok());
-        let hold = hold_for.or(hold_until).unwrap_or_default();
-        let due = later(now, hold.min(HOLD_MAX));
+        let due = released(mail, now);
         let (mut alarm, mut expires) = (later(due, schedule.delay_notice), later(due, schedule.lifetime));
-        if let Some((time, mode)) = value("BY").and_then(by) {
-            let deadline = later(now, time);
-            match mode {
-                // To be returned when it is late.
-                Mode::Return => expires = expires.min(deadline),
-                // To be told of when it is late.
-                Mode::Notify => alarm = deadline,
-            }
+        match deadline(mail, now) {
+            // To be returned when it is late.
+            Some((deadline, ByMode::Return)) => expires = expires.min(deadline),
+            // To be told of when it is late.
+            Some((deadline, ByMode::Notify)) => alarm = deadline.max(now),
+            None => {}
         }
         // Of a notice nobody is told anything (RFC 5321 §4.5.5).
         alarm = if mail.from.mailbox().is_none() { expires } else { alarm.min(expires) };
-        let priority = value("MT-PRIORITY").and_then(|n| n.parse().ok()).unwrap_or(0_i8).clamp(-9, 9);
+        let priority = mail.parameters.get::<Priority>().unwrap_or_default().get();
         Self { due, alarm, expires, priority }
     }
 }
 
-enum Mode {
-    Return,
-    Notify,
-}
-
-/// `by-value = by-time ";" by-mode [by-trace]` (RFC 2852 §4). A time that has passed is now.
-fn by(value: &str) -> Option<(Duration, Mode)> {
-    let (time, mode) = value.split_once(';')?;
-    let mode = match mode.chars().next()? {
-        'R' | 'r' => Mode::Return,
-        'N' | 'n' => Mode::Notify,
-        _ => return None,
+/// When a message that was accepted at `accepted` may leave first: its sender may want it held.
+pub(crate) fn released(mail: &Mail, accepted: SystemTime) -> SystemTime {
+    let hold_for = || mail.parameters.get::<HoldFor>().map(|hold| Duration::from_secs(hold.seconds().into()));
+    let hold_until = || {
+        let seconds = u64::try_from(mail.parameters.get::<HoldUntil>()?.unix()).ok()?;
+        UNIX_EPOCH.checked_add(Duration::from_secs(seconds))?.duration_since(accepted).ok()
     };
-    let seconds: i64 = time.parse().ok()?;
-    Some((Duration::from_secs(u64::try_from(seconds).unwrap_or_default()), mode))
+    later(accepted, hold_for().or_else(hold_until).unwrap_or_default().min(HOLD_MAX))
 }
 
-/// An Internet date-time (RFC 4865 §3, RFC 3339).
-fn moment(value: &str) -> Option<SystemTime> {
-    let time = OffsetDateTime::parse(value, &Rfc3339).ok()?;
-    let seconds = u64::try_from(time.unix_timestamp()).ok()?;
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+/// By when its sender wants it delivered (RFC 2852), and what is to happen then.
+pub(crate) fn deadline(mail: &Mail, accepted: SystemTime) -> Option<(SystemTime, ByMode)> {
+    let by = mail.parameters.get::<DeliverBy>()?;
+    let seconds = Duration::from_secs(by.seconds().unsigned_abs().into());
+    let deadline = match by.seconds() {
+        0.. => later(accepted, seconds),
+        _ => accepted.checked_sub(seconds).unwrap_or(accepted),
+    };
+    Some((deadline, by.mode()))
+}
+
+/// Why the message must not go on at `now`: its sender wants it back by then (`BY=…;R`), delivered or not.
+pub(crate) fn too_late(message: &Message, now: SystemTime) -> Option<Refusal> {
+    match deadline(&message.mail, message.accepted)? {
+        (deadline, ByMode::Return) if now >= deadline => {
+            Some(Refusal::fixed(554, (5, 4, 7), "the time in which its sender wanted it delivered is over (DELIVERBY)"))
+        }
+        _ => None,
+    }
+}
+
+/// What the next hop is asked at `now`: what was asked here, but for what is done here, and less the time that it took.
+pub(crate) fn passed_on(message: &Message, now: SystemTime) -> Mail {
+    let mut mail = message.mail.clone();
+    mail.parameters = mail.parameters.without("HOLDFOR").without("HOLDUNTIL");
+    if let Some(by) = mail.parameters.get::<DeliverBy>() {
+        let spent = now.duration_since(message.accepted).unwrap_or_default().as_secs();
+        let left = by.after(u32::try_from(spent).unwrap_or(u32::MAX));
+        // One of mode R whose time is over is not passed on at all.
+        mail.parameters = left.and_then(|left| mail.parameters.with(&left).ok()).unwrap_or(mail.parameters);
+    }
+    mail
 }
 
 #[cfg(test)]
@@ -85,10 +99,17 @@ mod tests {
 
     const HOUR: u64 = 3_600;
 
+    fn mail(parameters: &str) -> Mail {
+        Mail { from: Mailbox::new("jo@a.example").unwrap().into(), parameters: Parameters::new(parameters).unwrap() }
+    }
+
     fn terms(parameters: &str) -> Terms {
-        let from = Mailbox::new("jo@a.example").unwrap();
-        let mail = Mail { from: from.into(), parameters: Parameters::new(parameters).unwrap() };
-        Terms::of(&mail, &Schedule::default(), at(0))
+        Terms::of(&mail(parameters), &Schedule::default(), at(0))
+    }
+
+    fn message(parameters: &str) -> Message {
+        let id = crate::id::Ids::after(0).next(at(0));
+        Message { id, accepted: at(0), mail: mail(parameters), sender: "jo".into(), size: 9 }
     }
 
     #[test]
@@ -96,6 +117,7 @@ mod tests {
         let expected = Terms { due: at(0), alarm: at(4 * HOUR), expires: at(120 * HOUR), priority: 0 };
         assert_eq!(terms(""), expected);
         assert_eq!(terms("HOLDFOR=x BY=soon MT-PRIORITY=high"), expected);
+        assert_eq!(terms("BY=-5;R MT-PRIORITY=-12"), expected, "the session refuses these");
     }
 
     #[test]
@@ -105,20 +127,31 @@ mod tests {
         // 1,800,000,000 s after 1970.
         assert_eq!(terms("HOLDUNTIL=2027-01-15T08:10:00Z").due, at(600));
         assert_eq!(terms("HOLDUNTIL=2020-01-15T08:00:00Z").due, at(0));
-        assert_eq!(terms("HOLDFOR=99999999999").due, at(30 * 24 * HOUR));
+        assert_eq!(terms("HOLDFOR=999999999").due, at(30 * 24 * HOUR));
     }
 
     #[test]
     fn a_deadline_is_kept() {
         assert_eq!(terms("BY=7200;R").expires, at(2 * HOUR));
-        assert_eq!(terms("BY=-5;R").expires, at(0));
         assert_eq!((terms("BY=7200;NT").alarm, terms("BY=7200;NT").expires), (at(2 * HOUR), at(120 * HOUR)));
+        assert_eq!(terms("BY=-7200;N").alarm, at(0), "late already");
+        assert_eq!(too_late(&message("BY=7200;R"), at(2 * HOUR - 1)), None);
+        assert!(too_late(&message("BY=7200;R"), at(2 * HOUR)).is_some());
+        assert_eq!(too_late(&message("BY=7200;N"), at(9 * HOUR)), None);
+    }
+
+    #[test]
+    fn the_next_hop_is_asked_for_what_is_left() {
+        let asked = |parameters, now| passed_on(&message(parameters), now).parameters.to_string();
+        assert_eq!(asked("BY=7200;RT HOLDFOR=9 RET=HDRS", at(100)), "RET=HDRS BY=7100;RT");
+        assert_eq!(asked("BY=60;N MT-PRIORITY=3", at(100)), "MT-PRIORITY=3 BY=-40;N");
+        assert_eq!(asked("HOLDUNTIL=2027-01-15T08:10:00Z ENVID=x", at(900)), "ENVID=x");
     }
 
     #[test]
     fn ranks_and_notices() {
         assert_eq!(terms("MT-PRIORITY=6").priority, 6);
-        assert_eq!(terms("MT-PRIORITY=-12").priority, -9);
+        assert_eq!(terms("MT-PRIORITY=-9").priority, -9);
         let mail = Mail::new(ReversePath::Null);
         let terms = Terms::of(&mail, &Schedule::default(), at(0));
         assert_eq!(terms.alarm, terms.expires, "no delay notice for a notice");

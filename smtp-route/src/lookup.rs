@@ -1,7 +1,7 @@
 //! The decision, over a DNS.
 
 use smtp_core::types::{AddressLiteral, Domain, Host, Refusal};
-use smtp_dns::{Dns, Name};
+use smtp_dns::{Dns, Kind, LookupError, Name, Security};
 
 use crate::Own;
 use crate::order::{Candidate, Exchanger, MailHost, hosts, order};
@@ -49,7 +49,8 @@ fn of_literal(literal: &AddressLiteral, own: &Own) -> Result<Vec<Exchanger>, Ref
         let why = "it is this host's, which takes no mail for it";
         return Err(Refusal::new(554, (5, 4, 6), format!("mail for {literal} would go in circles: {why}")));
     }
-    Ok(vec![Exchanger { name: None, addresses: vec![ip] }])
+    let (named, located) = (Security::Secure, Security::Secure);
+    Ok(vec![Exchanger { name: None, addresses: vec![ip], named, located, alias: None }])
 }
 
 async fn of_domain(dns: &dyn Dns, domain: &Domain, own: &Own, settings: &Settings) -> Result<Vec<Exchanger>, Refusal> {
@@ -70,9 +71,14 @@ async fn of_domain(dns: &dyn Dns, domain: &Domain, own: &Own, settings: &Setting
 
 async fn look_up(dns: &dyn Dns, host: MailHost) -> Candidate {
     let addresses = match Name::of(&host.name) {
-        Ok(name) => dns.addresses(&name).await.map(|answer| answer.records),
+        Ok(name) => dns.addresses(&name).await,
         // Too long for the DNS, so it has no addresses in it.
-        Err(_) => Ok(Vec::new()),
+        Err(_) => Err(LookupError::NotFound {
+            name: host.name.as_str().into(),
+            kind: Kind::Address,
+            name_exists: false,
+            security: Security::Insecure,
+        }),
     };
     Candidate { host, addresses }
 }
@@ -84,7 +90,7 @@ fn name(domain: &Domain) -> Result<Name, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use smtp_dns::{Kind, Memory};
+    use smtp_dns::Memory;
 
     fn dns() -> Memory {
         Memory::new()

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use smtp_core::types::{Domain, Refusal};
-use smtp_dns::{Answer, LookupError, Mx};
+use smtp_dns::{Answer, LookupError, Mx, Security};
 
 use crate::Own;
 
@@ -16,6 +16,8 @@ pub struct MailHost {
     pub name: Domain,
     /// No MX record names it: it is the domain itself, which has none (RFC 5321 §5.1).
     pub implicit: bool,
+    /// Whether DNSSEC has proved that the domain names it.
+    pub security: Security,
 }
 
 /// A mail host, and what the DNS says of its addresses.
@@ -24,7 +26,7 @@ pub struct Candidate {
     /// The host.
     pub host: MailHost,
     /// Its addresses, in the order in which to try them.
-    pub addresses: Result<Vec<IpAddr>, LookupError>,
+    pub addresses: Result<Answer<IpAddr>, LookupError>,
 }
 
 /// A server to try.
@@ -34,6 +36,12 @@ pub struct Exchanger {
     pub name: Option<Domain>,
     /// Its addresses, in the order in which to try them; at least one.
     pub addresses: Vec<IpAddr>,
+    /// Whether DNSSEC has proved that the domain names it. An address literal was looked up nowhere, and counts as proved.
+    pub named: Security,
+    /// Whether DNSSEC has proved that these are its addresses.
+    pub located: Security,
+    /// The name that has the addresses, if it is another: where the host's aliases lead.
+    pub alias: Option<smtp_dns::Name>,
 }
 
 /// The hosts that `domain` names for its mail, from the answer to a question for its MX records.
@@ -45,10 +53,10 @@ pub struct Exchanger {
 /// What a sender is told: 556 5.1.10 for the null MX (RFC 7505 §3), 550 5.1.2 for a name that does not exist, 550 5.4.4 if
 /// no record can be used, and 451 4.4.3 if it is not known.
 pub fn hosts(domain: &Domain, answer: Result<Answer<Mx>, LookupError>) -> Result<Vec<MailHost>, Refusal> {
-    let records = match answer {
-        Ok(answer) => answer.records,
-        Err(LookupError::NotFound { name_exists: true, .. }) => {
-            return Ok(vec![MailHost { preference: 0, name: domain.clone(), implicit: true }]);
+    let (records, security) = match answer {
+        Ok(answer) => (answer.records, answer.security),
+        Err(LookupError::NotFound { name_exists: true, security, .. }) => {
+            return Ok(vec![MailHost { preference: 0, name: domain.clone(), implicit: true, security }]);
         }
         Err(error) if error.is_certain() => return Err(no_such_domain(domain)),
         Err(error) => return Err(unknown(&error)),
@@ -60,7 +68,8 @@ pub fn hosts(domain: &Domain, answer: Result<Answer<Mx>, LookupError>) -> Result
     // Beside others a null MX means nothing: RFC 7505 §3 forbids it there.
     let named = records
         .into_iter()
-        .filter_map(|Mx { preference, exchange }| exchange.map(|name| MailHost { preference, name, implicit: false }));
+        .filter_map(|Mx { preference, exchange }| Some((preference, exchange?)))
+        .map(|(preference, name)| MailHost { preference, name, implicit: false, security });
     let hosts: Vec<_> = named.collect();
     if hosts.is_empty() {
         return Err(Refusal::new(550, (5, 4, 4), format!("no MX record of {domain} names a host")));
@@ -90,13 +99,13 @@ pub fn order(
     }
     candidates.sort_by_key(|candidate| candidate.host.preference);
     for candidate in &mut candidates {
-        if let Ok(addresses) = &mut candidate.addresses {
-            addresses.retain(|ip| is_a_hosts(*ip));
+        if let Ok(answer) = &mut candidate.addresses {
+            answer.records.retain(|ip| is_a_hosts(*ip));
         }
     }
     let is_own = |candidate: &Candidate| {
         own.has_name(&candidate.host.name)
-            || candidate.addresses.iter().flatten().any(|address| own.has_address(*address))
+            || candidate.addresses.iter().flat_map(|answer| &answer.records).any(|ip| own.has_address(*ip))
     };
     if let Some(mine) = candidates.iter().filter(|c| is_own(c)).map(|c| c.host.preference).min() {
         candidates.retain(|candidate| candidate.host.preference < mine);
@@ -111,8 +120,9 @@ pub fn order(
     let found: Vec<_> = candidates
         .into_iter()
         .filter_map(|Candidate { host, addresses }| {
-            let addresses = addresses.ok().filter(|addresses| !addresses.is_empty())?;
-            Some(Exchanger { name: Some(host.name), addresses })
+            let Answer { records, security, alias, .. } = addresses.ok().filter(|answer| !answer.records.is_empty())?;
+            let (named, located) = (host.security, security);
+            Some(Exchanger { name: Some(host.name), addresses: records, named, located, alias })
         })
         .collect();
     match failed {
@@ -139,7 +149,7 @@ fn unknown(error: &LookupError) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use smtp_dns::{Kind, Security};
+    use smtp_dns::Kind;
     use std::time::Duration;
 
     fn domain() -> Domain {
@@ -152,7 +162,12 @@ mod tests {
             exchange: (*name != ".").then(|| name.parse().unwrap()),
         };
         let ttl = Duration::from_secs(300);
-        Ok(Answer { records: records.iter().map(mx).collect(), security: Security::Insecure, ttl })
+        Ok(Answer { records: records.iter().map(mx).collect(), security: Security::Insecure, alias: None, ttl })
+    }
+
+    fn at(addresses: Vec<IpAddr>) -> Result<Answer<IpAddr>, LookupError> {
+        let ttl = Duration::from_secs(300);
+        Ok(Answer { records: addresses, security: Security::Secure, alias: None, ttl })
     }
 
     fn missing(kind: Kind, name_exists: bool) -> LookupError {
@@ -182,7 +197,8 @@ mod tests {
             assert_eq!(code(hosts(&domain(), answer)), refused);
         }
         let implicit = hosts(&domain(), Err(missing(Kind::Mx, true))).unwrap();
-        assert_eq!(implicit, [MailHost { preference: 0, name: domain(), implicit: true }]);
+        let itself = MailHost { preference: 0, name: domain(), implicit: true, security: Security::Insecure };
+        assert_eq!(implicit, [itself]);
         let beside = hosts(&domain(), answer(&[(0, "."), (5, "a.example")])).unwrap();
         assert_eq!(beside.len(), 1, "a null MX beside others means nothing");
     }
@@ -194,10 +210,10 @@ mod tests {
             let addresses = match words[2] {
                 "none" => Err(missing(Kind::Address, true)),
                 "fails" => Err(failing(Kind::Address)),
-                _ => Ok(words[2..].iter().map(|ip| ip.parse().unwrap()).collect()),
+                _ => at(words[2..].iter().map(|ip| ip.parse().unwrap()).collect()),
             };
-            let host =
-                MailHost { preference: words[0].parse().unwrap(), name: words[1].parse().unwrap(), implicit: false };
+            let (preference, name) = (words[0].parse().unwrap(), words[1].parse().unwrap());
+            let host = MailHost { preference, name, implicit: false, security: Security::Insecure };
             Candidate { host, addresses }
         };
         lines.iter().map(candidate).collect()
@@ -248,12 +264,13 @@ mod tests {
     #[test]
     fn a_domain_with_neither_mx_nor_address_does_not_exist_for_mail() {
         let own = Own::new([], []);
-        let host = MailHost { preference: 0, name: domain(), implicit: true };
+        let host = MailHost { preference: 0, name: domain(), implicit: true, security: Security::Insecure };
         let candidate = |addresses| vec![Candidate { host: host.clone(), addresses }];
         let decide = |addresses| order(&domain(), candidate(addresses), &own, &mut |_| 0);
         assert_eq!(code(decide(Err(missing(Kind::Address, true)))), "550 5.1.2");
         assert_eq!(code(decide(Err(failing(Kind::Address)))), "451 4.4.3");
-        assert_eq!(decide(Ok(vec!["192.0.2.1".parse().unwrap()])).unwrap().len(), 1);
+        let found = decide(at(vec!["192.0.2.1".parse().unwrap()])).unwrap();
+        assert_eq!((found.len(), found[0].named, found[0].located), (1, Security::Insecure, Security::Secure));
     }
 
     #[test]

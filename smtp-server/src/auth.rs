@@ -13,8 +13,8 @@
 //! | [`CramMd5`], not offered unless asked for | [`SecretUsers`] | nothing |
 //! | [`Anonymous`], not offered unless asked for | nobody | nothing; gives no rights |
 //!
-//! Each of the traits is a service that may live anywhere: a database, a directory. [`UserList`] is all of them but
-//! the tokens', from a file or from memory; [`SharedUsers`] is one that can be exchanged while the server runs.
+//! Each of the traits is a service that may live anywhere: a database, a directory, an issuer of tokens. [`UserList`] is
+//! all of them, from a file or from memory; [`SharedUsers`] is one that can be exchanged while the server runs.
 //! Whom a user may send mail as is a policy of its own, [`SenderLayer`], which asks [`Senders`].
 //!
 //! # What nobody learns here

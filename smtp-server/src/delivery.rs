@@ -1,18 +1,29 @@
 //! The delivery seam: layers that see a transaction with its content, and deliveries that end it.
 //!
 //! Layers: [`ReceivedLayer`] writes the trace field, [`LoopLayer`] breaks mail loops,
-//! [`SubmissionLayer`] completes what a user submits, [`TraceDeliveryLayer`] logs.
-//! Deliveries: [`Sink`] throws away, [`Recorder`] keeps for a test to look at, and [`Maildir`](crate::maildir::Maildir)
-//! stores.
+//! [`SubmissionLayer`] completes what a user submits, [`AliasLayer`] puts the addresses in the place of an alias,
+//! [`TraceDeliveryLayer`] logs.
+//! Deliveries: [`Sink`] throws away, [`Recorder`] keeps for a test to look at, [`Program`] starts a program, and
+//! [`Maildir`](crate::maildir::Maildir) stores.
 
+mod delivered_to;
+mod expand;
+mod invocation;
 mod loop_check;
+#[cfg(unix)]
+mod program;
 mod received;
 mod recorder;
 mod sink;
 mod submission;
 mod trace;
 
+pub(crate) use delivered_to::DeliveredTo;
+pub use expand::{Alias, AliasFuture, AliasLayer};
+pub use invocation::{Invocation, InvocationError};
 pub use loop_check::{LoopCheck, LoopCheckFuture, LoopLayer};
+#[cfg(unix)]
+pub use program::{Program, ProgramError, RunAs};
 pub use received::{Received, ReceivedLayer};
 pub use recorder::{Recorded, Recorder, RecorderFuture};
 pub use sink::{Sink, SinkFuture};

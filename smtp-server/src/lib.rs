@@ -51,13 +51,14 @@
 //!
 //! # The parts
 //!
-//! - [`recipients`]: who gets mail here. [`Mailboxes`] of local domains, or [`AnyRecipient`] on this machine. One of
-//!   them is at the bottom of every policy, so nothing becomes an open relay by leaving something out.
+//! - [`recipients`]: who gets mail here. [`Mailboxes`] of local domains with their aliases, or [`AnyRecipient`] on this
+//!   machine. One of them is at the bottom of every policy, so nothing becomes an open relay by leaving something out.
 //! - [`policy`]: layers that see each command: log, session limits, TLS first, authentication first; and the services
 //!   behind VRFY, EXPN, HELP, ETRN and RRVS.
 //! - [`auth`]: AUTH with SCRAM, PLAIN, EXTERNAL, tokens and more; users with hashed passwords; whom they may send as;
 //!   and brakes for guessers.
-//! - [`delivery`]: layers that see each transaction (`Received`, loop check, log), [`Sink`] and [`Recorder`].
+//! - [`delivery`]: layers that see each transaction (`Received`, aliases, loop check, log), [`Sink`], [`Recorder`], and
+//!   mail for programs.
 //! - [`maildir`]: the store. What it has acknowledged survives a power cut.
 //! - [`server`]: the accept loop, limits on connections, and the drain.
 //!
@@ -66,7 +67,7 @@
 //! The first to see a command comes first: [`TraceLayer`], so that the log has refusals too; [`SessionLimitLayer`];
 //! [`RequireTlsLayer`]; [`AuthLayer`]; [`RequireAuthLayer`]; [`SenderLayer`](auth::SenderLayer); [`EtrnLayer`],
 //! [`ExpandLayer`], [`HelpLayer`]; [`RrvsLayer`]; [`VerifyLayer`]; the recipients. For deliveries: [`TraceDeliveryLayer`],
-//! [`LoopLayer`] (it counts what others wrote), [`SubmissionLayer`], [`ReceivedLayer`], the store.
+//! [`LoopLayer`] (it counts what others wrote), [`SubmissionLayer`], [`ReceivedLayer`], [`AliasLayer`], the store.
 
 #[cfg(test)]
 #[macro_use]
@@ -74,6 +75,7 @@ mod testing;
 
 pub mod auth;
 pub mod delivery;
+mod lines;
 #[cfg(unix)]
 pub mod maildir;
 mod name;
@@ -83,7 +85,9 @@ pub mod recipients;
 pub mod server;
 
 pub use auth::AuthLayer;
-pub use delivery::{LoopLayer, ReceivedLayer, Recorder, Sink, SubmissionLayer, TraceDeliveryLayer};
+#[cfg(unix)]
+pub use delivery::Program;
+pub use delivery::{AliasLayer, LoopLayer, ReceivedLayer, Recorder, Sink, SubmissionLayer, TraceDeliveryLayer};
 #[cfg(unix)]
 pub use maildir::Maildir;
 pub use policy::{

@@ -6,14 +6,17 @@
 
 mod failure;
 mod folder;
-mod lines;
 mod plan;
+mod quota;
 mod stage;
 mod sweep;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_mailboxes;
 mod tree;
 mod unique;
+mod usage;
 
 use std::convert::Infallible;
 use std::io;
@@ -27,14 +30,17 @@ use smtp_core::stream::BoxFuture;
 use smtp_core::types::{Domain, ForwardPath, HelloKind, Invalid, Refusal};
 use tower_service::Service;
 
-use crate::delivery::truncated;
+use crate::Mailboxes;
+use crate::delivery::{DeliveredTo, truncated};
+use crate::lines::Lines;
 use crate::name;
 use failure::Failure;
-use lines::Lines;
 use plan::Plan;
+pub use quota::{QuotaCheck, QuotaLayer};
 use stage::{Message, Staging, Stored};
-use tree::Tree;
+use tree::{Place, Tree};
 use unique::Names;
+use usage::Usage;
 
 /// How many octets are collected before they are written: smaller messages take one trip to the blocking threads.
 const BATCH: usize = 256 << 10;
@@ -46,7 +52,14 @@ const BATCH: usize = 256 << 10;
 /// root, and nothing is hidden. A name longer than 200 octets is no mailbox: 550 5.1.1. A bare `<Postmaster>` goes to
 /// `postmaster` of the primary domain. A mailbox that occurs twice among the recipients gets one copy.
 ///
-/// **Content.** `Return-Path` and `Delivered-To` come first (RFC 5321 §4.4), line ends are LF on disk.
+/// With [`Maildir::for_mailboxes`] those say which mailbox an address is, and how much it may hold.
+///
+/// **Content.** `Return-Path` and `Delivered-To` come first (RFC 5321 §4.4), line ends are LF on disk. What was delivered
+/// to the same address before goes round in circles: 554 5.4.6.
+///
+/// **Quota.** A mailbox that is full: 452 4.2.2, since its owner may make room; a message larger than it may ever hold:
+/// 552 5.2.2. Octets count as they are on disk, in all subfolders (Maildir++); the size is read from the names, as in
+/// `,S=1234`, or else from the files.
 ///
 /// **All or nothing.** Copies for all recipients are staged and synced before the first is published. A failure before
 /// that leaves nothing behind and refuses the whole transaction: 452 4.3.1 if the disk or quota is full, else
@@ -54,8 +67,8 @@ const BATCH: usize = 256 << 10;
 /// loses it. A session that breaks off before the end of the content leaves nothing behind; after the end the message
 /// is stored though nobody waits any more (RFC 1047).
 ///
-/// **Over LMTP** each recipient has its own answer (RFC 2033 §4.2): one that is no mailbox, or whose mailbox cannot be
-/// written to, is refused alone.
+/// **Over LMTP**, and with [`Maildir::each`], each recipient has its own answer (RFC 2033 §4.2): one that is no mailbox,
+/// or whose mailbox cannot be written to, is refused alone.
 ///
 /// **Safety.** No symbolic link below the root is followed and no folder that everybody may write to is used; folders
 /// are made 0700, files 0600. Mailboxes are made when mail comes for them, up to a number; beyond it 452 4.2.1, but for
@@ -66,13 +79,19 @@ const BATCH: usize = 256 << 10;
 ///
 /// Clones share everything.
 #[derive(Debug, Clone)]
-pub struct Maildir(Arc<Shared>);
+pub struct Maildir {
+    shared: Arc<Shared>,
+    mailboxes: Option<Mailboxes>,
+    /// Each recipient has its own answer, whoever asks.
+    each: bool,
+}
 
 #[derive(Debug)]
 struct Shared {
     tree: Tree,
     names: Names,
     primary: Box<str>,
+    usage: Usage,
 }
 
 impl Maildir {
@@ -101,11 +120,31 @@ impl Maildir {
         }
     }
 
+    /// The same store, in which `mailboxes` say where mail for an address goes, tags cut off, and how much each may
+    /// hold. What is none of them is refused: 550 5.1.1.
+    #[must_use]
+    pub fn for_mailboxes(mut self, mailboxes: &Mailboxes) -> Self {
+        self.mailboxes = Some(mailboxes.clone());
+        self
+    }
+
+    /// The same store, for whoever can use an answer for each recipient, such as a queue: one that cannot be served is
+    /// refused alone, as over LMTP.
+    #[must_use]
+    pub const fn each(mut self) -> Self {
+        self.each = true;
+        self
+    }
+
     /// The folder that mail to this address goes to; `None` if it is no mailbox.
     #[must_use]
     pub fn folder_of(&self, address: &ForwardPath) -> Option<PathBuf> {
-        let place = plan::place_of(address, &self.0.primary)?;
-        Some(self.0.tree.root().join(&*place.domain).join(&*place.user))
+        let place = self.place_of(address)?;
+        Some(self.shared.tree.root().join(&*place.domain).join(&*place.user))
+    }
+
+    fn place_of(&self, address: &ForwardPath) -> Option<Place> {
+        plan::place_of(address, &self.shared.primary, self.mailboxes.as_ref())
     }
 
     /// Removes files in `tmp/` folders that were last written more than 36 hours ago: what deliveries left that were
@@ -116,7 +155,7 @@ impl Maildir {
     /// # Errors
     /// If a folder cannot be read or a file not be removed.
     pub fn sweep(&self) -> io::Result<usize> {
-        sweep::sweep(&self.0.tree, self.0.names.now()).map_err(Failure::into_io)
+        sweep::sweep(&self.shared.tree, self.shared.names.now()).map_err(Failure::into_io)
     }
 }
 
@@ -161,7 +200,9 @@ impl Builder {
         let invalid = Invalid::new("primary domain", "a name under IDNA (RFC 5891)");
         let primary = name::domain(self.primary.as_str()).ok_or(invalid)?.into();
         let tree = Tree::open(self.root, self.max_mailboxes).map_err(Failure::into_io)?;
-        Ok(Maildir(Arc::new(Shared { tree, names: Names::new(&self.hostname, self.clock), primary })))
+        let names = Names::new(&self.hostname, self.clock);
+        let shared = Arc::new(Shared { tree, names, primary, usage: Usage::default() });
+        Ok(Maildir { shared, mailboxes: None, each: false })
     }
 }
 
@@ -187,22 +228,23 @@ impl Service<Transaction> for Maildir {
     }
 
     fn call(&mut self, transaction: Transaction) -> Self::Future {
-        let shared = Arc::clone(&self.0);
-        Box::pin(async move { Ok(deliver(shared, transaction).await) })
+        let this = self.clone();
+        Box::pin(async move { Ok(deliver(this, transaction).await) })
     }
 }
 
-async fn deliver(shared: Arc<Shared>, transaction: Transaction) -> Outcome {
+async fn deliver(maildir: Maildir, transaction: Transaction) -> Outcome {
     let Transaction { session, envelope, body } = transaction;
     let recipients = envelope.recipients.len();
-    let lmtp = session.hello.as_ref().is_some_and(|hello| hello.kind == HelloKind::Lhlo);
-    let Plan { targets, recipients: places } = Plan::new(&envelope, &shared.primary);
+    let each = maildir.each || session.hello.as_ref().is_some_and(|hello| hello.kind == HelloKind::Lhlo);
+    let Maildir { shared, mailboxes, .. } = maildir;
+    let Plan { targets, recipients: places } = Plan::new(&envelope, &shared.primary, mailboxes.as_ref());
     // One reply for all of them: a part must not be stored again each time the sender tries again.
-    if places.contains(&None) && (!lmtp || targets.is_empty()) {
+    if places.contains(&None) && (!each || targets.is_empty()) {
         return Outcome::all(Err(plan::no_mailbox()), recipients);
     }
     let message = Message::new(&envelope.mail.from, targets);
-    let (result, failed) = match receive(Staging::new(shared, message, lmtp), body).await {
+    let (result, failed) = match receive(Staging::new(shared, message, each), body).await {
         Received::Stored((receipt, failed)) => (Ok(receipt), failed),
         Received::Truncated => return truncated(recipients),
         Received::Failed(failure) => {
@@ -234,10 +276,13 @@ enum Received {
 ///
 /// Dropped before the end, it removes what was staged: at this point one file, so it does so in place.
 async fn receive(mut staging: Staging, mut body: Body) -> Received {
-    let (mut lines, mut batch) = (Lines::default(), Vec::new());
+    let (mut lines, mut batch, mut before) = (Lines::default(), Vec::new(), DeliveredTo::default());
     let complete = loop {
         match body.next().await {
-            Ok(Chunk::Data(data)) => lines.push(&data, &mut batch),
+            Ok(Chunk::Data(data)) => {
+                before.read(&data);
+                lines.push(&data, &mut batch);
+            }
             Ok(Chunk::End(complete)) => break complete,
             Err(_) => {
                 // Whatever was staged is gone before anybody hears of it.
@@ -262,6 +307,7 @@ async fn receive(mut staging: Staging, mut body: Body) -> Received {
     // From here on it runs to its end, even if this future is dropped.
     let committed = tokio::task::spawn_blocking(move || {
         staging.write(&batch)?;
+        staging.refuse_circles(&before)?;
         staging.commit(complete)
     });
     match committed.await {

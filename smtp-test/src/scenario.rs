@@ -232,8 +232,18 @@ impl Scenario {
         })
     }
 
-    /// What the server has to be like, beside what every server is.
+    /// What the server has to be like, beside what every server is and the protocol that it speaks.
     pub fn properties(&self) -> impl Iterator<Item = &str> {
+        self.server_words().filter(|word| *word != LMTP)
+    }
+
+    /// True if it is about LMTP: it has a line `SERVER lmtp`.
+    #[must_use]
+    pub fn is_lmtp(&self) -> bool {
+        self.server_words().any(|word| word == LMTP)
+    }
+
+    fn server_words(&self) -> impl Iterator<Item = &str> {
         self.conditions.iter().filter_map(|condition| match condition {
             Condition::Server(property) => Some(property.as_str()),
             Condition::Channel { .. } | Condition::Ehlo(..) => None,
@@ -254,6 +264,9 @@ impl Scenario {
         steps
     }
 }
+
+/// The word behind `SERVER` in files about LMTP.
+const LMTP: &str = "lmtp";
 
 /// Why a file is not a scenario.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -24,8 +24,8 @@ use crate::verify::KeyVerifier;
 /// How many sessions are remembered for resumption, for each way of verifying, unless told otherwise.
 const SESSIONS: usize = 1024;
 
-/// How many configurations are kept. Only pins make more than two; a client with more pins than this just resumes
-/// less often.
+/// How many configurations are kept. Only pins and TLSA records make more than two; a client with more of them than this
+/// just resumes less often.
 const MAX_CONFIGS: usize = 64;
 
 /// TLS for clients. Cheap to clone; clones share their sessions.
@@ -78,7 +78,7 @@ impl ClientTls {
         }
         let config = Arc::new(self.0.recipe.config(verification)?);
         if configs.len() >= MAX_CONFIGS {
-            configs.retain(|kind, _| !matches!(kind, Verification::Pin(_)));
+            configs.retain(|kind, _| matches!(kind, Verification::None | Verification::Pkix));
         }
         configs.insert(verification.clone(), Arc::clone(&config));
         Ok(config)
@@ -103,6 +103,7 @@ impl Recipe {
         let verifier: Arc<dyn ServerCertVerifier> = match verification {
             Verification::None => Arc::new(KeyVerifier::any(&self.provider)),
             Verification::Pin(hash) => Arc::new(KeyVerifier::pinned(Pin::new(*hash), &self.provider)),
+            Verification::Dane(dane) => Arc::new(KeyVerifier::dane(dane, &self.provider)),
             Verification::Pkix => self.anchors.verifier(&self.provider)?,
             _ => return Err(SetupError::UnsupportedVerification),
         };

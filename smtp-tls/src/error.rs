@@ -5,6 +5,7 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
 
+use crate::dane::NoTlsaFits;
 use crate::verify::WrongPin;
 use crate::x509::date;
 
@@ -102,6 +103,12 @@ pub enum HandshakeError {
          somebody may be listening in"
     )]
     WrongPin(WrongPin),
+    /// The server's certificates fit none of the TLSA records of its host.
+    #[error(
+        "the server's certificate is not what its host publishes in the DNS (DANE): {0}; either its administrator has \
+         changed the certificate and not the records, or somebody stands in between"
+    )]
+    NoTlsaFits(NoTlsaFits),
     /// The peer shows a CA's certificate as its own.
     #[error(
         "the {peer} shows a CA certificate as its own, which cannot be verified by its issuer; {}",
@@ -235,11 +242,12 @@ impl HandshakeError {
                 expected: expected.to_str().into_owned(),
                 presented: presented.iter().map(|name| bare_name(name)).collect(),
             },
-            CertificateError::Other(other) => match other.0.downcast_ref::<WrongPin>() {
-                Some(wrong) => Self::WrongPin(*wrong),
+            CertificateError::Other(other) => match (other.0.downcast_ref(), other.0.downcast_ref()) {
+                (Some(wrong), _) => Self::WrongPin(*wrong),
+                (None, Some(none)) => Self::NoTlsaFits(*none),
                 // webpki's own error type is not part of rustls' interface; its text is all there is to go by.
-                None if format!("{:?}", other.0) == "CaUsedAsEndEntity" => Self::CaAsLeaf { peer },
-                None => Self::BadCertificate { peer, reason: other.0.to_string() },
+                _ if format!("{:?}", other.0) == "CaUsedAsEndEntity" => Self::CaAsLeaf { peer },
+                _ => Self::BadCertificate { peer, reason: other.0.to_string() },
             },
             other => Self::BadCertificate { peer, reason: other.to_string() },
         }

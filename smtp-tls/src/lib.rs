@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod client;
+mod dane;
 mod error;
 mod identity;
 mod info;
@@ -13,6 +14,7 @@ mod verify;
 mod x509;
 
 pub use client::{ClientTls, ClientTlsBuilder, InvalidServerName, server_name};
+pub use dane::NoTlsaFits;
 pub use error::{HandshakeError, Role};
 pub use identity::{Identity, IdentityError, LoadedIdentity};
 pub use info::{cipher_name, client_info, group_name, server_info, with_client_certificate};

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::QuicError;
 use crate::link::{Facts, Link};
-use crate::options::{EarlyData, QuicOptions};
+use crate::options::{EarlyData, QuicOptions, TransportOptions};
 use crate::stream::QuicStream;
 
 /// One QUIC connection.
@@ -72,6 +72,23 @@ impl Drop for HalfOpen {
     }
 }
 
+/// Lets a client have more streams if it has shown a certificate, which is known at the end of the handshake.
+//
+struct Certified {
+    quic: quinn::Connection,
+    streams: u32,
+    others: u32,
+}
+
+impl Drop for Certified {
+    fn drop(&mut self) {
+        // One that does not hold never gets through the handshake.
+        if self.streams > self.others && self.quic.peer_identity().is_some() {
+            self.quic.set_max_concurrent_bi_streams(TransportOptions::granted(self.streams));
+        }
+    }
+}
+
 impl QuicConnection {
     pub(crate) fn opening(opening: Opening) -> Self {
         Self(Kind::Handshake(Some(Box::new(opening))))
@@ -105,6 +122,12 @@ impl QuicConnection {
 }
 
 impl Opening {
+    /// To be dropped at the end of the handshake.
+    fn certified(&self, quic: &quinn::Connection) -> Certified {
+        let QuicOptions { transport, max_streams_certified, .. } = &*self.options;
+        Certified { quic: quic.clone(), streams: *max_streams_certified, others: transport.max_streams }
+    }
+
     /// Completes the handshake, or with early data as much of it as the first streams need. Can be dropped and called
     /// again.
     async fn run(&mut self) -> io::Result<Serving> {
@@ -126,6 +149,7 @@ impl Opening {
             verifies: false,
             draining: self.draining.clone(),
             churn: self.options.churn,
+            share_evenly: self.options.transport.share_evenly,
             // A server answers EHLO and no more.
             early: usize::MAX,
             observer: None,
@@ -137,7 +161,8 @@ impl Opening {
             match connecting.into_0rtt() {
                 Ok((quic, done)) => {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    let handshake = Link::watch(quic.clone(), done, left, self.half_open.take());
+                    let meanwhile = (self.half_open.take(), self.certified(&quic));
+                    let handshake = Link::watch(quic.clone(), done, left, meanwhile);
                     Link::new(quic, facts, handshake)
                 }
                 // A server's always can.
@@ -150,6 +175,7 @@ impl Opening {
             let late = || io::Error::new(io::ErrorKind::TimedOut, "no QUIC handshake in time");
             let quic = tokio::time::timeout_at(*deadline, connecting).await.map_err(|_| late())?;
             let quic = quic.map_err(|error| QuicError::from_connection(error, Role::Server))?;
+            drop(self.certified(&quic));
             Link::new(quic, facts, Link::complete())
         };
         Ok(Serving { link: Arc::new(link), options: Arc::clone(&self.options) })

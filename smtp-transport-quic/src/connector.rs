@@ -25,6 +25,7 @@ use crate::listener::udp_socket;
 use crate::observer::Event;
 use crate::options::{ConnectOptions, EarlyData};
 use crate::qlog::Qlog;
+use crate::window::Completed;
 
 /// Makes QUIC connections, under the TLS policy that each call brings. Cheap to clone; clones share sockets, tickets
 /// and settings.
@@ -90,7 +91,7 @@ impl QuicConnector {
         resolver: Arc<dyn Resolve>,
         sockets: Sockets,
     ) -> io::Result<Self> {
-        options.transport.config(options.side())?;
+        options.transport.config(&options.side(&Completed::default()))?;
         let qlog = Qlog::new(options.transport.qlog_dir.as_deref())?;
         //
         let tls = tls.with_alpn(&[options.service.alpn()]);
@@ -170,7 +171,9 @@ impl Inner {
     async fn attempt(&self, prepared: &Prepared, peer: SocketAddr) -> Result<Link, Failure> {
         let limit = self.options.attempt_timeout;
         let broken = |error: io::Error| Failure { step: ConnectStep::Connect, permanent: false, error };
-        let mut transport = self.options.transport.config(self.options.side()).map_err(broken)?;
+        let completed = Completed::default();
+        let handshaking = completed.guard();
+        let mut transport = self.options.transport.config(&self.options.side(&completed)).map_err(broken)?;
         self.qlog.attach(&mut transport, "client", peer);
         let mut config = ClientConfig::new(Arc::clone(&prepared.crypto) as _);
         config.transport_config(Arc::new(transport));
@@ -191,6 +194,7 @@ impl Inner {
             verifies: prepared.verifies,
             draining: CancellationToken::new(),
             churn: 0,
+            share_evenly: self.options.transport.share_evenly,
             early: self.options.transport.early_data_max(),
             observer: self.options.observer.clone(),
         };
@@ -198,7 +202,7 @@ impl Inner {
             EarlyData::Off => connecting,
             EarlyData::Gated => match connecting.into_0rtt() {
                 Ok((quic, accepted)) => {
-                    let handshake = Link::watch(quic.clone(), accepted, limit, ());
+                    let handshake = Link::watch(quic.clone(), accepted, limit, handshaking);
                     return Ok(Link::new(quic, facts, handshake));
                 }
                 // There is no ticket.

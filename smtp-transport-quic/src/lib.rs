@@ -13,6 +13,7 @@ mod qlog;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod stream;
+mod window;
 
 pub use connection::QuicConnection;
 pub use connector::QuicConnector;

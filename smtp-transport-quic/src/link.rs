@@ -62,6 +62,7 @@ pub(crate) struct Link {
     quiet_since: Mutex<Instant>,
     became_quiet: Notify,
     next_priority: AtomicI32,
+    share_evenly: bool,
     credit: AtomicI64,
     full_credit: i64,
     /// Octets that streams may still send before the handshake is complete.
@@ -77,13 +78,14 @@ pub(crate) struct Facts {
     pub(crate) verifies: bool,
     pub(crate) draining: CancellationToken,
     pub(crate) churn: u32,
+    pub(crate) share_evenly: bool,
     pub(crate) early: usize,
     pub(crate) observer: Option<Observer>,
 }
 
 impl Link {
     pub(crate) fn new(quic: quinn::Connection, facts: Facts, handshake: watch::Receiver<Handshake>) -> Self {
-        let Facts { role, local, sni, verifies, draining, churn, early, observer } = facts;
+        let Facts { role, local, sni, verifies, draining, churn, share_evenly, early, observer } = facts;
         // The address that the handshake proves; wherever the packets come from later.
         let peer = canonical(quic.remote_address());
         Self {
@@ -100,6 +102,7 @@ impl Link {
             quiet_since: Mutex::new(Instant::now()),
             became_quiet: Notify::new(),
             next_priority: AtomicI32::new(0),
+            share_evenly,
             credit: AtomicI64::new(churn.into()),
             full_credit: churn.into(),
             early_left: AtomicUsize::new(early),
@@ -232,7 +235,7 @@ impl Link {
     //
     pub(crate) fn begin(&self) -> i32 {
         self.live.fetch_add(1, Ordering::AcqRel);
-        self.next_priority.fetch_sub(1, Ordering::Relaxed)
+        if self.share_evenly { 0 } else { self.next_priority.fetch_sub(1, Ordering::Relaxed) }
     }
 
     /// A stream has ended, in good order or not.

@@ -205,7 +205,7 @@ fn server_config(tls: &ServerTls, options: &QuicOptions) -> io::Result<ServerCon
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| invalid(error.into()))?;
     let mut server = ServerConfig::with_crypto(Arc::new(Watching(Arc::new(crypto))));
     server
-        .transport_config(Arc::new(options.transport.config(Side::Server)?))
+        .transport_config(Arc::new(options.transport.config(&Side::Server)?))
         //
         .migration(options.migration.unwrap_or(options.service == Service::Submission))
         .max_incoming(MAX_WAITING)

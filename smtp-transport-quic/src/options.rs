@@ -10,6 +10,7 @@ use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 
 use crate::observer::Observer;
+use crate::window::{Completed, Roomy};
 
 /// Which of the two protocols a listener or a connector speaks. They differ in the name that TLS agrees on, so that
 /// neither is mistaken for the other, nor for anything else (RFC 7301).
@@ -87,11 +88,22 @@ pub struct TransportOptions {
     /// How many octets are sent before the first acknowledgement is there. Default: none, which is the controller's
     /// own, about 12 KB (RFC 9002 §7.2). 48 KB takes a typical mail in one flight.
     pub initial_window: Option<u64>,
+    /// The largest UDP payload that is sent before a larger one has proved to get through, in octets. Default: 1,200, which
+    /// every path for QUIC takes (RFC 9000 §14). Only for networks that are known: where 1,452 get through, which is
+    /// Ethernet without tunnels, a mail has a fifth fewer packets; where they do not, it is lost until QUIC has found that
+    /// out. Less than 1,200 counts as 1,200.
+    pub initial_mtu: u16,
     /// The round trip time that is assumed until one is measured: a lost first packet is sent again after three times
     /// that. Default: none, which is 333 ms (RFC 9002 §6.2.2).
     pub initial_rtt: Option<Duration>,
     /// Default: CUBIC.
     pub congestion: Congestion,
+    /// Whether many packets are handed to the system in one call where it can cut them (UDP segmentation offload). Default:
+    /// true.
+    pub segmentation_offload: bool,
+    /// Whether the streams of a connection share what may be sent evenly. Every mail of a burst arrives with the last
+    /// then; it is there to be measured. Default: false, earlier streams go first.
+    pub share_evenly: bool,
     /// Where to write one qlog file per connection. Works only with this crate's feature `qlog`. Default: nowhere.
     pub qlog_dir: Option<PathBuf>,
 }
@@ -105,18 +117,25 @@ impl Default for TransportOptions {
             send_window: 4 << 20,
             idle_timeout: Duration::from_secs(660),
             initial_window: None,
+            initial_mtu: 1200,
             initial_rtt: None,
             congestion: Congestion::default(),
+            segmentation_offload: true,
+            share_evenly: false,
             qlog_dir: None,
         }
     }
 }
 
 /// Which end a configuration is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Side {
     Server,
-    Client { keep_alive: Duration, early_data: EarlyData },
+    /// With the end of its handshake, if it sends early data.
+    Client {
+        keep_alive: Duration,
+        early: Option<Completed>,
+    },
 }
 
 impl TransportOptions {
@@ -124,12 +143,12 @@ impl TransportOptions {
     ///
     /// # Errors
     /// If a number is beyond what QUIC can express, 2^62 - 1.
-    pub(crate) fn config(&self, side: Side) -> io::Result<TransportConfig> {
+    pub(crate) fn config(&self, side: &Side) -> io::Result<TransportConfig> {
         let mut config = TransportConfig::default();
-        let early_data = match side {
+        let early = match side {
             // A server's replies to EHLO are small.
-            Side::Server => EarlyData::Off,
-            Side::Client { early_data, .. } => early_data,
+            Side::Server => None,
+            Side::Client { early, .. } => early.as_ref(),
         };
         let idle = IdleTimeout::try_from(self.idle_timeout)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the idle timeout is too long for QUIC"))?;
@@ -142,14 +161,16 @@ impl TransportOptions {
             .stream_receive_window(VarInt::from_u32(self.stream_window))
             .receive_window(VarInt::from_u32(self.connection_window))
             .send_window(self.send_window)
+            .initial_mtu(self.initial_mtu)
+            .enable_segmentation_offload(self.segmentation_offload)
             //
             .max_idle_timeout(Some(idle))
-            .congestion_controller_factory(self.controller(early_data));
+            .congestion_controller_factory(self.controller(early));
         match side {
             //
-            Side::Server => config.max_concurrent_bidi_streams(VarInt::from_u32(self.granted_streams())),
+            Side::Server => config.max_concurrent_bidi_streams(Self::granted(self.max_streams)),
             //
-            Side::Client { keep_alive, .. } => config.keep_alive_interval(Some(keep_alive)),
+            Side::Client { keep_alive, .. } => config.keep_alive_interval(Some(*keep_alive)),
         };
         if let Some(rtt) = self.initial_rtt {
             config.initial_rtt(rtt);
@@ -158,9 +179,10 @@ impl TransportOptions {
     }
 
     /// quinn gives credit for new streams back in batches of an eighth. A client with all but one of its sessions at
-    /// rest would wait for ever for the one; a seventh more makes sure that [`Self::max_streams`] always find a place.
-    fn granted_streams(&self) -> u32 {
-        self.max_streams.saturating_add(self.max_streams.div_ceil(7))
+    /// rest would wait for ever for the one; a seventh more makes sure that so many always find a place.
+    //
+    pub(crate) const fn granted(streams: u32) -> VarInt {
+        VarInt::from_u32(streams.saturating_add(streams.div_ceil(7)))
     }
 
     /// How many octets of early data a client sends before the handshake is complete: what the initial window was set
@@ -172,29 +194,26 @@ impl TransportOptions {
         usize::try_from(window.saturating_sub(PACKET)).unwrap_or(usize::MAX)
     }
 
-    /// The window to begin with, if it is not the controller's own.
-    ///
-    /// Early data is acknowledged only with the handshake's end. If it filled the window and a packet of the handshake
-    /// were lost, the window would shrink below it, and quinn 0.11 would have no room for the client's last handshake
-    /// message: both sides would wait, for seconds or until they give up. So the window is larger than what may be
-    /// sent early; it then is what slow start makes of it in the round trip that the handshake takes.
+    /// The controller. A client with early data has a window that is larger than what may be sent early, by what slow start
+    /// adds in the round trip that the handshake takes, and that keeps this room until the handshake is over.
     //
-    fn first_window(&self, early_data: EarlyData) -> Option<u64> {
-        match early_data {
-            EarlyData::Off => self.initial_window,
-            EarlyData::Gated => Some(self.initial_window.unwrap_or(DEFAULT_WINDOW).saturating_add(DEFAULT_WINDOW)),
-        }
-    }
-
-    fn controller(&self, early_data: EarlyData) -> Arc<dyn ControllerFactory + Send + Sync> {
+    fn controller(&self, early: Option<&Completed>) -> Arc<dyn ControllerFactory + Send + Sync> {
+        let window = match early {
+            None => self.initial_window,
+            Some(_) => Some(self.initial_window.unwrap_or(DEFAULT_WINDOW).saturating_add(DEFAULT_WINDOW)),
+        };
         /// The default of a controller with the initial window, if there is one to set.
         macro_rules! controller {
             ($config:ty) => {{
                 let mut config = <$config>::default();
-                if let Some(window) = self.first_window(early_data) {
+                if let Some(window) = window {
                     config.initial_window(window);
                 }
-                Arc::new(config)
+                let inner = Arc::new(config);
+                match early {
+                    None => inner,
+                    Some(completed) => Arc::new(Roomy { inner, completed: completed.clone() }),
+                }
             }};
         }
         match self.congestion {
@@ -212,6 +231,9 @@ pub struct QuicOptions {
     pub service: Service,
     /// Limits, windows, timers.
     pub transport: TransportOptions,
+    /// How many sessions a client may have at a time that has shown a certificate by the client CA, if that is more than
+    /// [`TransportOptions::max_streams`]. Default: 128.
+    pub max_streams_certified: u32,
     /// Default: off.
     pub early_data: EarlyData,
     /// Whether a client may go on from another address (RFC 9000 §9). What its sessions know is the address that the
@@ -243,6 +265,7 @@ impl Default for QuicOptions {
         Self {
             service: Service::default(),
             transport: TransportOptions::default(),
+            max_streams_certified: 128,
             early_data: EarlyData::default(),
             migration: None,
             retry_above: 64,
@@ -297,7 +320,9 @@ impl Default for ConnectOptions {
 }
 
 impl ConnectOptions {
-    pub(crate) const fn side(&self) -> Side {
-        Side::Client { keep_alive: self.keep_alive, early_data: self.early_data }
+    /// This side of a connection whose handshake has its end in `completed`.
+    pub(crate) fn side(&self, completed: &Completed) -> Side {
+        let early = (self.early_data == EarlyData::Gated).then(|| completed.clone());
+        Side::Client { keep_alive: self.keep_alive, early }
     }
 }

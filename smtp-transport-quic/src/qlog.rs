@@ -45,7 +45,7 @@ impl Qlog {
         peer: SocketAddr,
     ) -> Option<Arc<ServerConfig>> {
         self.dir.as_ref()?;
-        let mut transport = options.transport.config(Side::Server).ok()?;
+        let mut transport = options.transport.config(&Side::Server).ok()?;
         self.attach(&mut transport, "server", peer);
         let mut server = server.clone();
         server.transport_config(Arc::new(transport));

@@ -54,6 +54,8 @@ pub enum Fate {
     Path,
     /// To be lost.
     Lost,
+    /// To arrive after so long, whatever the path is like: for a tap that is a path itself.
+    After(Duration),
 }
 
 type Tap = Box<dyn FnMut(&Datagram) -> Fate + Send>;
@@ -182,10 +184,18 @@ impl State {
         let fate = self.tap.as_mut().map_or(Fate::Path, |tap| tap(&datagram));
         // Drawn for each, whatever becomes of it, so that one fate does not change the others'.
         let (lost, twice) = (self.draw(1000) < self.path.loss.into(), self.draw(1000) < self.path.duplicate.into());
-        let lost = lost || fate == Fate::Lost || self.cut_at.is_some_and(|cut| Instant::now() >= cut);
+        let (lost, twice) = match fate {
+            Fate::Path => (lost, twice),
+            Fate::Lost => (true, false),
+            Fate::After(_) => (false, false),
+        };
+        let lost = lost || self.cut_at.is_some_and(|cut| Instant::now() >= cut);
         self.note(&datagram, lost, twice);
         if lost {
             return;
+        }
+        if let Fate::After(delay) = fate {
+            return self.deliver(datagram, delay);
         }
         if twice {
             self.carry(datagram.clone());
@@ -196,7 +206,11 @@ impl State {
     fn carry(&mut self, datagram: Datagram) {
         let jitter = u64::try_from(self.path.jitter.as_micros()).unwrap_or(u64::MAX);
         let late = if jitter == 0 { 0 } else { self.draw(jitter) };
-        let arrival = Instant::now() + self.path.delay + Duration::from_micros(late);
+        self.deliver(datagram, self.path.delay + Duration::from_micros(late));
+    }
+
+    fn deliver(&mut self, datagram: Datagram, delay: Duration) {
+        let arrival = Instant::now() + delay;
         self.sent += 1;
         let order = self.sent;
         // Nobody there: it is lost, as on any network.

@@ -2,7 +2,7 @@
 //!
 //! A peer here is a program from a Debian package: [`Postfix`] and [`Exim`] as
 //! servers (and as clients that send to us), [`Nsd`] as a name server, [`Dovecot`] as an LMTP server, [`HaProxy`] in
-//! front of us, and the short-lived [`tools`]: `swaks`, `curl`, Python, `smtp-source`. For SMTP over QUIC there is
+//! front of us, [`Https`] as a web server, and the short-lived [`tools`]: `swaks`, `curl`, Python, `smtp-source`. For SMTP over QUIC there is
 //! [`aioquic`], with our own scripts. `.ci/setup` installs them.
 //!
 //! Every instance has its own configuration, spool and mailboxes in a temporary
@@ -45,6 +45,7 @@ pub mod aioquic;
 mod dovecot;
 mod exim;
 mod haproxy;
+mod https;
 mod mailbox;
 mod nsd;
 mod postfix;
@@ -54,6 +55,7 @@ pub mod tools;
 pub use dovecot::Dovecot;
 pub use exim::{Exim, EximOptions};
 pub use haproxy::HaProxy;
+pub use https::Https;
 pub use nsd::Nsd;
 pub use postfix::{Postfix, PostfixOptions};
 

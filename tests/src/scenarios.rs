@@ -195,6 +195,12 @@ impl Reference {
         self.recorder.messages().into_iter().map(delivered).collect()
     }
 
+    /// What was delivered so far, with all that is known of it.
+    #[must_use]
+    pub fn recorded(&self) -> Vec<smtp_server::delivery::Recorded> {
+        self.recorder.messages()
+    }
+
     /// Serves one session.
     ///
     /// # Errors

@@ -1,6 +1,5 @@
 //! The session: from the options to what became of each recipient.
 
-use std::io::IsTerminal;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,8 +16,7 @@ use super::recorder::Recorder;
 use super::report::Report;
 use super::verdict::{Answer, Recipient, answers_of, failure_of, recipients};
 use super::{Arguments, Stage, message};
-use crate::connect::{TlsOptions, connect, read_password};
-use crate::credentials;
+use crate::connect::connect;
 use crate::exit::{Exit, Failure};
 use crate::transcript::{Output, Transcript};
 use crate::transport::{Calling, EarlyDataChoice, Quic, Way};
@@ -86,25 +84,15 @@ impl Job {
         if to.is_empty() && last >= Stage::Rcpt {
             return Err(missing("--to ADDRESS"));
         }
-        let tls = TlsOptions {
-            ca: arguments.tls_ca,
-            pin: arguments.pin,
-            insecure: arguments.insecure,
-            key_log: arguments.tls_key_log,
-            ..TlsOptions::default()
-        };
-        let with_auth = arguments.user.is_some() || arguments.auth.is_some();
-        let policy = tls.policy(&url, with_auth)?;
+        let tls = arguments.tls.options()?;
+        let policy = tls.policy(&url, arguments.login.is_there())?;
         let wait = arguments.timeout.map(|wait| wait.0);
         let seen = Arc::clone(recorder);
         let observer = Some(Observer::new(move |event| seen.note(event)));
         let early = arguments.early_data == Some(EarlyDataChoice::Gated) && url.carrier() == Carrier::Quic;
         let quic = Quic::new(arguments.early_data, arguments.qlog_dir)?;
         let way = tls.way(&url, Calling { wait, quic, observer })?;
-        let user = arguments.user.as_deref();
-        let credentials = with_auth
-            .then(|| credentials(user, arguments.password_file.as_deref(), arguments.auth.as_deref(), tls.insecure))
-            .transpose()?;
+        let credentials = arguments.login.credentials("SMTP_SEND_PASSWORD", tls.insecure)?;
         let message = match (&arguments.data, &from) {
             (Some(path), _) => message::read(path, &arguments.header)?,
             (None, Some(from)) => message::build(from, &to, &arguments.header, arguments.body.as_deref()),
@@ -232,32 +220,4 @@ impl Job {
         }
         Ok(Mail { from, parameters })
     }
-}
-
-/// Who we are to the server. The password comes from the file, the environment, or whoever sits at the terminal.
-fn credentials(
-    user: Option<&str>,
-    file: Option<&std::path::Path>,
-    mechanism: Option<&str>,
-    insecure: bool,
-) -> Result<Credentials, Failure> {
-    if let Some(credentials) = credentials::without_password(mechanism, user)? {
-        return Ok(credentials);
-    }
-    let user =
-        user.ok_or_else(|| Failure::usage("--auth without --user").help("--user NAME says who authenticates"))?;
-    let password = match (file, std::env::var("SMTP_SEND_PASSWORD")) {
-        (Some(file), _) => read_password(file)?,
-        (None, Ok(password)) => password,
-        (None, Err(_)) if std::io::stdin().is_terminal() => {
-            let prompt = format!("password of {}: ", smtp_core::types::printable(user.as_bytes()));
-            rpassword::prompt_password(prompt)
-                .map_err(|error| Failure::new(Exit::Io, format!("cannot ask for the password: {error}")))?
-        }
-        (None, Err(_)) => {
-            return Err(Failure::usage(format!("no password for {user}"))
-                .help("--password-file FILE names the file whose first line is the password"));
-        }
-    };
-    credentials::with_password(mechanism, user, &password, insecure)
 }

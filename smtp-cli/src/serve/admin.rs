@@ -10,12 +10,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use smtp_core::types::ReversePath;
 use smtp_queue::{
     Action as QueueAction, Clock, Entry, Error, Filter as QueueFilter, Health, Hops, JobId, MessageId, NextHop,
-    RecipientState, Spool, Status,
+    RecipientState, Router, Spool, Status,
 };
+use smtp_tls_policy::{Reporter, Results};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
+use super::relay::Relay;
+use super::ways::{self, Ways};
 use crate::admin::{Action, Answer, Figures, Filter, Request, Shown, ShownRecipient, read_line, socket};
 use crate::exit::{Exit, Failure};
 
@@ -32,6 +35,23 @@ pub(super) struct Admin {
     pub(super) spool: Arc<dyn Spool>,
     pub(super) clock: Arc<Clock>,
     pub(super) hops: Hops,
+    pub(super) ways: Arc<Ways>,
+    pub(super) results: Arc<Results>,
+    pub(super) reporter: Reporter,
+}
+
+impl Admin {
+    /// What there is of a queue at work.
+    pub(super) fn of(relay: &Relay, reporter: Reporter) -> Self {
+        Self {
+            spool: Arc::clone(&relay.spool),
+            clock: Arc::clone(&relay.clock),
+            hops: relay.hops.clone(),
+            ways: Arc::clone(&relay.ways),
+            results: Arc::clone(&relay.results),
+            reporter,
+        }
+    }
 }
 
 /// Makes the folder for sockets, for this process's user alone.
@@ -139,6 +159,12 @@ impl Admin {
                 };
                 Ok(say(out, &Answer::Stats(figures)).await?)
             }
+            Request::TlsReport { domain } => {
+                for report in self.results.reports(&self.reporter, domain.as_deref()) {
+                    say(out, &Answer::TlsReport { report }).await?;
+                }
+                Ok(())
+            }
             Request::List { filter, max } => self.list(&filter, max, out).await,
             Request::Control { filter, action } => {
                 let jobs = self.control(&filter, action).await?;
@@ -171,10 +197,11 @@ impl Admin {
 
     async fn control(&self, filter: &Filter, action: Action) -> Result<u64, Trouble> {
         let now = self.clock.now();
-        let act = match action {
+        let act = match &action {
             Action::Hold => QueueAction::Hold,
             Action::Release => QueueAction::Release,
             Action::Retry => QueueAction::RetryAt(now),
+            Action::Reroute { to } => QueueAction::Reroute(self.destination(to)?),
             Action::Cancel => QueueAction::Cancel,
             Action::Bounce => QueueAction::GiveUp,
         };
@@ -195,6 +222,20 @@ impl Admin {
         }
         tracing::info!(?action, jobs, "an administrator changed the queue");
         Ok(jobs)
+    }
+
+    /// A destination that mail can be sent to instead of its own.
+    fn destination(&self, name: &str) -> Result<NextHop, Trouble> {
+        let name = name.to_ascii_lowercase();
+        if name == ways::LOCAL {
+            let what = "mail for others has no mailbox here; a destination is a domain, a route, or relay:";
+            return Err(Trouble::What(what.into()));
+        }
+        let next_hop = next_hop(&name)?;
+        match self.ways.route(&next_hop) {
+            Ok(_) => Ok(next_hop),
+            Err(refusal) => Err(Trouble::What(format!("no mail can go to {name:?}: {}", refusal.reply().text()))),
+        }
     }
 
     /// A filter of the queue for each id, or one alone; with an id of a job, that.
@@ -242,11 +283,17 @@ impl Admin {
         let last =
             job.recipients.iter().rev().filter(|r| r.state == RecipientState::Waiting).find_map(|r| r.last.clone());
         let hop = dead.and_then(|hop| hop.last).map(|refusal| format!("the destination is not reached: {refusal}"));
+        let now = self.clock.now();
+        let busy = || {
+            let hop = self.hops.get(&job.next_hop).filter(|hop| hop.under_way > 0)?;
+            Some(format!("its turn has not come: {} for its destination are under way", hop.under_way))
+        };
         let why = match (job.status, &job.reason) {
             (_, Some(reason)) => reason.clone(),
             (Status::Held, None) => "held by an administrator".into(),
             _ if under_way => "under way".into(),
-            _ => hop.or(last).unwrap_or_else(|| "not tried yet".into()),
+            _ if job.attempts == 0 && job.due > now => "held for its sender, who wants it sent later".into(),
+            _ => hop.or(last).or_else(busy).unwrap_or_else(|| "not tried yet".into()),
         };
         let recipient = |recipient: &smtp_queue::Recipient| ShownRecipient {
             address: recipient.rcpt.to.mailbox().map_or("Postmaster", |mailbox| mailbox.as_str()).into(),

@@ -2,16 +2,20 @@
 //!
 //! ```text
 //! example.org=smtps://mail.example.net user=relay password-file=/etc/smtp/relay
+//! lists.example.org=|/usr/bin/lists --from {sender} {user}
 //! ```
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use smtp_client::sasl::{Credentials, Exposure};
 use smtp_client::{Client, Options, Settings};
+use smtp_core::session::server::Protocol;
 use smtp_core::types::EhloName;
 use smtp_route::Named;
+use smtp_server::delivery::Invocation;
 use smtp_tls::Pin;
 
 use crate::connect::{TlsOptions, read_password};
@@ -93,8 +97,9 @@ impl Hop {
         let tls = TlsOptions { ca: self.ca.clone(), pin: self.pin, insecure: self.insecure, ..TlsOptions::default() };
         let policy = tls.policy(&self.url, self.user.is_some())?;
         let way = tls.way(&self.url, Calling::default())?;
+        let lmtp = self.url.protocol() == Protocol::Lmtp;
         let settings = Settings {
-            options: Options::new(self.hello.clone().unwrap_or_else(|| hello.clone())),
+            options: Options { lmtp, ..Options::new(self.hello.clone().unwrap_or_else(|| hello.clone())) },
             tls: policy,
             credentials: self.credentials()?,
             ..Settings::default()
@@ -135,30 +140,44 @@ impl fmt::Display for Hop {
     }
 }
 
-/// A destination and the server that its mail is handed to.
+/// A destination, and what its mail is handed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Route {
     /// A domain, or a dot and a domain for all below it.
     pub(crate) destination: String,
-    /// The server.
-    pub(crate) hop: Hop,
+    /// What takes the mail.
+    pub(crate) by: By,
+}
+
+/// What takes the mail of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum By {
+    Server(Box<Hop>),
+    Program(Arc<Invocation>),
 }
 
 impl FromStr for Route {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (destination, hop) = text
+        let (destination, by) = text
             .split_once('=')
             .filter(|(destination, _)| !destination.contains(':'))
             .ok_or("a route is DESTINATION=URL, such as example.org=smtp://mail.example.net")?;
-        Ok(Self { destination: destination.trim().to_owned(), hop: hop.parse()? })
+        let by = match by.trim_start().strip_prefix('|') {
+            Some(command) => By::Program(Arc::new(command.parse::<Invocation>().map_err(|error| error.to_string())?)),
+            None => By::Server(Box::new(by.parse()?)),
+        };
+        Ok(Self { destination: destination.trim().to_owned(), by })
     }
 }
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.destination, self.hop)
+        match &self.by {
+            By::Server(hop) => write!(f, "{}={hop}", self.destination),
+            By::Program(invocation) => write!(f, "{}=|{invocation}", self.destination),
+        }
     }
 }
 
@@ -173,6 +192,8 @@ mod tests {
             ".example.org=smtps://mail.example.net:465 user=jo password-file=/etc/pw auth=PLAIN hello=me.example",
             "example.org=smtp+unix:///run/lmtp",
             "example.org=smtp://[::1]:25?tls=none insecure",
+            "example.org=lmtp+unix:///run/dovecot/lmtp",
+            "example.org=|/usr/bin/lists --from={sender} 'a b' {user}",
         ] {
             let route: Route = text.parse().unwrap();
             assert_eq!(route.to_string(), text);
@@ -187,6 +208,8 @@ mod tests {
             ("smtp://x?tls=none", "DESTINATION=URL"),
             ("example.org", "DESTINATION=URL"),
             ("example.org=", "URL is missing"),
+            ("example.org=|cat", "full path"),
+            ("example.org=| ", "command is missing"),
             ("example.org=mail.example.net", "did you mean smtp://mail.example.net"),
             ("example.org=smtp://x user=jo", "without password-file="),
             ("example.org=smtp://x password-file=/x", "without user="),

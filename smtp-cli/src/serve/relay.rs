@@ -4,18 +4,22 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use smtp_core::extension::{HoldFor, HoldUntil};
 use smtp_core::service::{BoxError, Outcome, Transaction};
 use smtp_core::stream::BoxFuture;
-use smtp_queue::{Clock, Dsn, Health, Hops, Limits, Queue, Runner, Schedule, Settings as RunnerSettings, Spool};
+use smtp_core::types::{Envelope, Parameter};
+use smtp_queue::{
+    Clock, Dsn, Health, Hops, Kind as NoticeKind, Limits, Queue, Runner, Settings as RunnerSettings, Spool,
+};
 use smtp_server::{Mailboxes, Maildir};
+use smtp_tls_policy::{Reporter, Results};
 use std::task::{Context, Poll};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::Plan;
+use super::etrn::Waiting;
 use super::store::Store;
-use super::ways::{Table, Ways};
+use super::ways::{Returns, Table, Ways};
 use crate::exit::Failure;
 use crate::transport::Socket;
 
@@ -28,13 +32,15 @@ pub(super) struct Relay {
     pub(super) spool: Arc<dyn Spool>,
     pub(super) clock: Arc<Clock>,
     pub(super) queue: Queue,
-    ways: Arc<Ways>,
+    pub(super) hops: Hops,
+    pub(super) ways: Arc<Ways>,
     own: Vec<IpAddr>,
-    schedule: Schedule,
+    /// What came of TLS to other hosts.
+    pub(super) results: Arc<Results>,
 }
 
 impl Relay {
-    /// Opens the queue that the plan names; `None` if it names none.
+    /// Opens the queue that the plan names, with what empties it; `None` if it names none.
     ///
     /// # Errors
     /// If the queue or a route cannot be used.
@@ -43,10 +49,11 @@ impl Relay {
         store: &Store,
         mailboxes: &Mailboxes,
         sockets: &[Socket],
-    ) -> Result<Option<Self>, Failure> {
+    ) -> Result<Option<(Self, Runner)>, Failure> {
         let Some(place) = &plan.queue else { return Ok(None) };
         let own = own_addresses(plan, sockets);
-        let table = Table::new(plan, mailboxes.clone(), store.maildir.clone(), &own)?;
+        let results = Arc::new(Results::new());
+        let table = Table::new(plan, mailboxes.clone(), store.maildir.clone(), &own, &results)?;
         let limits = Limits::default();
         let body = plan.message_size().saturating_add(ADDED);
         let limits = Limits { body, free: limits.free.max(body.saturating_mul(2)), ..limits };
@@ -54,10 +61,15 @@ impl Relay {
         let (clock, schedule) = (Arc::new(Clock::new()), plan.schedule.clone());
         let ways = Arc::new(Ways::new(table));
         let queue = Queue::new(Arc::clone(&spool), ways.clone(), schedule.clone(), Arc::clone(&clock));
+        ways.set_queue(queue.clone());
         if let Health::Full(why) | Health::Unhealthy(why) = spool.health() {
             tracing::warn!(why, "the queue takes no mail yet");
         }
-        Ok(Some(Self { spool, clock, queue, ways, own, schedule }))
+        let notices = Dsn::new(plan.hostname.clone(), Arc::new(Returns(ways.clone())), schedule.clone());
+        let settings = RunnerSettings { schedule, drain: plan.drain_time(), ..RunnerSettings::default() };
+        let runner = Runner::new(Arc::clone(&spool), ways.clone(), Arc::new(notices), settings, Arc::clone(&clock));
+        let hops = runner.hops();
+        Ok(Some((Self { spool, clock, queue, hops, ways, own, results }, runner)))
     }
 
     /// What the configuration says now holds for all mail from here on.
@@ -65,19 +77,20 @@ impl Relay {
     /// # Errors
     /// If a route cannot be used; the old ones stay.
     pub(super) fn reload(&self, plan: &Plan, mailboxes: &Mailboxes, maildir: &Maildir) -> Result<(), Failure> {
-        self.ways.replace(Table::new(plan, mailboxes.clone(), maildir.clone(), &self.own)?);
+        self.ways.replace(Table::new(plan, mailboxes.clone(), maildir.clone(), &self.own, &self.results)?);
         Ok(())
     }
 
-    /// Begins to empty the queue, until `stop`.
-    pub(super) fn start(&self, plan: &Plan, stop: CancellationToken) -> (Hops, JoinHandle<()>) {
-        let notices = Dsn::new(plan.hostname.clone(), self.ways.clone(), self.schedule.clone());
-        let settings =
-            RunnerSettings { schedule: self.schedule.clone(), drain: plan.drain_time(), ..RunnerSettings::default() };
-        let (spool, clock) = (Arc::clone(&self.spool), Arc::clone(&self.clock));
-        let runner = Runner::new(spool, self.ways.clone(), Arc::new(notices), settings, clock);
-        (runner.hops(), tokio::spawn(runner.run(stop)))
+    /// The queue, for those who start it from outside.
+    pub(super) fn waiting(&self) -> Waiting {
+        Waiting { spool: Arc::clone(&self.spool), clock: Arc::clone(&self.clock), hops: self.hops.clone() }
     }
+}
+
+/// Who says what came of TLS.
+pub(super) fn reporter(plan: &Plan) -> Reporter {
+    let domain = plan.domains.first().unwrap_or(&plan.hostname);
+    Reporter { organization: plan.hostname.to_string(), contact: format!("postmaster@{domain}") }
 }
 
 /// The addresses that this machine has and was told of, so that it sends no mail to itself.
@@ -100,7 +113,8 @@ fn own_addresses(plan: &Plan, sockets: &[Socket]) -> Vec<IpAddr> {
 ///
 /// A message for mailboxes alone goes straight into them: its sender hears at once what they say, such as that one is
 /// full, where a queue could only send a bounce to an address that may be forged. One for others too is queued for all
-/// of them, so that there is one answer and no part of it is delivered twice.
+/// of them, so that there is one answer and no part of it is delivered twice; and so is one whose sender asks for what only
+/// the queue does: to hold it, or to tell that it was delivered.
 #[derive(Debug, Clone)]
 pub(super) struct Dispatch {
     pub(super) maildir: Maildir,
@@ -118,8 +132,12 @@ impl Service<Transaction> for Dispatch {
     }
 
     fn call(&mut self, transaction: Transaction) -> Self::Future {
+        let stays = |mailboxes: &Mailboxes| {
+            let mut recipients = transaction.envelope.recipients.iter();
+            recipients.all(|rcpt| mailboxes.is_local(&rcpt.to) && mailboxes.program_of(&rcpt.to).is_none())
+        };
         match &mut self.relay {
-            Some((mailboxes, queue)) if !transaction.envelope.recipients.iter().all(|r| mailboxes.is_local(&r.to)) => {
+            Some((mailboxes, queue)) if needs_queue(&transaction.envelope) || !stays(mailboxes) => {
                 let queued = queue.call(transaction);
                 Box::pin(async move { queued.await.map_err(|never| match never {}) })
             }
@@ -129,6 +147,14 @@ impl Service<Transaction> for Dispatch {
             }
         }
     }
+}
+
+/// A mailbox holds nothing back, and sends no notices of success.
+fn needs_queue(envelope: &Envelope) -> bool {
+    let asks = |keyword| envelope.mail.parameters.value(keyword).is_some();
+    asks(HoldFor::KEYWORD)
+        || asks(HoldUntil::KEYWORD)
+        || envelope.recipients.iter().any(|rcpt| NoticeKind::Delivered.is_wanted(rcpt))
 }
 
 /// Where the folder of the admin socket and of the submission socket is.

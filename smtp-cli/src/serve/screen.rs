@@ -87,7 +87,9 @@ fn takes(plan: &Plan) -> String {
     if plan.mailboxes.len() > shown.len() {
         shown.push(format!("{} more", plan.mailboxes.len() - shown.len()));
     }
-    format!("mail for {} and postmaster, and for nobody else at {domains}", shown.join(", "))
+    let aliases =
+        plan.alias_file.as_ref().map_or_else(String::new, |file| format!(", by the aliases of {}", file.display()));
+    format!("mail for {} and postmaster{aliases}, and for nobody else at {domains}", shown.join(", "))
 }
 
 fn example(plan: &Plan) -> String {

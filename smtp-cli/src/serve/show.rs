@@ -13,6 +13,10 @@ impl fmt::Display for Plan {
         one(f, "hostname", Some(&self.hostname))?;
         list(f, "domain", &self.domains)?;
         list(f, "mailbox", &self.mailboxes)?;
+        one(f, "alias_file", self.alias_file.as_ref().map(|path| path.display()))?;
+        one(f, "tag_separator", Some(self.separator))?;
+        list(f, "quota", &self.quotas)?;
+        one(f, "program_user", self.program_user.as_ref())?;
         one(f, "data_dir", Some(self.data_dir.display()))?;
         one(f, "user_file", self.user_file.as_ref().map(|path| path.display()))?;
         if !self.users.is_empty() {
@@ -38,14 +42,26 @@ impl fmt::Display for Plan {
         one(f, "relay_host", self.relay_host.as_ref())?;
         list(f, "route", &self.routes)?;
         list(f, "relay_domain", &self.relay_domains)?;
+        list(f, "tls_policy", &self.tls_policies)?;
+        writeln!(f, "dnssec = {}", super::ways::validates(self))?;
+        one(f, "dnssec_anchor", self.dnssec_anchor.as_ref().map(|path| path.display()))?;
         let schedule = &self.schedule;
         let retries: Vec<_> = schedule.retries.iter().map(|wait| wait.as_secs_f64().to_string()).collect();
         list(f, "queue_retry", &retries)?;
         writeln!(f, "queue_lifetime = {}", schedule.lifetime.as_secs_f64())?;
         writeln!(f, "queue_delay_notice = {}", schedule.delay_notice.as_secs_f64())?;
+        list(f, "etrn", &self.etrn)?;
+        one(f, "no_soliciting", self.terms.no_soliciting.as_ref())?;
+        if self.terms.deliver_by_min > 0 {
+            writeln!(f, "deliver_by_min = {}", self.terms.deliver_by_min)?;
+        }
+        one(f, "priority_profile", self.terms.priority_profile.map(str::to_lowercase))?;
+        writeln!(f, "hold_max = {}", self.terms.hold_max)?;
         list(f, "dns", &self.dns)?;
         list(f, "own_address", &self.own_addresses)?;
-        self.mx_port.map_or(Ok(()), |port| writeln!(f, "mx_port = {port}"))
+        self.mx_port.map_or(Ok(()), |port| writeln!(f, "mx_port = {port}"))?;
+        one(f, "mx_tls_ca", self.mx_tls_ca.as_ref().map(|path| path.display()))?;
+        self.mx_sts_port.map_or(Ok(()), |port| writeln!(f, "mx_sts_port = {port}"))
     }
 }
 

@@ -2,30 +2,43 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use smtp_core::channel::SessionInfo;
 use smtp_core::driver;
-use smtp_core::service::{Delivery, Policy};
+use smtp_core::extension::{ETRN, Extension, Forwarders};
+use smtp_core::service::{Delivery, Policy, Promises};
 use smtp_core::session::server::{Config, Limits};
 use smtp_queue::Queue;
 use smtp_server::auth::{SenderLayer, SharedUsers};
+use smtp_server::maildir::QuotaLayer;
 use smtp_server::{
-    AuthLayer, LoopLayer, Mailboxes, Maildir, ReceivedLayer, RequireAuthLayer, RequireTlsLayer, SessionLimitLayer,
-    Settings, SubmissionLayer, TraceDeliveryLayer, TraceLayer,
+    AliasLayer, AuthLayer, EtrnLayer, LoopLayer, Mailboxes, Maildir, ReceivedLayer, RequireAuthLayer, RequireTlsLayer,
+    SessionLimitLayer, Settings, SubmissionLayer, TraceDeliveryLayer, TraceLayer,
 };
 use tower::util::option_layer;
 use tower_layer::Layer;
 
 use super::Plan;
+use super::local;
 use super::relay::{Dispatch, Relay};
 use super::store::Store;
 use crate::exit::Failure;
-use crate::listen::{self, Strict};
+use crate::listen::{self, Entrance};
 use crate::url::Role;
 
 /// By which door a session comes in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Door {
+    whose: Whose,
+    /// Nothing that matters is said in clear here.
+    tls_first: bool,
+    /// Who is believed here what they say of others.
+    forwarders: Forwarders,
+}
+
+/// Who comes in by a door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Door {
+enum Whose {
     /// Other hosts and users alike.
     Any,
     /// Other hosts.
@@ -37,22 +50,41 @@ pub(super) enum Door {
 }
 
 impl Door {
-    pub(super) const ALL: [Self; 4] = [Self::Any, Self::Mx, Self::Submission, Self::Programs];
+    /// That of programs of this process's user.
+    pub(super) fn programs() -> Self {
+        Self { whose: Whose::Programs, tls_first: false, forwarders: Forwarders::default() }
+    }
 
-    const fn authenticates(self) -> bool {
-        matches!(self, Self::Any | Self::Submission)
+    const fn authenticates(&self) -> bool {
+        matches!(self.whose, Whose::Any | Whose::Submission)
+    }
+
+    /// Nobody but users comes in here, and they have said who they are.
+    const fn is_for_users_alone(&self) -> bool {
+        matches!(self.whose, Whose::Submission | Whose::Programs)
     }
 }
 
-impl From<Role> for Door {
-    fn from(role: Role) -> Self {
-        match role {
-            Role::Any => Self::Any,
-            Role::Mx => Self::Mx,
-            Role::Submission => Self::Submission,
-        }
+impl From<Entrance> for Door {
+    fn from(entrance: Entrance) -> Self {
+        let Entrance { role, tls_first, forwarders } = entrance;
+        let whose = match role {
+            Role::Any => Whose::Any,
+            Role::Mx => Whose::Mx,
+            Role::Submission => Whose::Submission,
+        };
+        Self { whose, tls_first, forwarders }
     }
 }
+
+/// ETRN, where a queue is behind it: that is the promise.
+static ETRN_HERE: Extension = Extension { needs_promise: false, ..ETRN };
+
+/// How long after one ETRN the next for the same domain is refused.
+const ETRN_EVERY: Duration = Duration::from_secs(300);
+
+/// [`Queue::PROMISES`] but for what is a user's alone: to have mail held (RFC 4865), and to go before others.
+const TO_STRANGERS: Promises = Promises::of(&["8BITMIME", "SMTPUTF8", "REQUIRETLS", "DSN", "DELIVERBY"]);
 
 /// The stack that new sessions get; those that run keep theirs.
 #[derive(Debug)]
@@ -76,12 +108,14 @@ impl Current {
 #[derive(Debug, Clone)]
 pub(super) struct Stack {
     sessions: SessionLimitLayer,
-    strict: Strict,
+    etrn: Option<EtrnLayer>,
     auth: Option<(AuthLayer, SenderLayer)>,
     mailboxes: Mailboxes,
     submission: SubmissionLayer,
     received: ReceivedLayer,
     maildir: Maildir,
+    /// Whether there are any.
+    quotas: bool,
     queue: Option<Queue>,
     /// The number of the last session, whatever door it came by.
     last_session: Arc<AtomicU64>,
@@ -94,16 +128,20 @@ impl Stack {
         store: &Store,
         mailboxes: Mailboxes,
         relay: Option<&Relay>,
-        strict: Strict,
     ) -> Result<Self, Failure> {
+        let etrn = relay.filter(|_| !plan.etrn.is_empty()).map(|relay| {
+            let layer = EtrnLayer::new(relay.waiting()).every(ETRN_EVERY);
+            plan.etrn.iter().fold(layer, EtrnLayer::domain)
+        });
         Ok(Self {
             sessions: SessionLimitLayer::new(),
-            strict,
+            etrn,
             auth: store.users.as_ref().map(|users| auth(plan, users)).transpose()?,
+            maildir: store.maildir.clone().for_mailboxes(&mailboxes),
+            quotas: !plan.quotas.is_empty(),
             mailboxes,
             submission: SubmissionLayer::new(&plan.hostname),
             received: ReceivedLayer::new(&plan.hostname),
-            maildir: store.maildir.clone(),
             queue: relay.map(|relay| relay.queue.clone()),
             last_session: Arc::default(),
         })
@@ -116,39 +154,60 @@ impl Stack {
     /// If a domain is none.
     pub(super) fn again(&self, plan: &Plan, store: &Store, mailboxes: Mailboxes) -> Result<Self, Failure> {
         let auth = store.users.as_ref().map(|users| auth(plan, users)).transpose()?;
-        Ok(Self { auth, mailboxes, ..self.clone() })
+        let (maildir, quotas) = (store.maildir.clone().for_mailboxes(&mailboxes), !plan.quotas.is_empty());
+        Ok(Self { auth, mailboxes, maildir, quotas, ..self.clone() })
     }
 
     /// What the sessions of one of several doors are told of the server. Connections are shared out among doors.
-    pub(super) fn settings(&self, plan: &Plan, door: Door, doors: usize) -> Settings {
+    pub(super) fn settings(&self, plan: &Plan, door: &Door, doors: usize) -> Settings {
         let limits = Limits { message_size: plan.message_size(), ..Limits::default() };
         let mechanisms = self.auth.as_ref().filter(|_| door.authenticates()).map(|(auth, _)| auth.offers());
-        let config = Config::new(plan.hostname.clone())
-            .promising(Maildir::PROMISES)
+        let promises = match &self.queue {
+            None => Maildir::PROMISES,
+            Some(_) if door.is_for_users_alone() => Queue::PROMISES,
+            Some(_) => TO_STRANGERS,
+        };
+        let mut config = Config::new(plan.hostname.clone())
+            .promising(promises)
+            .with_terms(plan.terms.clone())
+            .with_forwarders(door.forwarders.clone())
             .with_mechanisms(mechanisms.unwrap_or_default())
             .with_limits(limits);
+        if self.etrn_at(door).is_some() {
+            config.registry = config.registry.with(&ETRN_HERE);
+        }
         let mut settings = Settings::new(driver::Settings::new(config));
-        settings.connections = (listen::connections() / doors.max(1)).max(16);
+        settings.connections = listen::connections(doors);
         settings.drain = plan.drain_time();
         settings.last_session = Arc::clone(&self.last_session);
         settings
     }
 
+    /// What starts the queue for those who come in by a door.
+    fn etrn_at(&self, door: &Door) -> Option<&EtrnLayer> {
+        self.etrn.as_ref().filter(|_| matches!(door.whose, Whose::Any | Whose::Mx))
+    }
+
     /// The services of one session.
-    pub(super) fn of(&self, session: &SessionInfo, door: Door) -> (impl Policy + use<>, impl Delivery + use<>) {
+    pub(super) fn of(&self, door: &Door) -> (impl Policy + use<>, impl Delivery + use<>) {
+        let programs = door.whose == Whose::Programs;
         // Who gets mail here. Others do only by way of the queue, and from those who have shown who they are.
         let relays = self.queue.is_some();
         let mailboxes = self.mailboxes.clone().relay_for_authenticated(relays && door.authenticates());
-        let policy = mailboxes.relay_for_processes(relays && door == Door::Programs);
+        let policy = mailboxes.relay_for_processes(relays && programs);
+        // And whose mailbox is not full.
+        let policy = option_layer(self.quotas.then(|| QuotaLayer::new(&self.maildir))).layer(policy);
         // Whoever has shown who they are sends as themselves.
         let (auth, sender) = self.auth.clone().filter(|_| door.authenticates()).unzip();
         let policy = option_layer(sender).layer(policy);
+        // Hosts that were away ask for what waits for them.
+        let policy = option_layer(self.etrn_at(door).cloned()).layer(policy);
         // Users first do so.
-        let policy = option_layer((door == Door::Submission).then_some(RequireAuthLayer)).layer(policy);
+        let policy = option_layer((door.whose == Whose::Submission).then_some(RequireAuthLayer)).layer(policy);
         // AUTH, if somebody can authenticate.
         let policy = option_layer(auth).layer(policy);
         // `?tls=required`: nothing that matters is said in clear.
-        let policy = option_layer(self.strict.holds(session).then_some(RequireTlsLayer)).layer(policy);
+        let policy = option_layer(door.tls_first.then_some(RequireTlsLayer)).layer(policy);
         // One peer cannot take all the places.
         let policy = self.sessions.layer(policy);
         // Outermost, so that the log has what the others refuse.
@@ -157,10 +216,12 @@ impl Stack {
         // On stable storage before the 250: in the mailboxes, or in the queue.
         let relay = self.queue.clone().map(|queue| (self.mailboxes.clone(), queue));
         let delivery = Dispatch { maildir: self.maildir.clone(), relay };
+        // Everything above sees the address that was written to.
+        let delivery = AliasLayer::new(&self.mailboxes).layer(delivery);
         // Every host says that it had the message (RFC 5321 §4.4).
         let delivery = self.received.layer(delivery);
         // What its author left out comes below that.
-        let delivery = self.submission.clone().processes(door == Door::Programs).layer(delivery);
+        let delivery = self.submission.clone().processes(programs).layer(delivery);
         // Outside of both, so that only what others wrote is counted.
         let delivery = LoopLayer::default().layer(delivery);
         // Outermost, so that the log has every end.
@@ -187,9 +248,6 @@ pub(super) fn mailboxes(plan: &Plan) -> Result<Mailboxes, Failure> {
         }
         mailboxes = mailboxes.relay_to(domain).map_err(|error| Failure::config(format!("--relay-domain: {error}")))?;
     }
-    if plan.mailboxes.is_empty() {
-        return Ok(mailboxes);
-    }
     // One by one, so that the error can name the one.
     for mailbox in &plan.mailboxes {
         mailboxes = mailboxes.only([mailbox]).map_err(|error| {
@@ -201,7 +259,7 @@ pub(super) fn mailboxes(plan: &Plan) -> Result<Mailboxes, Failure> {
             ))
         })?;
     }
-    Ok(mailboxes)
+    local::furnished(mailboxes, plan)
 }
 
 fn auth(plan: &Plan, users: &Arc<SharedUsers>) -> Result<(AuthLayer, SenderLayer), Failure> {

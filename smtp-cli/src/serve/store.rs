@@ -12,6 +12,7 @@ use smtp_server::auth::{SharedUsers, UserList};
 use smtp_tls::{ClientCertificates, SelfSigned, ServerTls};
 
 use super::Plan;
+use super::run_as::RunAs;
 use crate::exit::{Failure, warn};
 use crate::transport::want_tls;
 
@@ -37,29 +38,57 @@ pub(super) struct StoredTls {
     pub(super) self_signed: Option<SelfSigned>,
 }
 
-/// Opens what the plan names, and makes what is not there yet.
-///
-/// # Errors
-/// If something cannot be used; says what, and what to do.
-pub(super) fn open(plan: &Plan) -> Result<Store, Failure> {
-    let users = users(plan)?;
-    let users = (!users.is_empty()).then(|| Arc::new(SharedUsers::new(users)));
-    private_folder(&plan.data_dir).map_err(|error| {
-        Failure::config(format!("cannot keep data in {}: {error}", plan.data_dir.display()))
-            .help("--data-dir DIR names another folder; it has to belong to the user that this program runs as")
-    })?;
-    let tls = want_tls(&plan.urls).then(|| tls(plan)).transpose()?;
-    let mail_dir = plan.data_dir.join("mail");
-    let [primary, ..] = &*plan.domains else { return Err(Failure::config("there is no domain to take mail for")) };
-    let builder = Maildir::builder(&mail_dir, primary).hostname(plan.hostname.as_str());
-    // Where there is a list, it is the limit.
-    let builder = if plan.mailboxes.is_empty() { builder } else { builder.max_mailboxes(usize::MAX) };
-    let maildir = builder
-        .open()
-        .map_err(|error| Failure::config(format!("cannot keep mail in {}: {error}", mail_dir.display())))?;
-    let mail_dir = mail_dir.canonicalize().unwrap_or(mail_dir);
-    Ok(Store { maildir, mail_dir, tls, users })
+/// What only root may be able to read.
+#[derive(Debug)]
+pub(super) struct Keys {
+    /// TLS, if a listener wants it.
+    pub(super) tls: Option<StoredTls>,
+    users: Option<Arc<SharedUsers>>,
 }
+
+impl Keys {
+    /// Reads what the plan names, and makes what is not there yet; it will be `owner`'s.
+    ///
+    /// # Errors
+    /// If something cannot be used; says what, and what to do.
+    pub(super) fn open(plan: &Plan, owner: Option<&RunAs>) -> Result<Self, Failure> {
+        let users = users(plan)?;
+        let users = (!users.is_empty()).then(|| Arc::new(SharedUsers::new(users)));
+        private_folder(&plan.data_dir).map_err(|error| {
+            Failure::config(format!("cannot keep data in {}: {error}", plan.data_dir.display()))
+                .help("--data-dir DIR names another folder; it has to belong to the user that this program runs as")
+        })?;
+        if let Some(owner) = owner {
+            owner.own(&plan.data_dir)?;
+        }
+        let tls = want_tls(&plan.urls).then(|| tls(plan)).transpose()?;
+        if let (Some(owner), Some(StoredTls { self_signed: Some(_), .. })) = (owner, &tls) {
+            owner.own_all(&plan.data_dir.join(TLS))?;
+        }
+        Ok(Self { tls, users })
+    }
+
+    /// Opens the rest.
+    ///
+    /// # Errors
+    /// If something cannot be used; says what, and what to do.
+    pub(super) fn store(self, plan: &Plan) -> Result<Store, Failure> {
+        let Self { tls, users } = self;
+        let mail_dir = plan.data_dir.join("mail");
+        let [primary, ..] = &*plan.domains else { return Err(Failure::config("there is no domain to take mail for")) };
+        let builder = Maildir::builder(&mail_dir, primary).hostname(plan.hostname.as_str());
+        // Where there is a list, it is the limit.
+        let builder = if plan.mailboxes.is_empty() { builder } else { builder.max_mailboxes(usize::MAX) };
+        let maildir = builder
+            .open()
+            .map_err(|error| Failure::config(format!("cannot keep mail in {}: {error}", mail_dir.display())))?;
+        let mail_dir = mail_dir.canonicalize().unwrap_or(mail_dir);
+        Ok(Store { maildir, mail_dir, tls, users })
+    }
+}
+
+/// The folder of a certificate of our own making, in the data folder.
+const TLS: &str = "tls";
 
 /// Makes the folder, for its owner alone whatever the umask; one that is there is left as it is.
 fn private_folder(path: &Path) -> io::Result<()> {
@@ -86,7 +115,7 @@ fn tls(plan: &Plan) -> Result<StoredTls, Failure> {
             let names = std::iter::once(&plan.hostname).chain(&plan.domains);
             let names: Vec<String> = names.map(|name| crate::url::ascii(name.as_str())).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            let made = SelfSigned::load_or_create(&plan.data_dir.join("tls"), &names).map_err(Failure::config)?;
+            let made = SelfSigned::load_or_create(&plan.data_dir.join(TLS), &names).map_err(Failure::config)?;
             (made.identity(), Some(made))
         }
     };

@@ -1,6 +1,5 @@
 //! The dialogue between somebody at a terminal, or a pipe, and a server.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
@@ -11,8 +10,7 @@ use smtp_core::service::Body;
 use smtp_core::types::Reply;
 
 use super::input::Input;
-use crate::connect::read_password;
-use crate::credentials;
+use crate::credentials::{self, LoginArguments};
 use crate::exit::{Exit, Failure};
 use crate::send::failure_of;
 use crate::transcript::Transcript;
@@ -67,20 +65,15 @@ impl Observer for Screen {
     }
 }
 
-/// Who `auth` authenticates.
-#[derive(Debug)]
-pub(super) struct Account {
-    pub(super) user: Option<String>,
-    pub(super) password_file: Option<PathBuf>,
-    pub(super) insecure: bool,
-}
-
 /// A session and the two that have it.
 pub(super) struct Talk {
     pub(super) connection: Connection,
     pub(super) screen: Arc<Screen>,
     pub(super) input: Input,
-    pub(super) account: Account,
+    /// Who `auth` authenticates.
+    pub(super) login: LoginArguments,
+    /// To anybody.
+    pub(super) insecure: bool,
 }
 
 /// Whether there is more to say.
@@ -210,24 +203,24 @@ impl Talk {
     }
 
     async fn credentials(&mut self, mechanism: Option<&str>) -> Result<Credentials, Failure> {
-        if let Some(credentials) = credentials::without_password(mechanism, self.account.user.as_deref())? {
+        let mechanism = mechanism.or(self.login.auth.as_deref());
+        if let Some(credentials) = credentials::without_password(mechanism, self.login.user.as_deref())? {
             return Ok(credentials);
         }
         let broken = |error| Failure::new(Exit::Io, error);
         let none = || Failure::usage("no user, no authentication");
-        let user = match &self.account.user {
+        let user = match &self.login.user {
             Some(user) => user.clone(),
             None => {
                 let line = self.input.line("user: ", false).await.map_err(broken)?.ok_or_else(none)?;
                 String::from_utf8_lossy(&line).into_owned()
             }
         };
-        let password = match (&self.account.password_file, std::env::var("SMTP_SHELL_PASSWORD")) {
-            (Some(file), _) => read_password(file)?,
-            (None, Ok(password)) => password,
-            (None, Err(_)) => self.input.secret("password: ".into()).await.map_err(broken)?.ok_or_else(none)?,
+        let password = match self.login.known_password("SMTP_SHELL_PASSWORD")? {
+            Some(password) => password,
+            None => self.input.secret("password: ".into()).await.map_err(broken)?.ok_or_else(none)?,
         };
-        credentials::with_password(mechanism, &user, &password, self.account.insecure)
+        credentials::with_password(mechanism, &user, &password, self.insecure)
     }
 }
 

@@ -12,12 +12,19 @@ mod bench;
 mod cluster;
 mod drain;
 mod errors;
+#[cfg(feature = "lab")]
+mod lab;
 mod ledger;
+mod listeners;
+mod local;
+mod login;
 mod manual;
+mod operating;
 #[cfg(feature = "postgres")]
 #[path = "../../../smtp-queue/tests/it/pg_server.rs"]
 mod pg_server;
 mod play;
+mod promises;
 mod relay;
 mod replay;
 mod send;

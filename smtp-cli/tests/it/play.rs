@@ -191,25 +191,47 @@ pub(crate) struct Line(BufReader<TcpStream>);
 
 impl Line {
     pub(crate) fn to(url: &str) -> Self {
-        let stream = TcpStream::connect(url.rsplit('/').next().unwrap()).unwrap();
+        Self::over(TcpStream::connect(url.rsplit('/').next().unwrap()).unwrap())
+    }
+
+    pub(crate) fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self(BufReader::new(stream))
     }
 
     /// The last line of the next reply; empty at the end.
     pub(crate) fn reply(&mut self) -> String {
+        self.lines().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn say(&mut self, line: &str) -> String {
+        self.all(line).pop().unwrap_or_default()
+    }
+
+    /// All lines of the reply.
+    pub(crate) fn all(&mut self, line: &str) -> Vec<String> {
+        self.0.get_mut().write_all(format!("{line}\r\n").as_bytes()).unwrap();
+        self.lines()
+    }
+
+    fn lines(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
         loop {
             let mut line = String::new();
             self.0.read_line(&mut line).unwrap();
+            lines.push(line.trim_end().to_owned());
             if line.as_bytes().get(3) != Some(&b'-') {
-                return line.trim_end().to_owned();
+                return lines;
             }
         }
     }
 
-    pub(crate) fn say(&mut self, line: &str) -> String {
-        self.0.get_mut().write_all(format!("{line}\r\n").as_bytes()).unwrap();
-        self.reply()
+    /// All that comes until the other side is gone.
+    pub(crate) fn rest(mut self) -> String {
+        let mut text = Vec::new();
+        // Closed with octets unread, a connection is reset.
+        let _ = self.0.read_to_end(&mut text);
+        String::from_utf8_lossy(&text).into_owned()
     }
 }
 

@@ -133,3 +133,17 @@ fn what_is_no_test_does_not_pass_for_one() {
     assert_eq!(run(smtp(["replay", &url])).code, Some(64));
     assert_eq!(run(smtp(["replay", &url, &at("skipped.txt"), "--set", "x"])).code, Some(64));
 }
+
+#[test]
+fn what_is_about_the_other_protocol_is_skipped_with_the_reason() {
+    let listen = ["--listen", "lmtp://127.0.0.1:0", "--listen", "smtp://127.0.0.1:0"];
+    let server = Server::start(&[&["serve", "--domain", "here.example", "--log", "error"], &listen[..]].concat(), 2);
+    let files = ["helo.txt", "lmtp/greeting.txt"].map(|name| folder().join(name).display().to_string());
+    for (url, skipped, why) in [(&server.urls[0], "helo.txt", "SMTP"), (&server.urls[1], "lmtp/greeting.txt", "LMTP")] {
+        let played = replay(url, &["--verbose", &files[0], &files[1]]);
+        assert_eq!(played.code, Some(0), "{played:?}");
+        assert_eq!(summary(&played), "1 passed, 0 failed, 1 skipped", "{played:?}");
+        let reason = format!("{skipped}  only for a server that speaks {why}");
+        assert!(played.stdout.contains(&reason), "{reason}: {played:?}");
+    }
+}

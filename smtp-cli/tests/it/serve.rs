@@ -10,10 +10,10 @@ fn a_message_lands_in_the_maildir_as_readers_expect_it() {
     let server = Server::serve(&[]);
     let sent = send(server.url(), &["--to", "User+tag@LOCALHOST", "--body", ".dot\nend"]);
     assert_eq!(sent.code, Some(0), "{sent:?}");
-    let messages = server.messages("localhost", "user+tag");
+    let messages = server.messages("localhost", "user");
     let [message] = &*messages else { panic!("{messages:?}") };
     let (header, body) = message.split_once("\n\n").unwrap();
-    assert!(message.starts_with("Return-Path: <a@sender.example>\nDelivered-To: "), "{message}");
+    assert!(message.starts_with("Return-Path: <a@sender.example>\nDelivered-To: User+tag@"), "{message}");
     assert!(header.contains("\nReceived: from ") && header.contains(" with ESMTPS "), "{message}");
     assert!(header.contains("\nFrom: <a@sender.example>\n") && header.contains("\nMessage-ID: <"), "{message}");
     assert_eq!(body, ".dot\nend\n");

@@ -5,14 +5,17 @@ use core::time::Duration;
 use std::collections::HashMap;
 use std::io;
 
-use smtp_core::stream::{Address, BoxFuture};
+use smtp_core::stream::{BoxFuture, Target};
 use tokio::time::Instant;
 
 use super::RacingOptions;
 
 /// Hosts to which the other way lost, and until when it is left alone. Bounded.
+///
+/// A host is an address together with its name: what a name's records say must not speak for another name that has the
+/// same address.
 pub(super) struct Memory {
-    hosts: HashMap<Address, Entry>,
+    hosts: HashMap<Target, Entry>,
     first: Duration,
     longest: Duration,
     max: usize,
@@ -36,7 +39,7 @@ impl Memory {
     }
 
     /// May the other way to `host` be tried?
-    pub(super) fn may_try(&mut self, host: &Address, now: Instant) -> bool {
+    pub(super) fn may_try(&mut self, host: &Target, now: Instant) -> bool {
         let Some(entry) = self.hosts.get_mut(host) else { return true };
         match entry
             .unconfirmed
@@ -58,7 +61,7 @@ impl Memory {
     }
 
     /// The other way stands, if `handshake` will be complete; what was before is forgotten then.
-    pub(super) fn won(&mut self, host: &Address, mut handshake: BoxFuture<'static, io::Result<()>>, now: Instant) {
+    pub(super) fn won(&mut self, host: &Target, mut handshake: BoxFuture<'static, io::Result<()>>, now: Instant) {
         match handshake.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => {
                 self.hosts.remove(host);
@@ -76,7 +79,7 @@ impl Memory {
     }
 
     /// The other way lost; for how long it is left alone now.
-    pub(super) fn lost(&mut self, host: &Address, now: Instant) -> Duration {
+    pub(super) fn lost(&mut self, host: &Target, now: Instant) -> Duration {
         self.make_room(host);
         let (first, longest) = (self.first, self.longest);
         match self.hosts.get_mut(host) {
@@ -96,7 +99,7 @@ impl Memory {
     }
 
     /// Forgets the host that may be tried again first, if there is no place for `host`.
-    fn make_room(&mut self, host: &Address) {
+    fn make_room(&mut self, host: &Target) {
         if self.hosts.len() < self.max || self.hosts.contains_key(host) {
             return;
         }
@@ -109,12 +112,10 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use smtp_core::types::Host;
-
     use super::*;
 
-    fn host(n: u32) -> Address {
-        Address::Host { host: format!("mx{n}.example").parse::<Host>().unwrap(), port: 25 }
+    fn host(n: u32) -> Target {
+        Target::host(format!("mx{n}.example").parse().unwrap(), 25)
     }
 
     fn memory(max_hosts: usize) -> Memory {
@@ -145,6 +146,18 @@ mod tests {
         assert_eq!(minutes, [5, 10, 20, 40, 80, 160, 320, 640, 1280, 1440, 1440]);
         memory.won(&host(1), Box::pin(core::future::ready(Ok(()))), now);
         assert_eq!(memory.lost(&host(1), now).as_secs(), 300);
+    }
+
+    #[test]
+    fn two_names_of_one_address_are_two_hosts() {
+        let (mut memory, now) = (memory(10), Instant::now());
+        let named = |name: &str| {
+            let target = Target::host("[192.0.2.1]".parse().unwrap(), 25);
+            Target { server_name: Some(name.parse().unwrap()), ..target }
+        };
+        memory.lost(&named("mx.example"), now);
+        assert!(!memory.may_try(&named("mx.example"), now));
+        assert!(memory.may_try(&named("other.example"), now));
     }
 
     #[test]

@@ -3,8 +3,7 @@
 use smtp_core::channel::ChannelInfo;
 
 use super::{
-    Anonymous, CramMd5, Credentials, External, Hash, Login, Mechanism, OAuthBearer, Plain, Proof, Scram, Strength,
-    XOAuth2,
+    CramMd5, Credentials, Hash, Login, Mechanism, OAuthBearer, OneMessage, Plain, Proof, Scram, Strength, XOAuth2,
 };
 use crate::error::Local;
 
@@ -27,7 +26,7 @@ struct Known {
 const KNOWN: [Known; 11] = [
     Known { name: Hash::Sha256.mechanism(true), strength: Strength::Bound, make: |s| scram(s, Hash::Sha256, true) },
     Known { name: Hash::Sha1.mechanism(true), strength: Strength::Bound, make: |s| scram(s, Hash::Sha1, true) },
-    Known { name: External::NAME, strength: Strength::Bound, make: external },
+    Known { name: OneMessage::EXTERNAL, strength: Strength::Bound, make: external },
     Known { name: Hash::Sha256.mechanism(false), strength: Strength::Mutual, make: |s| scram(s, Hash::Sha256, false) },
     Known { name: Hash::Sha1.mechanism(false), strength: Strength::Mutual, make: |s| scram(s, Hash::Sha1, false) },
     Known { name: Plain::NAME, strength: Strength::Any, make: |s| password(s, |c| Box::new(Plain::new(c))) },
@@ -35,7 +34,7 @@ const KNOWN: [Known; 11] = [
     Known { name: CramMd5::NAME, strength: Strength::Any, make: cram_md5 },
     Known { name: OAuthBearer::NAME, strength: Strength::Any, make: |s| token(s, |c| Box::new(OAuthBearer::new(c))) },
     Known { name: XOAuth2::NAME, strength: Strength::Any, make: |s| token(s, |c| Box::new(XOAuth2::new(c))) },
-    Known { name: Anonymous::NAME, strength: Strength::Any, make: anonymous },
+    Known { name: OneMessage::ANONYMOUS, strength: Strength::Any, make: anonymous },
 ];
 
 type Make = fn(&Credentials) -> Box<dyn Mechanism>;
@@ -68,12 +67,12 @@ fn cram_md5(situation: &Situation<'_>) -> Option<Box<dyn Mechanism>> {
 
 fn external(situation: &Situation<'_>) -> Option<Box<dyn Mechanism>> {
     let credentials = situation.credentials;
-    matches!(credentials.proof, Proof::External).then(|| Box::new(External::new(credentials)) as _)
+    matches!(credentials.proof, Proof::External).then(|| Box::new(OneMessage::external(credentials)) as _)
 }
 
 fn anonymous(situation: &Situation<'_>) -> Option<Box<dyn Mechanism>> {
     let credentials = situation.credentials;
-    matches!(credentials.proof, Proof::Anonymous).then(|| Box::new(Anonymous::new(credentials)) as _)
+    matches!(credentials.proof, Proof::Anonymous).then(|| Box::new(OneMessage::anonymous(credentials)) as _)
 }
 
 impl Credentials {

@@ -167,7 +167,7 @@ impl NextHop<'_> {
         if keyword.eq_ignore_ascii_case(RequireTls::KEYWORD) {
             // RFC 8689 §4.2.1: a TLS session with a server that has proved who it is.
             let verified = self.channel.tls.as_ref().is_some_and(|tls| tls.verified);
-            return if verified { Ok(()) } else { Err(RequireTls::refusal()) };
+            return if verified { Ok(()) } else { Err(RequireTls::no_tls()) };
         }
         if keyword.eq_ignore_ascii_case(DeliverBy::KEYWORD)
             && let Ok(by) = DeliverBy::from_value(value)

@@ -138,11 +138,11 @@ fn elsewhere() -> Target {
 
 #[async_trait]
 impl Discover for Found {
-    async fn discover(&self, asked: &Target) -> io::Result<Option<Target>> {
+    async fn discover(&self, asked: &Target, policy: &TlsPolicy) -> io::Result<Option<(Target, TlsPolicy)>> {
         assert_eq!(*asked, target());
         sleep(Duration::from_millis(self.0)).await;
         match self.1 {
-            Ok(found) => Ok(found.then(elsewhere)),
+            Ok(found) => Ok(found.then(|| (elsewhere(), policy.clone()))),
             Err(()) => Err(io::Error::other("SERVFAIL")),
         }
     }
@@ -300,9 +300,9 @@ async fn hosts_are_remembered_apart() {
     struct Anywhere;
     #[async_trait]
     impl Discover for Anywhere {
-        async fn discover(&self, asked: &Target) -> io::Result<Option<Target>> {
+        async fn discover(&self, asked: &Target, policy: &TlsPolicy) -> io::Result<Option<(Target, TlsPolicy)>> {
             let Address::Host { host, .. } = &asked.address else { return Ok(None) };
-            Ok(Some(Target::host(host.clone(), 443)))
+            Ok(Some((Target::host(host.clone(), 443), policy.clone())))
         }
     }
     let connector = RacingConnector::new(other.clone(), usual.clone(), Anywhere, RacingOptions::default());

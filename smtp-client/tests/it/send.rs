@@ -420,7 +420,7 @@ async fn what_the_server_cannot_take_is_refused_before_anything_is_sent() {
         ("", "XCOLOUR=BLUE", "x\r\n", &all, "555 5.5.4 MAIL parameter XCOLOUR needs XCOLOUR"),
         ("XCOLOUR", "XCOLOUR=BLUE", "x\r\n", &all, ""),
         ("", "REQUIRETLS", "x\r\n", &all, "550 5.7.30 "),
-        ("REQUIRETLS", "REQUIRETLS", "x\r\n", &all, "550 5.7.30 "),
+        ("REQUIRETLS", "REQUIRETLS", "x\r\n", &all, "550 5.7.10 "),
         ("", "BY=60;R", "x\r\n", &all, "550 5.4.7 "),
         ("DELIVERBY 61", "BY=60;R", "x\r\n", &all, "550 5.4.7 "),
         ("DELIVERBY 61", "BY=60;N", "x\r\n", &all, ""),

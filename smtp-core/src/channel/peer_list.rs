@@ -36,6 +36,12 @@ impl PeerList {
         Self { networks: Vec::new(), users: Vec::new() }
     }
 
+    /// Takes all of `other` in too.
+    pub fn extend(&mut self, other: Self) {
+        self.networks.extend(other.networks);
+        self.users.extend(other.users);
+    }
+
     /// True if there is nobody in it.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use core::fmt::{self, Write};
 
-use super::{Context, Extension, ParameterRule, bad_value};
+use super::{Context, DeliverBy, Extension, ParameterRule, bad_value};
 use crate::types::{Invalid, Parameter, Parameters, Refusal, date_time};
 
 /// FUTURERELEASE, where the delivery can hold messages and [`Terms::clock`](super::Terms::clock) tells the time.
@@ -25,7 +25,7 @@ pub static FUTURERELEASE: Extension = Extension {
             check: |context, value, all| {
                 let HoldFor(seconds) = HoldFor::from_value(value).map_err(bad_value)?;
                 one_of_them(all)?;
-                within(context, i64::from(seconds))
+                within(context, i64::from(seconds), all)
             },
             ..ParameterRule::of::<HoldFor>()
         },
@@ -34,7 +34,7 @@ pub static FUTURERELEASE: Extension = Extension {
                 let until = HoldUntil::from_value(value).map_err(bad_value)?;
                 one_of_them(all)?;
                 let now = context.terms.clock.map_or(0, |clock| clock());
-                within(context, until.unix().saturating_sub(now))
+                within(context, until.unix().saturating_sub(now), all)
             },
             ..ParameterRule::of::<HoldUntil>()
         },
@@ -49,11 +49,17 @@ fn one_of_them(all: &Parameters) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn within(context: &Context<'_>, seconds: i64) -> Result<(), Refusal> {
+/// Not longer than anything is held here, and not until the message is late (RFC 4865 §5.2.2).
+fn within(context: &Context<'_>, seconds: i64, all: &Parameters) -> Result<(), Refusal> {
     let most = context.terms.hold_max;
     if seconds > i64::from(most) {
         let text = alloc::format!("nothing is held longer than {most} s here");
         return Err(Refusal::new(501, (5, 5, 4), text));
+    }
+    // One that is malformed is refused by its own rule.
+    let by = all.value(DeliverBy::KEYWORD).and_then(|value| DeliverBy::from_value(value).ok());
+    if by.is_some_and(|by| seconds > i64::from(by.seconds())) {
+        return Err(Refusal::fixed(501, (5, 5, 4), "held until after it is to be delivered: HOLD against BY"));
     }
     Ok(())
 }

@@ -20,10 +20,20 @@ pub static REQUIRETLS: Extension = Extension {
 pub struct RequireTls;
 
 impl RequireTls {
-    /// 550 5.7.30: the next hop cannot be trusted with it (RFC 8689 §5).
+    /// 550 5.7.30: the next hop does not offer it (RFC 8689 §4.2.1).
     #[must_use]
     pub fn refusal() -> Refusal {
-        Refusal::fixed(550, (5, 7, 30), "the next hop has no verified TLS with REQUIRETLS, which the sender requires")
+        Refusal::fixed(550, (5, 7, 30), "the next hop does not offer REQUIRETLS, which the sender requires")
+    }
+
+    /// 550 5.7.10: there is no TLS with a next hop that has proved who it is (RFC 8689 §4.2.1).
+    #[must_use]
+    pub fn no_tls() -> Refusal {
+        Refusal::fixed(
+            550,
+            (5, 7, 10),
+            "there is no verified TLS with the next hop, which the sender requires (REQUIRETLS)",
+        )
     }
 }
 

@@ -1,5 +1,7 @@
 //! Where to connect to, under which TLS policy, and how it fails.
 
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -83,6 +85,46 @@ pub enum Verification {
     Pkix,
     /// The SHA-256 of the leaf certificate's SubjectPublicKeyInfo; names and anchors do not matter then.
     Pin([u8; 32]),
+    /// What the server's owner has published under DNSSEC (RFC 7672 §3).
+    Dane(Arc<Dane>),
+}
+
+/// The usable TLSA records of a server, and the names that its certificate may show.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Dane {
+    /// The records. One that fits is enough; those that are not [usable](Tlsa::is_usable) fit nothing.
+    pub records: Vec<Tlsa>,
+    /// For DANE-TA, beside the target's own name: the domain whose mail it is (RFC 7672 §3.2.2). DANE-EE asks for no
+    /// name (§3.1.1).
+    pub names: Vec<Domain>,
+}
+
+/// A certificate association (RFC 6698 §2.1), with the registry's numbers as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Tlsa {
+    /// The certificate usage: 3 is DANE-EE, 2 DANE-TA (RFC 7672 §3.1).
+    pub usage: u8,
+    /// 0: the certificate, 1: its SubjectPublicKeyInfo.
+    pub selector: u8,
+    /// 0: as it is, 1: SHA-256, 2: SHA-512.
+    pub matching: u8,
+    /// The data.
+    pub data: Vec<u8>,
+}
+
+impl Tlsa {
+    /// Whether mail can go by it: DANE-EE or DANE-TA (RFC 7672 §3.1.3 leaves the PKIX usages out), a selector and a
+    /// matching type that are known, and data as long as that needs.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        let fits = match self.matching {
+            0 => !self.data.is_empty(),
+            1 => self.data.len() == 32,
+            2 => self.data.len() == 64,
+            _ => false,
+        };
+        fits && matches!(self.usage, 2 | 3) && self.selector <= 1
+    }
 }
 
 /// TLS for one target.

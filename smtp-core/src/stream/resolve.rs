@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use async_trait::async_trait;
 
 use super::race::interleave;
-use super::{Address, ConnectError, ConnectStep, Target};
+use super::{Address, ConnectError, ConnectStep, Target, TlsPolicy};
 use crate::types::{AddressLiteral, Domain, Host};
 
 /// A name with more addresses than this has the rest ignored: nobody needs them, and they would only use up time.
@@ -26,12 +26,13 @@ pub trait Resolve: Send + Sync + 'static {
 /// Finds out whether a server can be reached in another way than the one that is known.
 #[async_trait]
 pub trait Discover: Send + Sync + 'static {
-    /// Where the host of `target` can be reached in the other way; `None` if it has not said that it can, or if what
-    /// its names' owner has published forbids to use it. The name that its certificate must show stays the same.
+    /// Where the host of `target` can be reached in the other way, and under which policy; `None` if it has not said that
+    /// it can, or if what its names' owner has published forbids to use it. The name that its certificate must show
+    /// stays the same, and the policy is `policy` or asks for as much: TLSA records are those of the other way's port.
     ///
     /// # Errors
     /// If that could not be found out. The other way is not taken then.
-    async fn discover(&self, target: &Target) -> io::Result<Option<Target>>;
+    async fn discover(&self, target: &Target, policy: &TlsPolicy) -> io::Result<Option<(Target, TlsPolicy)>>;
 }
 
 /// The system's resolver (`getaddrinfo`), with its hosts file, search list and order of addresses.

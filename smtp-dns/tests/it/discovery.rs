@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use smtp_core::stream::{Address, Discover, Target};
+use smtp_core::stream::{Address, Dane, Discover, Target, TlsMode, TlsPolicy, Verification};
 use smtp_dns::{Kind, Memory, Svcb, SvcbDiscovery, Tlsa};
 
 const HOST: &str = "mx.example";
@@ -17,9 +17,17 @@ fn tlsa() -> Tlsa {
 
 /// Where the host is found, or whether that could not be found out.
 async fn look(dns: Memory, host: &str) -> Result<Option<String>, String> {
+    let found = look_under(dns, host, &TlsPolicy::OPPORTUNISTIC).await?;
+    Ok(found.map(|(target, policy)| {
+        assert_eq!(policy, TlsPolicy::OPPORTUNISTIC);
+        target.address.to_string()
+    }))
+}
+
+async fn look_under(dns: Memory, host: &str, policy: &TlsPolicy) -> Result<Option<(Target, TlsPolicy)>, String> {
     let target = Target::host(host.parse().unwrap(), 25);
-    let found = SvcbDiscovery::new(Arc::new(dns), "smtp-quic-00").discover(&target).await;
-    found.map(|found| found.map(|target| target.address.to_string())).map_err(|error| error.to_string())
+    let found = SvcbDiscovery::new(Arc::new(dns), "smtp-quic-00").discover(&target, policy).await;
+    found.map_err(|error| error.to_string())
 }
 
 async fn port(records: &[Svcb]) -> Option<u16> {
@@ -76,12 +84,39 @@ async fn a_host_under_dane_is_left_on_tcp() {
 }
 
 #[tokio::test]
+async fn under_dane_the_other_way_needs_records_of_its_own() {
+    let own = |records| Dane { records, names: vec!["d.example".parse().unwrap()] };
+    let under =
+        |records| TlsPolicy { mode: TlsMode::Required, verification: Verification::Dane(Arc::new(own(records))) };
+    let quic = Tlsa { data: vec![7; 32], ..tlsa() };
+    let policy = under(vec![tlsa()]);
+    let dns = || Memory::new().with_svcb(OWNER, good(1)).with_tlsa("_25._tcp.mx.example", tlsa());
+    let at = "_443._quic.mx.example";
+
+    let found = look_under(dns().with_tlsa(at, quic.clone()).secure(), HOST, &policy).await.unwrap().unwrap();
+    assert_eq!(found.0.address.to_string(), "mx.example:443");
+    assert_eq!(found.1, under(vec![quic.clone()]), "those of its own port, and the names stay");
+    let unusable = Tlsa { usage: 1, ..quic.clone() };
+    for (what, dns) in [
+        ("none for QUIC", dns().secure()),
+        ("none that can be used", dns().with_tlsa(at, unusable).secure()),
+        ("not secure", dns().with_tlsa(at, quic.clone()).secure().unsigned(at)),
+        ("SVCB not secure", dns().with_tlsa(at, quic.clone()).secure().unsigned(OWNER)),
+    ] {
+        assert_eq!(look_under(dns, HOST, &policy).await, Ok(None), "{what}");
+    }
+    for dns in [dns().failing(at, Kind::Tlsa), dns().bogus(at, Kind::Tlsa), dns().bogus(OWNER, Kind::Svcb)] {
+        assert!(look_under(dns.secure(), HOST, &policy).await.is_err());
+    }
+}
+
+#[tokio::test]
 async fn only_names_are_looked_for() {
     let dns = Memory::new().with_svcb(OWNER, good(1));
     assert_eq!(look(dns.clone(), "[192.0.2.1]").await, Ok(None));
     assert_eq!(look(dns.clone(), "MX.Example").await, Ok(Some("MX.Example:443".into())));
     let path = Target { address: Address::Path("/run/smtp".into()), server_name: None };
-    assert_eq!(SvcbDiscovery::new(dns, "smtp-quic-00").discover(&path).await.unwrap(), None);
+    assert_eq!(SvcbDiscovery::new(dns, "smtp-quic-00").discover(&path, &TlsPolicy::OPPORTUNISTIC).await.unwrap(), None);
 }
 
 /// The name that the certificate must show is not the record's to change.
@@ -90,7 +125,8 @@ async fn an_address_that_was_looked_up_is_kept_and_found_by_its_hosts_name() {
     let dns = Memory::new().with_svcb(OWNER, good(1));
     let mut target = Target::host("[192.0.2.7]".parse().unwrap(), 25);
     target.server_name = Some("mx.example".parse().unwrap());
-    let found = SvcbDiscovery::new(Arc::new(dns), "smtp-quic-00").discover(&target).await.unwrap().unwrap();
+    let found = SvcbDiscovery::new(Arc::new(dns), "smtp-quic-00").discover(&target, &TlsPolicy::OPPORTUNISTIC).await;
+    let (found, _) = found.unwrap().unwrap();
     assert_eq!(found.address.to_string(), "192.0.2.7:443");
     assert_eq!(found.server_name, target.server_name);
 }
@@ -100,7 +136,8 @@ async fn the_reference_identity_stays() {
     let mut target = Target::host(HOST.parse().unwrap(), 25);
     target.server_name = Some("mail.example".parse().unwrap());
     let dns = Memory::new().with_svcb(OWNER, good(1));
-    let found = SvcbDiscovery::new(dns, "smtp-quic-00").discover(&target).await.unwrap().unwrap();
+    let found = SvcbDiscovery::new(dns, "smtp-quic-00").discover(&target, &TlsPolicy::OPPORTUNISTIC).await;
+    let (found, _) = found.unwrap().unwrap();
     assert_eq!(found.server_name, target.server_name);
     assert_eq!(found.reference_identity(), target.reference_identity());
 }

@@ -37,6 +37,22 @@ async fn the_null_mx_is_told_from_none() {
     assert_eq!((answer.records[0].exchange.as_ref(), answer.security), (None, Security::Secure));
 }
 
+#[tokio::test]
+async fn an_answer_tells_where_aliases_lead_and_is_as_weak_as_they_are() {
+    let dns = Memory::new()
+        .with_alias("a.example", "b.example")
+        .with_alias("b.example", "c.example")
+        .with_txt("c.example", b"x")
+        .with_alias("loop.example", "loop.example")
+        .secure();
+    let answer = dns.txt(&name("a.example")).await.unwrap();
+    assert_eq!((answer.alias, answer.security), (Some(name("c.example")), Security::Secure));
+    assert_eq!(dns.txt(&name("c.example")).await.unwrap().alias, None);
+    let weak = dns.clone().unsigned("b.example").txt(&name("a.example")).await.unwrap();
+    assert_eq!(weak.security, Security::Insecure);
+    assert!(!dns.txt(&name("loop.example")).await.unwrap_err().is_certain());
+}
+
 #[test]
 fn names_have_their_limits() {
     let long = Domain::new(&["a"; 127].join(".")).unwrap();

@@ -4,3 +4,4 @@
 
 mod discovery;
 mod lookups;
+mod lying;

@@ -51,6 +51,7 @@ cases![
     next_due_is_the_first_time,
     hold_and_release,
     retry_and_reroute,
+    what_its_sender_holds_is_not_released_early,
     cancel_and_give_up,
     control_wins_over_a_lease,
     a_job_that_is_rerouted_under_way_stands_in_nobodys_way,
@@ -357,6 +358,25 @@ async fn retry_and_reroute(spool: &dyn Spool) -> Result<(), Failure> {
     ensure!(spool.control(&Filter::default(), Action::Reroute(to.clone()), at(1)).await? == 1, "not rerouted");
     let leased = claim(spool, at(1), 10).await?;
     ensure!(leased.len() == 1 && leased[0].job.next_hop == to, "{leased:?}");
+    Ok(())
+}
+
+async fn what_its_sender_holds_is_not_released_early(spool: &dyn Spool) -> Result<(), Failure> {
+    let mut new = message(at(0), "jo@a.example", &[("b.example", &["x@b.example"])])?;
+    new.mail.parameters = smtp_core::types::Parameters::new("HOLDFOR=600")?;
+    new.jobs[0].due = at(600);
+    store(spool, at(0), new.clone(), b"x").await?;
+    spool.control(&Filter::default(), Action::RetryAt(at(1)), at(1)).await?;
+    ensure!(claim(spool, at(599), 10).await?.is_empty(), "released too early");
+    let leased = claim(spool, at(600), 10).await?;
+    ensure!(leased.len() == 1 && leased[0].message.mail == new.mail, "not released in time: {leased:?}");
+    // Later its time is over like any other's.
+    spool.settle(leased[0].lease, at(601), settle_all(&leased[0], &deferred(), at(9_000))).await?;
+    spool.control(&Filter::default(), Action::RetryAt(at(700)), at(700)).await?;
+    ensure!(claim(spool, at(700), 10).await?.len() == 1, "not tried again when told to");
+    let id = store(spool, at(700), new, b"x").await?;
+    ensure!(spool.control(&Filter::message(id), Action::Cancel, at(701)).await? == 1, "not cancelled");
+    ensure!(spool.get(id).await?.is_empty(), "still there");
     Ok(())
 }
 

@@ -1,55 +1,61 @@
 //! One job: tried, judged, settled.
 
+mod tell;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use smtp_core::channel::SessionInfo;
-use smtp_core::service::{Body, Chunk, Claim as Ground, Outcome, Transaction, Truncated, reply_for};
+use smtp_core::extension::{DeliverBy, Notify};
+use smtp_core::service::{Body, Chunk, Claim as Ground, Outcome, Receipt, Transaction, Truncated, reply_for};
 use smtp_core::stream::ConnectError;
-use smtp_core::types::{Envelope, Refusal, ReversePath};
+use smtp_core::types::{Rcpt, Refusal};
 
 use super::{Counters, Worker};
 use crate::error::Error;
-use crate::job::{NewNotice, RecipientState, Settled, Settlement};
-use crate::notice::{About, Kind};
-use crate::queue::{wants, wants_delay};
+use crate::job::{Settled, Settlement};
+use crate::notice::Kind;
 use crate::scheduler::{Feedback, Verdict, expired};
 use crate::spool::Leased;
-
-/// How much of a message is read for the header in a notice, in octets.
-const HEADER_MAX: usize = 64 << 10;
+use crate::terms::{passed_on, too_late};
 
 pub(super) struct Attempt {
     pub(super) worker: Arc<Worker>,
     pub(super) leased: Leased,
 }
 
-/// Parameters of MAIL that asked something of this queue, which has seen to it, and not of the next hop.
-const SEEN_TO: [&str; 4] = ["HOLDFOR", "HOLDUNTIL", "BY", "MT-PRIORITY"];
+/// What an attempt led to.
+struct Done {
+    settlement: Settlement,
+    /// Recipients whose success is to be told, by position, and as what.
+    successes: Vec<(usize, Kind)>,
+    feedback: Feedback,
+}
 
 impl Attempt {
     /// Gives what it tells about the next hop.
     pub(super) async fn run(self, verdict: Verdict) -> Feedback {
-        let (settlement, feedback) = match verdict {
+        let done = match verdict {
             Verdict::Deliver => self.deliver().await,
-            Verdict::GiveUp(refusal) => (self.all(&Settled::Failed(refusal)), Feedback::Unused),
-            Verdict::TellDelay => (self.tell_delay(), Feedback::Unused),
-            Verdict::PutOff(alarm) => (Settlement { alarm, ..self.nothing() }, Feedback::Unused),
+            Verdict::GiveUp(refusal) => self.unused(self.all(&Settled::Failed(refusal))),
+            Verdict::TellDelay => self.unused(self.tell_delay()),
+            Verdict::PutOff(alarm) => self.unused(Settlement { alarm, ..self.nothing() }),
         };
-        let settlement = self.with_notices(settlement).await;
-        let counts = counts(&settlement);
-        if self.worker.settle(&self.leased, settlement).await {
-            let counters = &self.worker.counters;
-            Counters::add(&counters.delivered, counts[0]);
-            Counters::add(&counters.failed, counts[1]);
-            Counters::add(&counters.deferred, counts[2]);
+        let settlement = self.with_notices(done.settlement, &done.successes).await;
+        if let Some(notices) = self.worker.settle(&self.leased, settlement.clone()).await {
+            self.report(&settlement, &notices);
         }
-        feedback
+        done.feedback
     }
 
     fn now(&self) -> SystemTime {
         self.worker.clock.now()
+    }
+
+    /// The next hop was not asked.
+    const fn unused(&self, settlement: Settlement) -> Done {
+        Done { settlement, successes: Vec::new(), feedback: Feedback::Unused }
     }
 
     /// A settlement that changes nothing.
@@ -76,25 +82,32 @@ impl Attempt {
     /// It is not delivered yet; nothing else is told before the end.
     fn tell_delay(&self) -> Settlement {
         let job = &self.leased.job;
-        let told = |n: &usize| job.recipients.get(*n).is_some_and(|r| !r.delay_told && wants_delay(&r.rcpt));
-        Settlement { delay_told: job.waiting().filter(told).collect(), alarm: job.expires, ..self.nothing() }
+        let wants =
+            |n: &usize| job.recipients.get(*n).is_some_and(|r| !r.delay_told && Kind::Delayed.is_wanted(&r.rcpt));
+        Settlement { delay_told: job.waiting().filter(wants).collect(), alarm: job.expires, ..self.nothing() }
     }
 
-    async fn deliver(&self) -> (Settlement, Feedback) {
+    async fn deliver(&self) -> Done {
         let Leased { job, message, .. } = &self.leased;
         let body = match self.worker.spool.body(message.id).await {
             Ok(body) => body,
             Err(error @ (Error::Corrupt(_) | Error::NotFound)) => {
                 tracing::error!(job = %job.id, %error, "a queued message is damaged and was set aside; look at it with a list");
-                return (Settlement { quarantine: Some(error.to_string()), ..self.nothing() }, Feedback::Unused);
+                return self.unused(Settlement { quarantine: Some(error.to_string()), ..self.nothing() });
             }
-            Err(error) => return (self.deferred(&error.refusal()), Feedback::Unused),
+            Err(error) => return self.deferred(&error.refusal(), Feedback::Unused),
         };
         let delivery = match self.worker.router.route(&job.next_hop) {
             Ok(delivery) => delivery,
             Err(refusal) if refusal.is_transient() => return self.dead(refusal),
-            Err(refusal) => return (self.all(&Settled::Failed(refusal)), Feedback::Unused),
+            Err(refusal) => return self.unused(self.all(&Settled::Failed(refusal))),
         };
+        let now = self.now();
+        // The time may have passed since it was claimed.
+        if let Some(refusal) = too_late(message, now) {
+            return self.unused(self.all(&Settled::Failed(refusal)));
+        }
+        let envelope = job.envelope(&passed_on(message, now));
         let read = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&read);
         let (spool, lease) = (Arc::clone(&self.worker.spool), self.leased.lease);
@@ -102,148 +115,113 @@ impl Attempt {
             seen.store(true, Ordering::Relaxed);
             if spool.may_finish(lease) { Ok(()) } else { Err(Truncated("the job may be somebody else's by now")) }
         });
-        let transaction = Transaction { session: SessionInfo::local("queue"), envelope: self.envelope(), body };
+        let transaction = Transaction { session: SessionInfo::local("queue"), envelope, body };
         match tokio::time::timeout(self.worker.settings.attempt, delivery.deliver(transaction)).await {
-            Ok(Ok(outcome)) => (self.judge(outcome), Feedback::Answered),
+            Ok(Ok(outcome)) => self.judge(outcome, Feedback::Answered),
             Ok(Err(error)) => {
                 let refusal = reply_for(&error);
                 let before_content = !read.load(Ordering::Relaxed) || is_connect_error(&*error);
                 match (refusal.is_transient(), before_content) {
                     (true, true) => self.dead(refusal),
-                    (true, false) => (self.deferred(&refusal), Feedback::Troubled),
-                    (false, _) => (self.all(&Settled::Failed(refusal)), Feedback::Unused),
+                    (true, false) => self.deferred(&refusal, Feedback::Troubled),
+                    (false, _) => self.unused(self.all(&Settled::Failed(refusal))),
                 }
             }
             Err(_) => {
                 let late = Refusal::fixed(451, (4, 4, 2), "the attempt took too long and was ended here");
-                (self.deferred(&late), Feedback::Troubled)
+                self.deferred(&late, Feedback::Troubled)
             }
         }
     }
 
-    fn envelope(&self) -> Envelope {
-        let mut mail = self.leased.message.mail.clone();
-        for keyword in SEEN_TO {
-            mail.parameters = mail.parameters.without(keyword);
-        }
-        self.leased.job.envelope(&mail)
-    }
-
     /// The next hop was not reached: that says nothing of this message, which stays due. If its time is over, this was
     /// its last chance.
-    fn dead(&self, refusal: Refusal) -> (Settlement, Feedback) {
+    fn dead(&self, refusal: Refusal) -> Done {
         let settlement = if self.now() >= self.leased.job.expires {
             self.all(&Settled::Failed(expired(&refusal)))
         } else {
             self.all(&Settled::Deferred(refusal.clone()))
         };
-        (settlement, Feedback::Dead(refusal))
+        Done { feedback: Feedback::Dead(refusal), ..self.unused(settlement) }
     }
 
-    fn deferred(&self, refusal: &Refusal) -> Settlement {
-        self.judge(Outcome::all(Err(refusal.clone()), self.leased.job.waiting().count()))
+    fn deferred(&self, refusal: &Refusal, feedback: Feedback) -> Done {
+        self.judge(Outcome::all(Err(refusal.clone()), self.leased.job.waiting().count()), feedback)
     }
 
     /// What an answer makes of each recipient: after the lifetime there is no later.
-    fn judge(&self, outcome: Outcome) -> Settlement {
+    fn judge(&self, outcome: Outcome, feedback: Feedback) -> Done {
         let (job, now) = (&self.leased.job, self.now());
         let mut answers = outcome.into_results().into_iter();
-        let settle = |n| {
+        let (mut results, mut successes) = (Vec::new(), Vec::new());
+        for n in job.waiting() {
             let answer = answers.next().unwrap_or_else(|| Err(Refusal::fixed(451, (4, 3, 0), "no answer was given")));
             let settled = match answer {
-                Ok(receipt) => Settled::Delivered(match receipt.claim() {
-                    Ground::Relayed(reply) => reply.reply().to_string(),
-                    Ground::Stored | Ground::Discarded => receipt.reply().to_string(),
-                }),
+                Ok(receipt) => {
+                    let told = job.recipients.get(n).and_then(|recipient| self.success(&recipient.rcpt, &receipt));
+                    successes.extend(told.map(|kind| (n, kind)));
+                    Settled::Delivered(match receipt.claim() {
+                        Ground::Relayed(reply) => reply.reply().to_string(),
+                        Ground::Stored | Ground::Discarded => receipt.reply().to_string(),
+                    })
+                }
                 Err(refusal) if !refusal.is_transient() => Settled::Failed(refusal),
                 Err(refusal) if now >= job.expires => Settled::Failed(expired(&refusal)),
                 Err(refusal) => Settled::Deferred(refusal),
             };
-            (n, settled)
-        };
-        let results = job.waiting().map(settle).collect();
+            results.push((n, settled));
+        }
         let due = self.worker.settings.schedule.retry_at(job.id, job.attempts + 1, now, job.expires);
-        Settlement { results, attempted: true, due, ..self.nothing() }
+        Done { settlement: Settlement { results, attempted: true, due, ..self.nothing() }, successes, feedback }
     }
 
-    /// The settlement with the notices that it causes.
-    async fn with_notices(&self, mut settlement: Settlement) -> Settlement {
+    /// What the sender is to be told now that this recipient was served; nothing, if it did not ask for that, or the next
+    /// hop tells.
+    fn success(&self, rcpt: &Rcpt, receipt: &Receipt) -> Option<Kind> {
+        let omitted = receipt.omitted();
+        match receipt.claim() {
+            Ground::Stored | Ground::Discarded => Kind::Delivered.is_wanted(rcpt).then_some(Kind::Delivered),
+            // RFC 3461 §5.2.2
+            Ground::Relayed(_) if omitted.dsn && Kind::Relayed.is_wanted(rcpt) => Some(Kind::Relayed),
+            Ground::Relayed(_) => {
+                // RFC 2852 §4.1.4: unless nothing at all is to be told.
+                let parameters = &self.leased.message.mail.parameters;
+                let traced = parameters.get::<DeliverBy>().is_some_and(DeliverBy::trace);
+                let may = rcpt.parameters.get::<Notify>() != Some(Notify::NEVER);
+                ((omitted.deliver_by || traced) && may).then_some(Kind::Relayed)
+            }
+        }
+    }
+
+    /// Counts what became of the recipients, and writes a line for each into the log.
+    fn report(&self, settlement: &Settlement, notices: &[crate::MessageId]) {
         let Leased { job, message, .. } = &self.leased;
-        let mut after = job.clone();
-        after.settle(&settlement);
-        let failed = |n: &usize| after.recipients.get(*n).is_some_and(|r| r.state == RecipientState::Failed);
-        let failed: Vec<_> = job.waiting().filter(failed).collect();
-        let groups = [(Kind::Failed, failed, "FAILURE"), (Kind::Delayed, settlement.delay_told.clone(), "DELAY")];
-        for (kind, recipients, word) in groups {
-            let recipients: Vec<_> = recipients.iter().filter_map(|n| after.recipients.get(*n)).collect();
-            if recipients.is_empty() {
-                continue;
-            }
-            let told: Vec<_> = recipients.iter().copied().filter(|r| wants(&r.rcpt, word)).collect();
-            let notice = if message.mail.from == ReversePath::Null || told.is_empty() {
-                None
-            } else {
-                self.notice(&About {
-                    kind,
-                    message,
-                    job: &after,
-                    recipients: &told,
-                    header: &self.header().await,
-                    now: self.now(),
-                })
+        let counters = &self.worker.counters;
+        let delay = self.now().duration_since(message.accepted).unwrap_or_default().as_secs_f64();
+        // To the millisecond.
+        let delay = (delay * 1e3).round() / 1e3;
+        for (n, settled) in &settlement.results {
+            let Some(recipient) = job.recipients.get(*n) else { continue };
+            let (counter, reply, what) = match settled {
+                Settled::Delivered(reply) => (&counters.delivered, reply.clone(), "delivered"),
+                Settled::Failed(refusal) => (&counters.failed, refusal.to_string(), "bounced"),
+                Settled::Deferred(refusal) => (&counters.deferred, refusal.to_string(), "deferred"),
             };
-            let untold = recipients.len() - notice.as_ref().map_or(0, |_| told.len());
-            if kind == Kind::Failed && untold > 0 {
-                Counters::add(&self.worker.counters.failed_without_notice, untold);
-                tracing::warn!(job = %job.id, recipients = untold, "mail failed and nobody is told");
-            }
-            if let Some(notice) = notice {
-                Counters::add(&self.worker.counters.notices, 1);
-                settlement.notices.push(notice);
-            }
+            Counters::add(counter, 1);
+            let (to, reply) = (safe(&recipient.rcpt.to), safe(&crate::job::answer(reply)));
+            let (to, reply, next_hop) = (to.as_str(), reply.as_str(), job.next_hop.as_str());
+            tracing::info!(id = %job.id, to, next_hop, delay, reply, "{what}");
         }
-        settlement
-    }
-
-    fn notice(&self, about: &About<'_>) -> Option<NewNotice> {
-        self.worker.notices.notice(about)
-    }
-
-    /// The header of the message, as far as it can be read.
-    async fn header(&self) -> Vec<u8> {
-        let Ok(mut body) = self.worker.spool.body(self.leased.message.id).await else { return Vec::new() };
-        read_header(&mut body).await
+        for notice in notices {
+            let to = safe(&message.mail.from);
+            tracing::info!(id = %job.id, notice = %notice, to = to.as_str(), "a notice to the sender was queued");
+        }
     }
 }
 
-async fn read_header(body: &mut Body) -> Vec<u8> {
-    let mut head = Vec::new();
-    while let Ok(Chunk::Data(data)) = body.next().await {
-        head.extend_from_slice(&data);
-        let end = head.windows(4).position(|four| four == b"\r\n\r\n");
-        if let Some(end) = end {
-            head.truncate(end + 2);
-            break;
-        }
-        if head.len() > HEADER_MAX {
-            head.truncate(HEADER_MAX);
-            break;
-        }
-    }
-    head
-}
-
-/// Delivered, failed, deferred.
-fn counts(settlement: &Settlement) -> [usize; 3] {
-    let mut counts = [0; 3];
-    for (_, settled) in &settlement.results {
-        match settled {
-            Settled::Delivered(_) => counts[0] += 1,
-            Settled::Failed(_) => counts[1] += 1,
-            Settled::Deferred(_) => counts[2] += 1,
-        }
-    }
-    counts
+/// What others said, as it may stand in a log.
+fn safe(text: &impl ToString) -> String {
+    smtp_core::types::printable(text.to_string().as_bytes())
 }
 
 fn is_connect_error(error: &(dyn std::error::Error + 'static)) -> bool {

@@ -105,11 +105,12 @@ impl Writer {
             Ok((answers, files)) => {
                 // Whoever has an answer finds it in the figures too.
                 self.publish();
-                for (reply, answer) in replies.into_iter().zip(answers) {
-                    let _ = reply.send(answer);
-                }
+                // And whoever waits for news has it no later.
                 if news {
                     self.state.changed.notify_waiters();
+                }
+                for (reply, answer) in replies.into_iter().zip(answers) {
+                    let _ = reply.send(answer);
                 }
                 free(&*self.home.disk, files);
             }

@@ -86,3 +86,46 @@ async fn a_connection_that_fails_and_a_server_that_turns_away_are_a_dead_next_ho
         rig.stop().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_is_passed_on_and_with_it_the_notices() {
+    let greeting = "S: 220 mx.example ESMTP\nC: EHLO *\nS: 250-mx.example\nS: 250-DSN\nS: 250-DELIVERBY 60\n\
+                    S: 250-MT-PRIORITY\nS: 250 PIPELINING\n";
+    let script = format!(
+        "{greeting}C: MAIL FROM:<jo@a.example> RET=HDRS ENVID=x MT-PRIORITY=4 BY=590;R\n\
+         C: RCPT TO:<x@b.example> NOTIFY=SUCCESS ORCPT=rfc822;o@c.example\n\
+         C: DATA\nS: 250 2.1.0 ok\nS: 250 2.1.5 ok\nS: 354 go\nC: Subject: x\nC: \nC: x\nC: .\nS: 250 2.0.0 taken\n"
+    );
+    let server = ScriptedServer::start(vec![Scenario::parse("asked", &script).unwrap()]);
+    let client = Client::new(server.connector(), target(), ClientSettings::default());
+    let rig = Rig::start(Settings::default());
+    rig.world.delegate("b.example", through(&client));
+    let mail = "jo@a.example RET=HDRS ENVID=x HOLDFOR=10 BY=600;R MT-PRIORITY=4";
+    rig.send(mail, &["x@b.example NOTIFY=SUCCESS ORCPT=rfc822;o@c.example"], MAIL).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(rig.spool.stats().jobs, 0);
+    assert!(rig.world.taken("a.example").is_empty(), "the next hop tells");
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_it_cannot_be_passed_on_the_sender_is_told() {
+    for (mode, action) in [("N", "Action: relayed"), ("R", "Action: failed\r\nStatus: 5.4.7")] {
+        let taken = "C: MAIL FROM:<jo@a.example>\nC: RCPT TO:<x@b.example>\nC: DATA\nS: 250 2.1.0 ok\nS: 250 2.1.5 ok\n\
+                     S: 354 go\nC: Subject: x\nC: \nC: x\nC: .\nS: 250 2.0.0 taken\n";
+        let script = format!("{GREETING}{}C: QUIT\nS: 221 bye\n", if mode == "N" { taken } else { "" });
+        let server = ScriptedServer::start(vec![Scenario::parse("lacks", &script).unwrap()]);
+        let client = Client::new(server.connector(), target(), ClientSettings::default());
+        let rig = Rig::start(Settings::default());
+        rig.world.delegate("b.example", through(&client));
+        let mail = format!("jo@a.example ENVID=x BY=600;{mode} MT-PRIORITY=4");
+        rig.send(&mail, &["x@b.example NOTIFY=SUCCESS,FAILURE"], MAIL).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let notices = rig.world.taken("a.example");
+        let page = rig.spool.list(&smtp_queue::Filter::default(), None, 10).await.unwrap();
+        assert_eq!(notices.len(), 1, "mode {mode}: {page:?}");
+        let text = String::from_utf8_lossy(&notices[0].content);
+        assert!(text.contains(action), "{text}");
+        rig.stop().await;
+    }
+}

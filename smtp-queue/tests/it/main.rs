@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helper is a test")]
 
+mod awake;
 mod client;
 mod conformance;
 mod damage;
+mod fairness;
 mod faults;
 mod flow;
 mod kill;
@@ -15,6 +17,7 @@ mod model;
 mod pg_server;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod promises;
 mod rig;
 mod system;
 mod week;

@@ -1,12 +1,13 @@
 //! A queue with a runner in virtual time, and next hops that do as they are told.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use smtp_core::channel::SessionInfo;
-use smtp_core::service::{Body, BoxError, Outcome, Receipt, Transaction};
-use smtp_core::types::{Envelope, Mail, Mailbox, Parameters, Rcpt, Refusal, ReversePath};
+use smtp_core::service::{Body, BoxError, Omitted, Outcome, Receipt, Transaction};
+use smtp_core::types::{AcceptedReply, Envelope, Mail, Mailbox, Parameters, Rcpt, Refusal, Reply, ReversePath};
 use smtp_queue::kit::at;
 use smtp_queue::{
     BoxDelivery, ByDomain, Clock, Counters, Dsn, Hops, MemSpool, NextHop, Queue, Router, Runner, Settings, Spool,
@@ -16,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
 /// What a next hop does with mail.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) enum Does {
     /// Takes it after a while.
     Takes(Duration),
+    /// Passes it on to a server that is not told this much of what was asked.
+    Relays(Omitted),
     /// Cannot be reached.
     Dead,
     /// Answers so to each recipient.
@@ -40,7 +43,7 @@ pub(crate) struct Taken {
 }
 
 #[derive(Clone)]
-pub(crate) struct World(Arc<Mutex<State>>, Arc<Clock>);
+pub(crate) struct World(Arc<Mutex<State>>, Arc<Clock>, Arc<AtomicI64>);
 
 type Delegate = Arc<dyn Fn(&NextHop) -> BoxDelivery + Send + Sync>;
 
@@ -56,11 +59,17 @@ struct State {
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self(Arc::default(), Arc::new(virtual_clock()))
+        let jump = Arc::new(AtomicI64::new(0));
+        Self(Arc::default(), Arc::new(virtual_clock(Arc::clone(&jump))), jump)
     }
 
     pub(crate) fn clock(&self) -> Arc<Clock> {
         Arc::clone(&self.1)
+    }
+
+    /// From now on the wall clock is so many seconds ahead, or behind.
+    pub(crate) fn set_clock(&self, seconds: i64) {
+        self.2.store(seconds, Ordering::SeqCst);
     }
 
     pub(crate) fn set(&self, hop: &str, does: Does) {
@@ -105,6 +114,13 @@ impl World {
                 self.0.lock().unwrap().taken.push(Taken { time: self.1.now(), hop, envelope, content });
                 Ok(Outcome::all(Ok(Receipt::discarded(complete)), n))
             }
+            Does::Relays(omitted) => {
+                let (content, complete) = transaction.body.collect(1 << 24).await?;
+                let (envelope, content) = (transaction.envelope, content.to_vec());
+                self.0.lock().unwrap().taken.push(Taken { time, hop, envelope, content });
+                let reply = AcceptedReply::try_from(Reply::fixed(250, (2, 0, 0), "taken"))?;
+                Ok(Outcome::all(Ok(Receipt::relayed(complete, reply).omitting(omitted)), n))
+            }
             Does::Each(answers) => {
                 let (_, complete) = transaction.body.collect(1 << 24).await?;
                 let receipt = Receipt::discarded(complete);
@@ -130,12 +146,14 @@ impl Router for World {
     }
 }
 
-/// A clock that goes as tokio's does.
-fn virtual_clock() -> Clock {
+/// A clock that goes as tokio's does, but for the jumps of the wall clock.
+fn virtual_clock(jump: Arc<AtomicI64>) -> Clock {
     let start = tokio::time::Instant::now();
     Clock::with(move || {
         let now = tokio::time::Instant::now();
-        (at(0) + (now - start), now.into_std())
+        let (wall, jump) = (at(0) + (now - start), jump.load(Ordering::SeqCst));
+        let by = Duration::from_secs(jump.unsigned_abs());
+        (if jump < 0 { wall - by } else { wall + by }, now.into_std())
     })
 }
 

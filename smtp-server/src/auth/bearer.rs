@@ -77,7 +77,7 @@ impl Exchange for Attempt {
     async fn step(&mut self, response: Option<Secret>, _: &SessionInfo) -> Step {
         let Some(response) = response else { return Step::Challenge(Bytes::new()) };
         let Some(bearer) = (self.read)(response.expose()) else { return Step::Malformed };
-        match self.tokens.verify(&bearer).await {
+        match self.tokens.owner(&bearer).await {
             TokenCheck::Valid(user) if bearer.user.as_deref().is_none_or(|asked| asked == &*user) => {
                 Step::Success { user }
             }

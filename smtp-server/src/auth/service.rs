@@ -17,7 +17,8 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    CramMd5, Exchange, External, Login, Mechanism, Plain, Scram, ScramUsers, SharedUsers, Step, Throttle, Users,
+    CramMd5, Exchange, External, Login, Mechanism, OAuthBearer, Plain, Scram, ScramUsers, SharedUsers, Step, Throttle,
+    Users, XOAuth2,
 };
 use crate::policy::Decided;
 
@@ -53,8 +54,8 @@ impl AuthLayer {
     }
 
     /// All that `users` can log in by, the strongest first: SCRAM with SHA-256 if every password has its keys, the same
-    /// with SHA-1, EXTERNAL if somebody has a certificate or a uid, PLAIN and LOGIN; CRAM-MD5 only if every
-    /// password is kept for it. Decided once: who comes later may have to do with what is there.
+    /// with SHA-1, EXTERNAL if somebody has a certificate or a uid, OAUTHBEARER and XOAUTH2 if somebody has a token, PLAIN
+    /// and LOGIN; CRAM-MD5 only if every password is kept for it. Decided once: who comes later may have to do with what is there.
     #[must_use]
     pub fn users(users: &Arc<SharedUsers>, hostname: &Domain) -> Self {
         let (list, mut layer) = (users.list(), Self::new());
@@ -63,6 +64,10 @@ impl AuthLayer {
         }
         if list.has_external() {
             layer = layer.mechanism(External::new(Arc::clone(users) as _));
+        }
+        if list.has_tokens() {
+            layer = layer.mechanism(OAuthBearer::new(Arc::clone(users) as _));
+            layer = layer.mechanism(XOAuth2::new(Arc::clone(users) as _));
         }
         if list.has_passwords() {
             layer = layer.mechanism(Plain::new(Arc::clone(users) as _)).mechanism(Login::new(Arc::clone(users) as _));

@@ -6,7 +6,10 @@ use async_trait::async_trait;
 use smtp_core::types::{Mailbox, Secret};
 use smtp_sasl::scram::{Hash, Keys};
 
-use super::{Check, Credential, ExternalUsers, ScramUsers, SecretUsers, Senders, Unavailable, UserList, Users};
+use super::{
+    Bearer, Check, Credential, ExternalUsers, ScramUsers, SecretUsers, Senders, TokenCheck, TokenVerifier, Unavailable,
+    UserList, Users,
+};
 
 /// A [`UserList`] that another can take the place of: after a user file was read again. Exchanges that are under way
 /// go on with the list they began with; the bound on checks at once holds over both.
@@ -58,6 +61,13 @@ impl SecretUsers for SharedUsers {
 impl ExternalUsers for SharedUsers {
     async fn user_of(&self, credential: Credential<'_>) -> Result<Option<Box<str>>, Unavailable> {
         self.list().user_of(credential).await
+    }
+}
+
+#[async_trait]
+impl TokenVerifier for SharedUsers {
+    async fn owner(&self, bearer: &Bearer) -> TokenCheck {
+        self.list().owner(bearer).await
     }
 }
 

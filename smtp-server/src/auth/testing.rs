@@ -65,7 +65,7 @@ pub(super) struct OneToken;
 
 #[async_trait]
 impl TokenVerifier for OneToken {
-    async fn verify(&self, bearer: &Bearer) -> TokenCheck {
+    async fn owner(&self, bearer: &Bearer) -> TokenCheck {
         match bearer.token.expose() {
             b"good" => TokenCheck::Valid("jo".into()),
             b"down" => TokenCheck::Unavailable,

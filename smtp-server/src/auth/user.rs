@@ -8,7 +8,8 @@ use argon2::password_hash::PasswordHasher;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, Params};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use sha2::{Digest, Sha256};
 use smtp_core::types::{Domain, Mailbox, Secret, printable};
 use smtp_sasl::scram::{Hash, ITERATIONS, Keys};
 use smtp_sasl::{NoRandomness, prepare, random};
@@ -27,6 +28,7 @@ use crate::name;
 /// | `key=` and 64 hexadecimal digits | a client certificate's key, by the SHA-256 of its SubjectPublicKeyInfo |
 /// | `cert=jo@example.org` | a client certificate, by a mail address in it |
 /// | `uid=1000` | a local user of the system |
+/// | `token=` and 64 hexadecimal digits | a token for OAUTHBEARER and XOAUTH2, by its SHA-256 |
 /// | `jo@example.org`, `@example.org` | an address, or all those of a domain, that the user may send as |
 ///
 /// The name `*` is nobody's: its password and keys are what unknown names are checked against, so that they cost the
@@ -38,6 +40,8 @@ pub struct User {
     scram: Vec<Keys>,
     pub(super) secret: Option<Secret>,
     pub(super) external: Vec<Proof>,
+    /// The SHA-256 of the token.
+    pub(super) token: Option<[u8; 32]>,
     sends_as: Vec<SendAs>,
 }
 
@@ -75,7 +79,7 @@ impl User {
             return Err(UserError::Name);
         }
         let (scram, external, sends_as) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { name: name.into(), hash: None, scram, secret: None, external, sends_as })
+        Ok(Self { name: name.into(), hash: None, scram, secret: None, external, token: None, sends_as })
     }
 
     /// The entry for unknown names, with a password that nobody knows. Takes as long as [`User::with_password`].
@@ -145,6 +149,24 @@ impl User {
         self
     }
 
+    /// The same with a new token, which nobody else has and which no list keeps: 256 random bits. One that there was
+    /// before is gone.
+    ///
+    /// # Errors
+    /// If there is no randomness.
+    pub fn with_new_token(mut self) -> Result<(Self, Secret), UserError> {
+        let token = Secret::new(URL_SAFE_NO_PAD.encode(random::<32>()?));
+        self.token = Some(digest(&token));
+        Ok((self, token))
+    }
+
+    /// The same without a token.
+    #[must_use]
+    pub fn without_token(mut self) -> Self {
+        self.token = None;
+        self
+    }
+
     /// The same, who may also send as this.
     #[must_use]
     pub fn sending_as(mut self, who: SendAs) -> Self {
@@ -178,6 +200,7 @@ impl User {
             [Hash::Sha256, Hash::Sha1].into_iter().filter_map(|hash| Some(self.keys(hash)?.hash().mechanism(false))),
         );
         names.extend((!self.external.is_empty()).then_some("EXTERNAL"));
+        names.extend(self.token.iter().flat_map(|_| ["OAUTHBEARER", "XOAUTH2"]));
         names.extend(self.hash.iter().flat_map(|_| ["PLAIN", "LOGIN"]));
         names.extend(self.secret.as_ref().map(|_| "CRAM-MD5"));
         names
@@ -213,6 +236,9 @@ impl User {
                 Proof::Mailbox(mailbox) => word(format_args!("cert={mailbox}")),
                 Proof::Uid(uid) => word(format_args!("uid={uid}")),
             }
+        }
+        if let Some(token) = &self.token {
+            word(format_args!("token={}", hex(token)));
         }
         for who in &self.sends_as {
             word(format_args!("{who}"));
@@ -254,6 +280,8 @@ impl User {
             once(self.secret.replace(Secret::new(secret)))?;
         } else if let Some(key) = word.strip_prefix("key=") {
             self.external.push(Proof::Key(unhex(key).ok_or(UserError::Word)?));
+        } else if let Some(token) = word.strip_prefix("token=") {
+            once(self.token.replace(unhex(token).ok_or(UserError::Word)?))?;
         } else if let Some(mailbox) = word.strip_prefix("cert=") {
             self.external.push(Proof::Mailbox(Mailbox::new(mailbox).map_err(|_| UserError::Word)?));
         } else if let Some(uid) = word.strip_prefix("uid=") {
@@ -316,6 +344,11 @@ pub fn hash_password(password: &Secret) -> Result<String, UserError> {
     Ok(hash.to_string())
 }
 
+/// By what a token is known. It is made of chance alone, so that a plain hash tells nobody what it is.
+pub(super) fn digest(token: &Secret) -> [u8; 32] {
+    Sha256::digest(token.expose()).into()
+}
+
 /// The octets of a password that are hashed: one spelling, where it is text.
 pub(super) fn prepared(password: &Secret) -> Vec<u8> {
     match std::str::from_utf8(password.expose()) {
@@ -376,8 +409,8 @@ pub enum UserError {
     /// The name is in the list already.
     #[error("the user {0} is there twice")]
     Twice(String),
-    /// Two users have the same certificate or uid.
-    #[error("the certificate or uid of {0} is that of {1}, too")]
+    /// Two users have the same certificate, uid or token.
+    #[error("the certificate, uid or token of {0} is that of {1}, too")]
     Shared(String, String),
     /// The password hash cannot be made or used.
     #[error("the password hash is not a complete Argon2id hash in PHC form: {0}")]
@@ -391,7 +424,7 @@ pub enum UserError {
     /// A word of the entry is wrong, or there twice. It is not shown: it may be a password.
     #[error(
         "a word behind the name is neither $argon2id$…, SCRAM-SHA-256$…, SCRAM-SHA-1$…, CRAM-MD5$…, key=…, cert=…, \
-         uid=… nor an address, or is there twice"
+         uid=…, token=… nor an address, or is there twice"
     )]
     Word,
 }
@@ -417,11 +450,11 @@ mod tests {
         let sha1 = Keys::derive(Hash::Sha1, "right", b"salt", 4096).expose();
         let (hash, key) = (cheap_hash("right"), "0f".repeat(32));
         let line = format!(
-            "jo: {hash} {keys} {sha1} CRAM-MD5$cmlnaHQ= key={key} cert=jo@example.org uid=1000 jo@example.org @example.com"
+            "jo: {hash} {keys} {sha1} CRAM-MD5$cmlnaHQ= key={key} cert=jo@example.org uid=1000 token={key} jo@example.org @example.com"
         );
         let user = parse(&line).unwrap();
         assert_eq!(user.expose(), line);
-        let all = ["SCRAM-SHA-256", "SCRAM-SHA-1", "EXTERNAL", "PLAIN", "LOGIN", "CRAM-MD5"];
+        let all = ["SCRAM-SHA-256", "SCRAM-SHA-1", "EXTERNAL", "OAUTHBEARER", "XOAUTH2", "PLAIN", "LOGIN", "CRAM-MD5"];
         assert_eq!(user.mechanisms(), all);
         let shown = format!("{user:?}");
         assert!(!shown.contains("argon2") && !shown.contains("cmlnaHQ") && !shown.contains("SCRAM"), "{shown}");
@@ -439,6 +472,7 @@ mod tests {
             "key=1@example.org",
             &format!("key={zeros}@example.org"),
             "cert=a@example.org",
+            "token=a@example.org",
             "SCRAM-x@example.org",
             "CRAM-MD5$x@example.org",
         ] {
@@ -486,6 +520,8 @@ mod tests {
             "SCRAM-SHA-256$hunter2",
             "CRAM-MD5$?",
             "key=12",
+            "token=12",
+            &format!("token={zeros}0 token={zeros}0"),
             &format!("key={zeros}x"),
             "cert=jo",
             "uid=jo",

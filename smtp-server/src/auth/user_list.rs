@@ -14,8 +14,11 @@ use smtp_core::types::{Mailbox, Secret, printable};
 use smtp_sasl::scram::{Hash, ITERATIONS, Keys};
 use tokio::sync::Semaphore;
 
-use super::user::{Proof, STAND_IN, prepared};
-use super::{Check, Credential, ExternalUsers, ScramUsers, SecretUsers, Senders, Unavailable, User, UserError, Users};
+use super::user::{Proof, STAND_IN, digest, prepared};
+use super::{
+    Bearer, Check, Credential, ExternalUsers, ScramUsers, SecretUsers, Senders, TokenCheck, TokenVerifier, Unavailable,
+    User, UserError, Users,
+};
 
 /// Users with Argon2id password hashes (RFC 9106), SCRAM keys and certificates, from a [file](UserList::from_file) or
 /// added one by one.
@@ -31,6 +34,8 @@ use super::{Check, Credential, ExternalUsers, ScramUsers, SecretUsers, Senders, 
 pub struct UserList {
     users: HashMap<Box<str>, User>,
     external: HashMap<Proof, Box<str>>,
+    /// By the SHA-256 of the token.
+    tokens: HashMap<[u8; 32], Box<str>>,
     /// What unknown names are checked against: the entry `*`, or the first with a password.
     stand_in: Option<User>,
     hashing: Arc<Semaphore>,
@@ -52,6 +57,7 @@ impl Default for UserList {
         Self {
             users: HashMap::new(),
             external: HashMap::new(),
+            tokens: HashMap::new(),
             stand_in: None,
             hashing: Arc::new(Semaphore::new(cpus)),
             #[cfg(test)]
@@ -96,6 +102,11 @@ impl UserList {
                 return Err(UserError::Shared(shown(&other), shown(user.name())));
             }
         }
+        if let Some(token) = user.token
+            && let Some(other) = self.tokens.insert(token, user.name().into())
+        {
+            return Err(UserError::Shared(shown(&other), shown(user.name())));
+        }
         if self.stand_in.is_none() && user.hash.is_some() {
             self.stand_in = Some(user.clone());
         }
@@ -138,6 +149,12 @@ impl UserList {
     #[must_use]
     pub fn has_external(&self) -> bool {
         !self.external.is_empty()
+    }
+
+    /// True if somebody has a token.
+    #[must_use]
+    pub fn has_tokens(&self) -> bool {
+        !self.tokens.is_empty()
     }
 
     /// True if every password is kept for CRAM-MD5 too, and there is one: as with [`UserList::has_keys`], many a client
@@ -233,6 +250,14 @@ impl ExternalUsers for UserList {
 }
 
 #[async_trait]
+impl TokenVerifier for UserList {
+    async fn owner(&self, bearer: &Bearer) -> TokenCheck {
+        // What is looked up is a hash: how long that takes says nothing of the tokens that there are.
+        self.tokens.get(&digest(&bearer.token)).cloned().map_or(TokenCheck::Invalid, TokenCheck::Valid)
+    }
+}
+
+#[async_trait]
 impl Senders for UserList {
     async fn may_send_as(&self, user: &str, mailbox: &Mailbox) -> Check {
         match self.users.get(user) {
@@ -271,6 +296,28 @@ mod tests {
             assert_eq!(verify(&users, name, password).await, Check::No, "{name} {password}");
         }
         assert_eq!(verify(&UserList::new(), "jo", "right").await, Check::No);
+    }
+
+    #[tokio::test]
+    async fn a_token_is_its_users_until_there_is_another() {
+        let (jo, token) = User::new("jo").unwrap().with_new_token().unwrap();
+        let (al, other) = User::new("al").unwrap().with_new_token().unwrap();
+        let ask = async |users: &UserList, token: &Secret| users.owner(&Bearer::new("jo", token).unwrap()).await;
+        let users = list(&[&jo.expose(), &al.expose()]).unwrap();
+        assert!(users.has_tokens() && !users.has_passwords());
+        assert_eq!(ask(&users, &token).await, TokenCheck::Valid("jo".into()));
+        assert_eq!(ask(&users, &other).await, TokenCheck::Valid("al".into()), "the mechanism asks who it is to be");
+        assert_eq!(ask(&users, &Secret::new(*b"guess")).await, TokenCheck::Invalid);
+        let text = String::from_utf8(token.expose().to_vec()).unwrap();
+        assert!(text.len() == 43 && !jo.expose().contains(&text), "{}", jo.expose());
+
+        let (jo, new) = jo.with_new_token().unwrap();
+        let users = list(&[&jo.expose()]).unwrap();
+        assert_eq!(ask(&users, &token).await, TokenCheck::Invalid);
+        assert_eq!(ask(&users, &new).await, TokenCheck::Valid("jo".into()));
+        assert!(!list(&[&jo.clone().without_token().expose()]).unwrap().has_tokens());
+        let twin = jo.expose().replacen("jo", "eve", 1);
+        assert_eq!(list(&[&jo.expose(), &twin]).unwrap_err(), UserError::Shared("jo".into(), "eve".into()));
     }
 
     #[tokio::test]

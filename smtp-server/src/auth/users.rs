@@ -75,7 +75,7 @@ pub trait Senders: Send + Sync + 'static {
 #[async_trait]
 pub trait TokenVerifier: Send + Sync + 'static {
     /// Whom the token belongs to.
-    async fn verify(&self, bearer: &Bearer) -> TokenCheck;
+    async fn owner(&self, bearer: &Bearer) -> TokenCheck;
 }
 
 /// What a [`TokenVerifier`] says.

@@ -27,7 +27,8 @@ struct Counters {
 
 impl Sink {
     /// It takes whatever can be asked of content, and nothing goes further from here.
-    pub const PROMISES: Promises = Promises::of(&["8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", "REQUIRETLS"]);
+    pub const PROMISES: Promises =
+        Promises::of(&["8BITMIME", "SMTPUTF8", "CHUNKING", "BINARYMIME", "REQUIRETLS", "DELIVERBY", "MT-PRIORITY"]);
 
     /// A sink with its counters at zero.
     #[must_use]

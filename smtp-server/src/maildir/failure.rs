@@ -19,6 +19,12 @@ pub(super) enum Failure {
     Exposed { path: PathBuf },
     #[error("{} is not there, and there are {max} mailboxes already", path.display())]
     Full { path: PathBuf, max: usize },
+    #[error("{} has reached its quota", path.display())]
+    OverQuota { path: PathBuf },
+    #[error("a message is larger than {} may be", path.display())]
+    NeverFits { path: PathBuf },
+    #[error("a message was delivered to {address} before: it goes round in circles")]
+    Circle { address: String },
 }
 
 impl Failure {
@@ -29,7 +35,7 @@ impl Failure {
     fn errno(&self) -> Option<Errno> {
         match self {
             Self::Io { source, .. } => Errno::from_io_error(source),
-            Self::Exposed { .. } | Self::Full { .. } => None,
+            _ => None,
         }
     }
 
@@ -51,6 +57,13 @@ impl Failure {
     pub(super) fn refusal(&self) -> Refusal {
         match (self, self.errno()) {
             (Self::Full { .. }, _) => Refusal::fixed(452, (4, 2, 1), "no new mailboxes are made here now"),
+            (Self::OverQuota { .. }, _) => Refusal::fixed(452, (4, 2, 2), "the mailbox is full; try again later"),
+            (Self::NeverFits { .. }, _) => {
+                Refusal::fixed(552, (5, 2, 2), "the message is larger than all that the mailbox may hold")
+            }
+            (Self::Circle { .. }, _) => {
+                Refusal::fixed(554, (5, 4, 6), "mail loop: the message was delivered to this address before")
+            }
             (_, Some(Errno::NOSPC | Errno::DQUOT)) => Refusal::fixed(452, (4, 3, 1), "insufficient system storage"),
             _ => Refusal::fixed(451, (4, 3, 0), "the message cannot be stored now; try again later"),
         }
@@ -58,6 +71,11 @@ impl Failure {
 
     /// Tells the log what happened and what to do about it.
     pub(super) fn log(&self, session: u64) {
+        if matches!(self, Self::OverQuota { .. } | Self::NeverFits { .. } | Self::Circle { .. }) {
+            // Nothing is wrong with the disk.
+            tracing::info!(session, "{self}");
+            return;
+        }
         let errno = self.errno().map(Errno::raw_os_error);
         tracing::error!(session, errno, advice = self.advice(), "{self}");
     }
@@ -82,7 +100,8 @@ impl Failure {
         let kind = match &self {
             Self::Io { source, .. } => source.kind(),
             Self::Exposed { .. } => io::ErrorKind::PermissionDenied,
-            Self::Full { .. } => io::ErrorKind::QuotaExceeded,
+            Self::Full { .. } | Self::OverQuota { .. } | Self::NeverFits { .. } => io::ErrorKind::QuotaExceeded,
+            Self::Circle { .. } => io::ErrorKind::InvalidData,
         };
         io::Error::new(kind, self)
     }

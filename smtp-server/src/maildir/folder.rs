@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RawMode};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RawMode, Stat};
 use rustix::io::retry_on_intr;
 
 use super::failure::Failure;
@@ -98,24 +98,52 @@ impl Folder {
 
     /// The names in it that do not begin with a dot and can be shown.
     pub(super) fn names(&self) -> Result<Vec<String>, Failure> {
-        let failed = |e| Failure::new("read the folder", &self.path, e);
         let mut names = Vec::new();
+        self.each_name(|name| {
+            if !name.starts_with('.') {
+                names.push(name.to_owned());
+            }
+        })?;
+        Ok(names)
+    }
+
+    /// Shows every name in it that can be shown, its own and its parent's left aside.
+    pub(super) fn each_name(&self, mut look: impl FnMut(&str)) -> Result<(), Failure> {
+        let failed = |e| Failure::new("read the folder", &self.path, e);
         for entry in Dir::read_from(&self.fd).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            match entry.file_name().to_str() {
-                Ok(name) if !name.starts_with('.') => names.push(name.to_owned()),
-                // Nothing here has such names.
-                _ => {}
+            match entry.map_err(failed)?.file_name().to_str() {
+                // Nothing of ours has a name that is no text.
+                Ok("." | "..") | Err(_) => {}
+                Ok(name) => look(name),
             }
         }
-        Ok(names)
+        Ok(())
+    }
+
+    /// The octets of the file `name`; nothing if it is no plain file, or is gone.
+    pub(super) fn size(&self, name: &str) -> u64 {
+        match self.plain(name) {
+            Some(stat) => u64::try_from(stat.st_size).unwrap_or(0),
+            None => 0,
+        }
+    }
+
+    /// When an entry last came, went or was renamed: seconds and nanoseconds.
+    pub(super) fn changed(&self) -> Result<(i64, i64), Failure> {
+        let stat = rustix::fs::fstat(&self.fd).map_err(|e| Failure::new("look at", &self.path, e))?;
+        #[allow(clippy::unnecessary_cast, reason = "the width differs between systems")]
+        Ok((stat.st_mtime as i64, stat.st_mtime_nsec as i64))
     }
 
     /// When the file `name` was last written, in seconds since 1970; `None` if it is no plain file, or is gone.
     pub(super) fn written(&self, name: &str) -> Option<i64> {
-        let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         #[allow(clippy::unnecessary_cast, reason = "the width differs between systems")]
-        FileType::from_raw_mode(stat.st_mode as RawMode).is_file().then_some(stat.st_mtime as i64)
+        self.plain(name).map(|stat| stat.st_mtime as i64)
+    }
+
+    fn plain(&self, name: &str) -> Option<Stat> {
+        let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        FileType::from_raw_mode(stat.st_mode as RawMode).is_file().then_some(stat)
     }
 }
 

@@ -12,6 +12,8 @@ use super::failure::Failure;
 use super::folder::{Folder, set_mode};
 use super::plan::Target;
 use super::tree::Place;
+use super::usage::Reserved;
+use crate::delivery::DeliveredTo;
 
 /// Whose message goes where.
 #[derive(Debug)]
@@ -69,6 +71,8 @@ struct Staged {
     name: String,
     size: u64,
     published: bool,
+    /// Room in a mailbox that has a quota.
+    room: Option<Reserved>,
 }
 
 impl Staging {
@@ -109,9 +113,22 @@ impl Staging {
         Ok(())
     }
 
+    /// Refuses targets that the message was delivered to before.
+    pub(super) fn refuse_circles(&mut self, before: &DeliveredTo) -> Result<(), Failure> {
+        for n in 0..self.message.targets.len() {
+            let Some(target) = self.message.targets.get(n) else { continue };
+            if before.has(&target.address) && !self.has_failed(n) {
+                let address = target.address.clone();
+                self.settle(n, Err(Failure::Circle { address }))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Stages the rest, publishes all, and says so.
     pub(super) fn commit(mut self, complete: Complete) -> Result<Stored, Failure> {
         self.stage_all()?;
+        self.reserve_all()?;
         self.publish_all()?;
         Ok((Receipt::stored(complete), core::mem::take(&mut self.failed)))
     }
@@ -145,6 +162,22 @@ impl Staging {
             return Err(failed(io::ErrorKind::UnexpectedEof.into()));
         }
         sync(&file, &self.shared, staged)
+    }
+
+    /// Makes sure that every copy has room in its mailbox.
+    fn reserve_all(&mut self) -> Result<(), Failure> {
+        for n in 0..self.staged.len() {
+            let Some(staged) = self.staged.get_mut(n) else { continue };
+            let (target, shared) = (staged.target, &self.shared);
+            let quota = self.message.targets.get(target).map(|target| target.quota).unwrap_or_default();
+            if quota.is_unlimited() || self.failed.iter().any(|(failed, _)| *failed == target) {
+                continue;
+            }
+            let room = shared.usage.reserve(&shared.tree, &staged.place, quota, staged.size, shared.names.now());
+            let room = room.map(|room| staged.room = Some(room));
+            self.settle(target, room)?;
+        }
+        Ok(())
     }
 
     /// Moves every copy to where readers look. It stops at the first failure that is everybody's; what is out then
@@ -192,7 +225,7 @@ impl Staging {
         let mut file = tmp.create(&name)?;
         // Noted at once: from here on there is something to remove.
         let place = target.place.clone();
-        self.staged.push(Staged { target: number, place, name: name.clone(), size: 0, published: false });
+        self.staged.push(Staged { target: number, place, name: name.clone(), size: 0, published: false, room: None });
         let path = tmp.path().join(name);
         set_mode(&file, &path)?;
         let head = self.message.head(target);
@@ -212,6 +245,9 @@ impl Shared {
         let (tmp, new) = (mailbox.enter("tmp")?, mailbox.enter("new")?);
         tmp.rename(&staged.name, &new, &format!("{},S={}", staged.name, staged.size))?;
         staged.published = true;
+        if let Some(room) = staged.room.take() {
+            room.published();
+        }
         new.sync()
     }
 

@@ -372,7 +372,7 @@ async fn a_session_that_is_dropped_anywhere_leaves_nothing_or_the_whole() {
         .await;
         drop(future);
         // Work that is under way in another thread comes to its end, and holds the store until then.
-        while Arc::strong_count(&store.maildir.0) > 1 {
+        while Arc::strong_count(&store.maildir.shared) > 1 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert!(store.files("tmp").is_empty(), "dropped at {points}");
@@ -443,8 +443,9 @@ async fn a_large_message_streams_through_little_memory() {
 #[tokio::test]
 async fn a_failure_after_the_first_publish_keeps_what_is_out_and_says_451() {
     let store = Store::new();
-    let shared = Arc::clone(&store.maildir.0);
-    let plan = Plan::new(&envelope("<>", &["<a@example.org>", "<b@example.org>", "<c@example.org>"]), "example.org");
+    let shared = Arc::clone(&store.maildir.shared);
+    let plan =
+        Plan::new(&envelope("<>", &["<a@example.org>", "<b@example.org>", "<c@example.org>"]), "example.org", None);
     let mut staging = Staging::new(shared, Message::new(&"<>".parse().unwrap(), plan.targets), false);
     staging.write(b"x\n").unwrap();
     staging.stage_all().unwrap();

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use smtp_core::service::{Request, Verdict};
-use smtp_core::types::{Code, Command, Invalid, Mailbox, Refusal, Reply};
+use smtp_core::types::{Code, Command, ForwardPath, Invalid, Mailbox, Refusal, Reply};
 use tower_layer::Layer;
 
 use super::{Decide, Deciding, Told};
+use crate::Mailboxes;
 
 /// Answers EXPN (RFC 5321 §3.5): the members of a list, to those who may know; 550 5.7.2 to everybody else, whatever the
 /// list.
@@ -16,6 +17,7 @@ use super::{Decide, Deciding, Told};
 #[derive(Debug, Clone, Default)]
 pub struct ExpandLayer {
     lists: Arc<HashMap<String, Vec<Mailbox>>>,
+    mailboxes: Option<Mailboxes>,
     told: Told,
 }
 
@@ -41,6 +43,13 @@ impl ExpandLayer {
         Ok(self)
     }
 
+    /// With the aliases of these mailboxes, by their address: those of up to 200 addresses are shown.
+    #[must_use]
+    pub fn aliases(mut self, mailboxes: &Mailboxes) -> Self {
+        self.mailboxes = Some(mailboxes.clone());
+        self
+    }
+
     /// Who is told. Default: [`Told::Nobody`].
     #[must_use]
     pub const fn told(mut self, told: Told) -> Self {
@@ -49,7 +58,8 @@ impl ExpandLayer {
     }
 
     fn answer(&self, name: &str) -> Verdict {
-        let Some(members) = self.lists.get(&name.to_ascii_lowercase()) else {
+        let listed = self.lists.get(&name.to_ascii_lowercase()).cloned();
+        let Some(members) = listed.or_else(|| self.alias(name)) else {
             return Refusal::fixed(550, (5, 1, 1), "no such list here").into();
         };
         let lines: Vec<String> = members.iter().map(|mailbox| format!("<{mailbox}>")).collect();
@@ -57,6 +67,14 @@ impl ExpandLayer {
             Ok(code) => Verdict::Answer(Reply::new(code, None, lines.join("\n"))),
             Err(_) => Verdict::Proceed,
         }
+    }
+
+    fn alias(&self, name: &str) -> Option<Vec<Mailbox>> {
+        let mailboxes = self.mailboxes.as_ref()?;
+        let inside = name.strip_prefix('<').and_then(|name| name.strip_suffix('>')).unwrap_or(name);
+        let address = ForwardPath::from(Mailbox::new(inside).ok()?);
+        let members = mailboxes.is_alias(&address).then(|| mailboxes.expand(&address).ok())??;
+        (members.len() <= MEMBERS_MAX).then(|| members.iter().filter_map(|to| to.mailbox().cloned()).collect())
     }
 }
 
@@ -83,6 +101,22 @@ mod tests {
     use super::*;
     use crate::AnyRecipient;
     use crate::testing::{ask, authenticated, rcpt, remote_session};
+
+    #[tokio::test]
+    async fn an_alias_is_a_list_too() {
+        let aliases = crate::recipients::Aliases::parse("all: jo, amy\namy: x@elsewhere.example\n").unwrap();
+        let mailboxes = Mailboxes::new(&"example.org".parse().unwrap()).unwrap().with_aliases(aliases).unwrap();
+        let layer = ExpandLayer::new().told(Told::Everybody).aliases(&mailboxes);
+        let mut policy = layer.layer(mailboxes);
+        let session = remote_session("192.0.2.1:4000");
+        for name in ["all@example.org", "<ALL@example.org>"] {
+            let Verdict::Answer(reply) = ask(&mut policy, &session, Command::Expn(name.into())).await else { panic!() };
+            assert_eq!(reply.to_string(), "250 <jo@example.org> / <x@elsewhere.example>");
+        }
+        for none in ["jo@example.org", "all", "all@elsewhere.example"] {
+            assert_code!(ask(&mut policy, &session, Command::Expn(none.into())).await, 550, "5.1.1");
+        }
+    }
 
     #[tokio::test]
     async fn lists_are_for_those_who_may_know() {

@@ -11,11 +11,16 @@ use smtp_core::service::{Request, Verdict};
 use smtp_core::types::{Command, Domain, ForwardPath, Invalid, Mailbox, Refusal};
 use tower_service::Service;
 
+use super::aliases::{Alias, Aliases, Meaning};
+use super::quota::Quota;
+use crate::delivery::Invocation;
 use crate::name::{self, POSTMASTER};
 
 /// Accepts the mailboxes of local domains, and nothing else.
 ///
 /// - `postmaster` exists in every local domain and without one (RFC 5321 §4.5.1).
+/// - With [`Mailboxes::with_separator`] mail to `jo+tag` is mail to `jo`, if there is no `jo+tag`.
+/// - With [`Mailboxes::with_aliases`] an address can stand for others, or for a program.
 /// - Without [`Mailboxes::only`] every other local part exists too, as long as it can be a folder name (up to 200
 ///   octets) and holds no `%`, `!` or `@`, which old relays took for a route: 550 5.7.1.
 /// - An unknown mailbox of a local domain: 550 5.1.1.
@@ -24,7 +29,8 @@ use crate::name::{self, POSTMASTER};
 ///   [`Mailboxes::relay_for_processes`].
 ///
 /// Domains compare without case and as A-labels (RFC 5890), local parts as the folder names that
-/// [`Maildir`](crate::maildir::Maildir) gives them, so without case. Cheap to clone.
+/// [`Maildir`](crate::maildir::Maildir) gives them, so without case. With tags, aliases or quotas the Maildir has to know
+/// of them: [`Maildir::for_mailboxes`](crate::maildir::Maildir::for_mailboxes). Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Mailboxes(Arc<Inner>);
 
@@ -32,6 +38,14 @@ pub struct Mailboxes(Arc<Inner>);
 struct Inner {
     /// Each local domain with the folder names of its mailboxes.
     domains: HashMap<Box<str>, HashSet<Box<str>>>,
+    /// The domain of a bare Postmaster.
+    primary: Box<str>,
+    /// What cuts a tag off.
+    separator: Option<char>,
+    aliases: Aliases,
+    quota: Quota,
+    /// By domain and folder name.
+    quotas: HashMap<(Box<str>, Box<str>), Quota>,
     /// Domains that are not local and get mail all the same.
     relayed: HashSet<Box<str>>,
     listed: bool,
@@ -47,6 +61,11 @@ impl Mailboxes {
     pub fn new(primary: &Domain) -> Result<Self, Invalid> {
         let inner = Inner {
             domains: HashMap::new(),
+            primary: local_domain(primary)?,
+            separator: None,
+            aliases: Aliases::default(),
+            quota: Quota::default(),
+            quotas: HashMap::new(),
             relayed: HashSet::new(),
             listed: false,
             relay_for_authenticated: false,
@@ -60,10 +79,9 @@ impl Mailboxes {
     /// # Errors
     /// [`Invalid`] if the domain is no name under IDNA (RFC 5891).
     pub fn and(mut self, domain: &Domain) -> Result<Self, Invalid> {
-        let domain =
-            name::domain(domain.as_str()).ok_or(Invalid::new("local domain", "a name under IDNA (RFC 5891)"))?;
+        let domain = local_domain(domain)?;
         let inner = Arc::make_mut(&mut self.0);
-        inner.domains.entry(domain.into()).or_default().insert(POSTMASTER.into());
+        inner.domains.entry(domain).or_default().insert(POSTMASTER.into());
         Ok(self)
     }
 
@@ -84,6 +102,37 @@ impl Mailboxes {
                 .ok_or(Invalid::new(WHAT, "its name has to fit into 200 octets on disk, and does not"))?;
             users.insert(folder.into());
         }
+        Ok(self)
+    }
+
+    /// These, where `jo+tag` is the mailbox `jo` unless there is a mailbox or an alias of the whole name. Default: no
+    /// separator.
+    ///
+    /// # Errors
+    /// [`Invalid`] for a separator that is no printable ASCII character between words.
+    pub fn with_separator(mut self, separator: Option<char>) -> Result<Self, Invalid> {
+        if separator.is_some_and(|c| !c.is_ascii_punctuation() || ROUTE.contains(&c) || matches!(c, '"' | '\\' | '.')) {
+            return Err(Invalid::new("separator", "one of #$&'*+-/=?^_`{|}~, such as +"));
+        }
+        Arc::make_mut(&mut self.0).separator = separator;
+        Ok(self)
+    }
+
+    /// These, each with a quota of its own size. Default: none. It does not hold for `postmaster`.
+    #[must_use]
+    pub fn with_quota(mut self, quota: Quota) -> Self {
+        Arc::make_mut(&mut self.0).quota = quota;
+        self
+    }
+
+    /// These, with another quota for one mailbox.
+    ///
+    /// # Errors
+    /// [`Invalid`] for what is no mailbox here.
+    pub fn with_quota_of(mut self, mailbox: &Mailbox, quota: Quota) -> Result<Self, Invalid> {
+        let place = self.place_of(&ForwardPath::from(mailbox.clone()));
+        let (domain, user) = place.ok_or(Invalid::new("quota", "it is for a local mailbox, and this is none"))?;
+        Arc::make_mut(&mut self.0).quotas.insert((domain, user), quota);
         Ok(self)
     }
 
@@ -137,14 +186,137 @@ impl Mailboxes {
                 relaying_denied()
             };
         };
-        let Some(folder) = name::folder(&local) else { return no_mailbox() };
-        match users.contains(&*folder) {
-            true => Verdict::Proceed,
-            false if self.0.listed => no_mailbox(),
-            false if local.contains(ROUTE) => relaying_denied(),
-            false => Verdict::Proceed,
+        match self.found(domain.as_deref().unwrap_or_default(), users, &local) {
+            Found::Nobody if !self.0.listed && local.contains(ROUTE) => relaying_denied(),
+            Found::Nobody => no_mailbox(),
+            Found::Mailbox(_) | Found::Alias(_) => Verdict::Proceed,
         }
     }
+
+    /// What an address of a local domain is. The whole name goes before the one without its tag, and an alias before a
+    /// mailbox.
+    fn found(&self, domain: &str, users: &HashSet<Box<str>>, local: &str) -> Found<'_> {
+        let inner = &*self.0;
+        let Some(folder) = name::folder(local) else { return Found::Nobody };
+        if let Some(alias) = inner.aliases.find(domain, &folder) {
+            return Found::Alias(alias);
+        }
+        if users.contains(&*folder) {
+            return Found::Mailbox(folder.into());
+        }
+        let base = self.untagged(local).and_then(name::folder);
+        if let Some(base) = &base {
+            if let Some(alias) = inner.aliases.find(domain, base) {
+                return Found::Alias(alias);
+            }
+            if users.contains(&**base) {
+                return Found::Mailbox((&**base).into());
+            }
+        }
+        if let Some(alias) = inner.aliases.rest(domain) {
+            return Found::Alias(alias);
+        }
+        if inner.listed || local.contains(ROUTE) {
+            return Found::Nobody;
+        }
+        Found::Mailbox(base.unwrap_or(folder).into())
+    }
+
+    /// The name before the tag, if there is one.
+    fn untagged<'a>(&self, local: &'a str) -> Option<&'a str> {
+        let (base, _) = local.split_once(self.0.separator?)?;
+        (!base.is_empty()).then_some(base)
+    }
+
+    /// What an address is; `None` if its domain is not local.
+    pub(super) fn lookup(&self, to: &ForwardPath) -> Option<(&str, Found<'_>)> {
+        let (host, local) = match to {
+            ForwardPath::Postmaster => (&*self.0.primary, POSTMASTER.into()),
+            ForwardPath::Mailbox(mailbox) => (mailbox.host(), mailbox.local_name()),
+        };
+        let (domain, users) = self.0.domains.get_key_value(&*name::domain(host)?)?;
+        Some((domain, self.found(domain, users, &local)))
+    }
+
+    /// The folders of the mailbox that mail to this address is put into: domain and user. Aliases are past: what they
+    /// stand for has been found already.
+    pub(crate) fn place_of(&self, to: &ForwardPath) -> Option<(Box<str>, Box<str>)> {
+        let (domain, found) = self.lookup(to)?;
+        let user = match found {
+            Found::Mailbox(folder) => folder,
+            Found::Nobody => return None,
+            // One that names itself.
+            Found::Alias(_) => {
+                let local = to.mailbox().map_or(POSTMASTER.into(), Mailbox::local_name);
+                let users = self.0.domains.get(domain)?;
+                let known = |name: &str| users.contains(name) || !self.0.listed && !local.contains(ROUTE);
+                let base = self.untagged(&local).and_then(name::folder).filter(|base| known(base));
+                let whole =
+                    name::folder(&local).filter(|whole| users.contains(&**whole) || base.is_none() && known(whole));
+                whole.or(base)?.into()
+            }
+        };
+        Some((domain.into(), user))
+    }
+
+    /// The program that mail to this address is for, if it is for one.
+    #[must_use]
+    pub fn program_of(&self, to: &ForwardPath) -> Option<&Arc<Invocation>> {
+        if self.0.aliases.is_empty() {
+            return None;
+        }
+        match self.lookup(to)? {
+            (_, Found::Alias(alias)) => match &alias.meaning {
+                Meaning::Program(invocation) => Some(invocation),
+                Meaning::Addresses(_) => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// What a mailbox may hold, by its folders.
+    pub(crate) fn quota_of(&self, domain: &str, user: &str) -> Quota {
+        match self.0.quotas.get(&(domain.into(), user.into())) {
+            Some(quota) => *quota,
+            None if user == POSTMASTER => Quota::default(),
+            None => self.0.quota,
+        }
+    }
+
+    /// The separator of tags.
+    #[must_use]
+    pub fn separator(&self) -> Option<char> {
+        self.0.separator
+    }
+
+    pub(super) fn aliases(&self) -> &Aliases {
+        &self.0.aliases
+    }
+
+    pub(super) fn set_aliases(&mut self, aliases: Aliases) {
+        Arc::make_mut(&mut self.0).aliases = aliases;
+    }
+
+    pub(super) fn local_domains(&self) -> impl Iterator<Item = &str> {
+        self.0.domains.keys().map(|domain| &**domain)
+    }
+
+    pub(super) fn is_listed(&self) -> bool {
+        self.0.listed
+    }
+}
+
+/// What an address of a local domain is.
+pub(super) enum Found<'a> {
+    /// A mailbox, by its folder.
+    Mailbox(Box<str>),
+    Alias(&'a Arc<Alias>),
+    Nobody,
+}
+
+fn local_domain(domain: &Domain) -> Result<Box<str>, Invalid> {
+    let name = name::domain(domain.as_str()).ok_or(Invalid::new("local domain", "a name under IDNA (RFC 5891)"))?;
+    Ok(name.into())
 }
 
 /// What old relays took for a route in a local part.
@@ -276,8 +448,47 @@ mod tests {
         ] {
             assert_eq!(ask(&mut mailboxes, &session, rcpt(to)).await, Verdict::Proceed, "{to}");
         }
-        for to in ["<jo@bücher.example>", "<jo+tag@example.org>", "<\"jo \"@example.org>", "<j@example.org>"] {
+        for to in [
+            "<jo@bücher.example>",
+            "<jo+tag@example.org>",
+            "<+@example.org>",
+            "<\"jo \"@example.org>",
+            "<j@example.org>",
+        ] {
             assert_code!(ask(&mut mailboxes, &session, rcpt(to)).await, 550, "5.1.1");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_tag_is_cut_off_unless_the_whole_name_is_a_mailbox() {
+        let session = remote_session("192.0.2.1:4000");
+        let list: Vec<Mailbox> = ["jo@example.org", "a+b@example.org"].map(|m| m.parse().unwrap()).into();
+        let mut mailboxes = two_domains().only(&list).unwrap().with_separator(Some('+')).unwrap();
+        let place = |mailboxes: &Mailboxes, to: &str| {
+            mailboxes.place_of(&to.parse().unwrap()).map(|(domain, user)| format!("{user}@{domain}"))
+        };
+        for (to, mailbox) in [
+            ("<Jo+Tag@example.org>", "jo@example.org"),
+            ("<jo+a+b@example.org>", "jo@example.org"),
+            ("<jo+@example.org>", "jo@example.org"),
+            ("<jo+x%y@example.org>", "jo@example.org"),
+            ("<a+b@example.org>", "a+b@example.org"),
+            ("<PostMaster+x@bücher.example>", "postmaster@xn--bcher-kva.example"),
+            ("<postmaster>", "postmaster@example.org"),
+        ] {
+            assert_eq!(ask(&mut mailboxes, &session, rcpt(to)).await, Verdict::Proceed, "{to}");
+            assert_eq!(place(&mailboxes, to).as_deref(), Some(mailbox), "{to}");
+        }
+        for to in ["<a@example.org>", "<a+c@example.org>", "<+jo@example.org>", "<jo-x@example.org>"] {
+            assert_code!(ask(&mut mailboxes, &session, rcpt(to)).await, 550, "5.1.1");
+            assert_eq!(place(&mailboxes, to), None, "{to}");
+        }
+        let all = two_domains().with_separator(Some('-')).unwrap();
+        assert_eq!(place(&all, "<x-y+z@example.org>").as_deref(), Some("x@example.org"));
+        assert_eq!(place(&all, "<-x@example.org>").as_deref(), Some("-x@example.org"));
+        assert_eq!(place(&all, "<x%y-z@example.org>"), None);
+        for bad in ['%', '!', '@', '.', 'x', '"', '\\', ' ', 'é', '\n'] {
+            assert!(two_domains().with_separator(Some(bad)).is_err(), "{bad:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use smtp_core::extension::Capabilities;
+use smtp_core::session::server::Protocol;
 use smtp_core::stream::ByteStream;
 
 use super::reply::{differs, expected};
@@ -44,11 +45,13 @@ pub struct Runner {
     matching: Matching,
     /// What the server is known to be like; `None`: all that a file may ask for.
     properties: Option<Vec<String>>,
+    /// What it speaks; `None`: what the file is about.
+    protocol: Option<Protocol>,
 }
 
 impl Default for Runner {
     fn default() -> Self {
-        Self { wait: Duration::from_secs(30), matching: Matching::Text, properties: None }
+        Self { wait: Duration::from_secs(30), matching: Matching::Text, properties: None, protocol: None }
     }
 }
 
@@ -73,6 +76,13 @@ impl Runner {
     #[must_use]
     pub fn properties(mut self, properties: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.properties = Some(properties.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// The server speaks this protocol; files about the other one are skipped. Default: whatever the files are about.
+    #[must_use]
+    pub const fn speaking(mut self, protocol: Protocol) -> Self {
+        self.protocol = Some(protocol);
         self
     }
 
@@ -104,6 +114,11 @@ impl Runner {
 
     /// Why the scenario is not for this server, if so.
     fn lacks(&self, scenario: &Scenario) -> Option<String> {
+        match self.protocol {
+            Some(Protocol::Smtp) if scenario.is_lmtp() => return Some("only for a server that speaks LMTP".into()),
+            Some(Protocol::Lmtp) if !scenario.is_lmtp() => return Some("only for a server that speaks SMTP".into()),
+            _ => {}
+        }
         let have = self.properties.as_ref()?;
         let missing = scenario.properties().find(|property| !have.iter().any(|have| have == property))?;
         Some(format!("only for a server with {missing}"))

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod client_certificates;
+mod dane;
 mod facts;
 mod files;
 mod pair;

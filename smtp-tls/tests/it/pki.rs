@@ -9,6 +9,7 @@ use tempfile::NamedTempFile;
 pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
+    pub(crate) certificate: CertificateDer<'static>,
 }
 
 /// A certificate and its key.
@@ -24,7 +25,7 @@ impl Ca {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         let certificate = params.self_signed(&key).unwrap();
-        Self { issuer: Issuer::new(params, key), pem: certificate.pem() }
+        Self { issuer: Issuer::new(params, key), pem: certificate.pem(), certificate: certificate.der().clone() }
     }
 
     pub(crate) fn issue(&self, params: &CertificateParams) -> Leaf {
@@ -47,6 +48,11 @@ impl Leaf {
 
     pub(crate) fn identity(&self) -> Identity {
         Identity::from_der(vec![self.certificate.clone()], self.identity_key())
+    }
+
+    /// With the certificate of its issuer behind it.
+    pub(crate) fn identity_with(&self, ca: &Ca) -> Identity {
+        Identity::from_der(vec![self.certificate.clone(), ca.certificate.clone()], self.identity_key())
     }
 
     pub(crate) fn identity_key(&self) -> PrivateKeyDer<'static> {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustls::crypto::SupportedKxGroup;
+use rustls::crypto::aws_lc_rs::kx_group::{X25519, X25519MLKEM768};
 use smtp_client::{Client, SendOptions, Settings, Transfer, Unanswered};
 use smtp_core::service::{Body, BoxError, Outcome};
 use smtp_transport_quic::{ConnectOptions, EarlyData, QuicListener, QuicOptions};
@@ -168,12 +170,14 @@ enum Start {
     EarlyElsewhere,
 }
 
-async fn run(seed: u64, start: Start, cut: Option<Duration>) -> Run {
+type Exchange = &'static dyn SupportedKxGroup;
+
+async fn run(seed: u64, exchange: Exchange, start: Start, cut: Option<Duration>) -> Run {
     let (server, connect) = if matches!(start, Start::Fresh) { Default::default() } else { gated(Default::default()) };
-    let sim = Sim::with(seed, path(), server.clone(), connect);
+    let sim = Sim::by(exchange, seed, path(), server.clone(), connect);
     let elsewhere: SocketAddr = "192.0.2.3:443".parse().unwrap();
     let endpoint = sim.network.endpoint(elsewhere).unwrap();
-    let other = serve_all(QuicListener::from_endpoint(endpoint, &server_tls(), server).unwrap());
+    let other = serve_all(QuicListener::from_endpoint(endpoint, &server_tls_by(exchange), server).unwrap());
     if !matches!(start, Start::Fresh) {
         timed(&mut client(&sim, SendOptions::default()), mail(MAILS)).await;
         rest(&sim).await;
@@ -209,8 +213,12 @@ async fn run(seed: u64, start: Start, cut: Option<Duration>) -> Run {
 
 /// In a runtime of its own, so that nothing of one run is left for the next.
 fn isolated(seed: u64, start: Start, cut: Option<Duration>) -> Run {
+    isolated_by(X25519, seed, start, cut)
+}
+
+fn isolated_by(exchange: Exchange, seed: u64, start: Start, cut: Option<Duration>) -> Run {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    runtime.block_on(run(seed, start, cut))
+    runtime.block_on(run(seed, exchange, start, cut))
 }
 
 fn start(seed: u64) -> Start {
@@ -221,6 +229,17 @@ fn start(seed: u64) -> Start {
 fn every_mail_arrives_once_whatever_the_network_does_to_it() {
     for seed in 0..seeds() * 5 {
         let run = isolated(seed, start(seed), None);
+        assert_eq!(run.told, [Told::Delivered; MAILS], "seed {seed}");
+        assert_eq!(run.delivered, [1; MAILS], "seed {seed}");
+    }
+}
+
+/// With a key share that takes a second datagram, as the binary's has, more of the handshake can be lost, and more often: of
+/// these connections 109, 178, 373 and 472 once waited until the server gave up.
+#[test]
+fn early_data_leaves_room_for_a_handshake_of_more_datagrams_too() {
+    for seed in (1..seeds() * 5).step_by(3) {
+        let run = isolated_by(X25519MLKEM768, seed, Start::Early, None);
         assert_eq!(run.told, [Told::Delivered; MAILS], "seed {seed}");
         assert_eq!(run.delivered, [1; MAILS], "seed {seed}");
     }

@@ -6,10 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
+use rustls::crypto::aws_lc_rs::kx_group::X25519;
 use smtp_core::service::{BoxError, Outcome, Transaction};
 use smtp_core::stream::{CloseCode, Connector, Verification};
+use smtp_tls::ClientCertificates;
 use smtp_transport_quic::sim::{Datagram, Fate, Network};
-use smtp_transport_quic::{ConnectOptions, QuicError, QuicOptions, Service, TransportOptions};
+use smtp_transport_quic::{
+    ConnectOptions, EarlyData, QuicConnector, QuicError, QuicListener, QuicOptions, Service, TransportOptions,
+};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 use tower::service_fn;
@@ -108,6 +112,35 @@ async fn more_streams_than_allowed_wait_for_their_turn() {
     let said = recv.read_to_end(1 << 16).await.unwrap();
     assert_eq!(codes(std::str::from_utf8(&said).unwrap()), FLIGHT_CODES);
     others_are_served(&sim).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_shown_a_certificate_may_have_more_streams() {
+    let (identity, pem) = self_signed("client.example");
+    let ca = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(ca.path(), pem).unwrap();
+    for early_data in [EarlyData::Off, EarlyData::Gated] {
+        let network = Network::new(1, path());
+        let tls = server_builder(X25519).client_ca(ca.path(), ClientCertificates::Optional).build().unwrap();
+        let transport = TransportOptions { max_streams: 2, ..Default::default() };
+        let options = QuicOptions { transport, max_streams_certified: 5, early_data, ..Default::default() };
+        let endpoint = network.endpoint(SERVER.parse().unwrap()).unwrap();
+        serve_all(QuicListener::from_endpoint(endpoint, &tls, options).unwrap());
+        let known = client_builder(X25519).identity(identity.clone()).build().unwrap();
+        for (tls, port, streams) in [(client_tls(), 1, 3), (known, 2, 6)] {
+            let endpoint = network.endpoint(SocketAddr::new("192.0.2.2".parse().unwrap(), port)).unwrap();
+            let connector = QuicConnector::from_endpoint(endpoint, &tls, ConnectOptions::default()).unwrap();
+            let mut connection = connect(&connector).await;
+            let mut open = Vec::new();
+            while let Ok(stream) = timeout(Duration::from_secs(5), connection.open()).await {
+                let mut stream = stream.unwrap();
+                stream.write_all(b"EHLO c\r\n").await.unwrap();
+                open.push(stream);
+            }
+            // And the one that makes up for credit being given in batches.
+            assert_eq!(open.len(), streams, "{early_data:?}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@
 mod chaos;
 mod client;
 mod closing;
+mod crowd;
 mod early;
 mod gaps;
 mod hostile;

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
+use rustls::crypto::aws_lc_rs::kx_group::X25519;
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
 use rustls_pki_types::PrivateKeyDer;
 use smtp_core::channel::SessionInfo;
 use smtp_core::driver::{Settings, serve};
@@ -14,10 +16,10 @@ use smtp_core::service::{Body, BoxError, Delivery, Outcome, Policy, Receipt, Req
 use smtp_core::session::server::Config;
 use smtp_core::stream::{ByteStream, Connection, Connector, Listener, Target, TlsMode, TlsPolicy, Verification};
 use smtp_core::types::{Envelope, Mail, Mailbox, Rcpt};
-use smtp_tls::{ClientTls, Identity, ServerTls};
+use smtp_tls::{ClientTls, ClientTlsBuilder, Identity, ServerTls, ServerTlsBuilder};
 use smtp_transport_quic::sim::{Network, Path};
 use smtp_transport_quic::{ConnectOptions, QuicConnector, QuicListener, QuicOptions};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::service_fn;
@@ -53,30 +55,47 @@ pub(crate) fn record(taken: &Taken) -> impl Delivery + Clone {
     })
 }
 
-/// With one key exchange, whatever features other crates of the build switch on: a hybrid's key share fills a datagram of
-/// its own, and times and fates would differ from build to build.
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-    provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
+/// With this key exchange alone, whatever features other crates of the build switch on: a hybrid's key share fills a
+/// datagram of its own, and times and fates would differ from build to build.
+fn provider(exchange: &'static dyn SupportedKxGroup) -> Arc<CryptoProvider> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = vec![exchange];
     Arc::new(provider)
 }
 
 pub(crate) fn server_tls() -> ServerTls {
+    server_tls_by(X25519)
+}
+
+pub(crate) fn server_tls_by(exchange: &'static dyn SupportedKxGroup) -> ServerTls {
+    server_builder(exchange).build().unwrap()
+}
+
+pub(crate) fn server_builder(exchange: &'static dyn SupportedKxGroup) -> ServerTlsBuilder {
+    ServerTls::builder().provider(provider(exchange)).identity(self_signed("mx.example").0)
+}
+
+/// A certificate with its key, and as PEM.
+pub(crate) fn self_signed(name: &str) -> (Identity, String) {
     let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
-    let mut params = CertificateParams::new(vec!["mx.example".to_owned()]).unwrap();
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     // Otherwise it is a hash of the key, and one in 256 is an octet shorter: a rerun would send other datagrams.
     params.serial_number = Some(1_u64.into());
     let certificate = params.self_signed(&key).unwrap();
     let key_der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    ServerTls::builder()
-        .provider(provider())
-        .identity(Identity::from_der(vec![certificate.der().clone()], key_der))
-        .build()
-        .unwrap()
+    (Identity::from_der(vec![certificate.der().clone()], key_der), certificate.pem())
 }
 
 pub(crate) fn client_tls() -> ClientTls {
-    ClientTls::builder().provider(provider()).build().unwrap()
+    client_tls_by(X25519)
+}
+
+pub(crate) fn client_tls_by(exchange: &'static dyn SupportedKxGroup) -> ClientTls {
+    client_builder(exchange).build().unwrap()
+}
+
+pub(crate) fn client_builder(exchange: &'static dyn SupportedKxGroup) -> ClientTlsBuilder {
+    ClientTls::builder().provider(provider(exchange))
 }
 
 pub(crate) const UNVERIFIED: TlsPolicy = TlsPolicy { mode: TlsMode::Opportunistic, verification: Verification::None };
@@ -157,7 +176,17 @@ impl Sim {
     }
 
     pub(crate) fn with(seed: u64, path: Path, options: QuicOptions, connect: ConnectOptions) -> Self {
-        let (network, listener, connector) = Self::parts(seed, path, options, connect);
+        Self::by(X25519, seed, path, options, connect)
+    }
+
+    pub(crate) fn by(
+        exchange: &'static dyn SupportedKxGroup,
+        seed: u64,
+        path: Path,
+        options: QuicOptions,
+        connect: ConnectOptions,
+    ) -> Self {
+        let (network, listener, connector) = Self::parts_by(exchange, seed, path, options, connect);
         Self { network, served: serve_all(listener), connector }
     }
 
@@ -167,11 +196,21 @@ impl Sim {
         options: QuicOptions,
         connect: ConnectOptions,
     ) -> (Network, QuicListener, QuicConnector) {
+        Self::parts_by(X25519, seed, path, options, connect)
+    }
+
+    fn parts_by(
+        exchange: &'static dyn SupportedKxGroup,
+        seed: u64,
+        path: Path,
+        options: QuicOptions,
+        connect: ConnectOptions,
+    ) -> (Network, QuicListener, QuicConnector) {
         let network = Network::new(seed, path);
         let endpoint = network.endpoint(SERVER.parse().unwrap()).unwrap();
-        let listener = QuicListener::from_endpoint(endpoint, &server_tls(), options).unwrap();
+        let listener = QuicListener::from_endpoint(endpoint, &server_tls_by(exchange), options).unwrap();
         let endpoint = network.endpoint(CLIENT.parse().unwrap()).unwrap();
-        let connector = QuicConnector::from_endpoint(endpoint, &client_tls(), connect).unwrap();
+        let connector = QuicConnector::from_endpoint(endpoint, &client_tls_by(exchange), connect).unwrap();
         (network, listener, connector)
     }
 
@@ -251,6 +290,14 @@ pub(crate) async fn until(stream: &mut Stream, code: &str) -> String {
         said.push_str(std::str::from_utf8(&buf[..n]).unwrap());
     }
     said
+}
+
+/// What can be read at once, when there is anything.
+pub(crate) async fn some(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut buf = [0; 4096];
+    let n = stream.read(&mut buf).await.unwrap();
+    assert!(n > 0, "the stream has ended");
+    String::from_utf8(buf[..n].to_vec()).unwrap()
 }
 
 pub(crate) fn codes(said: &str) -> Vec<&str> {

@@ -6,6 +6,8 @@ use smtp_core::extension::{Extension, ParameterRule, Registry};
 use smtp_test::scenario::Scenario;
 use smtp_tests::scenarios::folder;
 
+use crate::transports::client::CASES;
+
 /// For each keyword of the registry: the scenarios, which are played over every transport, and the client's tests, as
 /// `module::name` in `smtp-client/tests/it`.
 const SHOWN_BY: [(&str, &[&str], &[&str]); 30] = [
@@ -146,6 +148,11 @@ fn every_extension_has_its_tests_on_both_sides() {
         let extension = Registry::default().iter().find(|e| e.keyword == keyword);
         assert!(extension.is_some() || keyword.starts_with('('), "{keyword} is in no registry");
         assert!(!scenarios.is_empty() && !tests.is_empty(), "{keyword} has a cell without a test");
+        // Beside the tests of its own, over every transport.
+        assert!(
+            CASES.iter().any(|(case, _)| *case == keyword),
+            "{keyword}: the client does not show it over transports"
+        );
         for scenario in scenarios {
             let file = folder().join(format!("{scenario}.txt"));
             assert!(played.iter().any(|name| Path::new(name) == file), "{keyword}: no scenario {scenario}");

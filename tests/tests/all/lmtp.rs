@@ -8,6 +8,7 @@ use smtp_core::service::{Body, Claim, Transaction};
 use smtp_core::session::server::Protocol;
 use smtp_core::stream::{Address, Connector, Target, TlsPolicy};
 use smtp_core::types::{Domain, Envelope, ForwardPath, HelloKind, Host, Mail, Mailbox, Rcpt};
+use smtp_tests::binary::{self, Server};
 use smtp_tests::peers::{Dovecot, Postfix, PostfixOptions, require, tools};
 use smtp_transport_tcp::{ListenOptions, TcpConnector, TcpListener};
 use smtp_transport_unix::{ListenOptions as UnixOptions, UnixConnector, UnixListener};
@@ -47,6 +48,46 @@ async fn send(connector: impl Connector, target: Target, to: &[&str], body: &str
         assert_eq!(client.idle_sessions(), 1);
     }
     said
+}
+
+/// How long anything may take that should take no time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_route_leads_to_dovecot_and_each_recipient_is_settled_alone() {
+    let Some(dovecot) = require(Dovecot::start()) else { return };
+    let route = format!("dovecot.test=lmtp+unix://{}", dovecot.socket().display());
+    let server = Server::start(&[
+        "--listen",
+        "smtp://127.0.0.1:0?tls=none",
+        "--relay-domain",
+        "dovecot.test",
+        "--route",
+        &route,
+        "--queue-retry",
+        "1s",
+    ]);
+    let Some(server) = require(server) else { return };
+    let to = ["alice@dovecot.test", "nobody@dovecot.test", "bob@dovecot.test"];
+    let mut arguments = vec!["send", "--server", &server.urls()[0], "--from", "jo@localhost", "--body", "hi"];
+    to.iter().for_each(|to| arguments.extend(["--to", to]));
+    let Some(sent) = require(binary::run(&arguments)) else { return };
+    assert!(sent.text().matches("queued as").count() == 3, "{}", sent.text());
+
+    // The one that is unknown comes back, with what Dovecot said, and nobody else does.
+    let notices = server.wait_for_messages("localhost", "jo", 1, PATIENCE).unwrap();
+    let notice = String::from_utf8_lossy(&notices[0]);
+    assert_eq!(notice.matches("Final-Recipient:").count(), 1, "{notice}");
+    for part in ["Final-Recipient: rfc822; nobody@dovecot.test", "Status: 5.1.1", "550 5.1.1"] {
+        assert!(notice.contains(part), "{part}: {notice}");
+    }
+    for user in ["alice", "bob"] {
+        let messages = dovecot.messages(user).unwrap();
+        assert_eq!(messages.len(), 1, "{user}: {}", dovecot.log());
+        let text = String::from_utf8_lossy(&messages[0]);
+        assert!(text.contains("Return-Path: <jo@localhost>") && text.contains("with LMTP"), "{text}");
+        assert!(text.trim_end().ends_with("hi"), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

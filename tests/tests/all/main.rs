@@ -9,6 +9,7 @@ mod extensions;
 mod interop;
 mod interop_extensions;
 mod lmtp;
+mod mx_over_quic;
 mod proxies;
 mod quic_client;
 mod quic_server;
@@ -17,6 +18,7 @@ mod routing;
 mod rust_clients;
 mod sasl;
 mod served;
+mod tls_policy;
 mod transports;
 
 /// The one that TLS uses where nobody names another.

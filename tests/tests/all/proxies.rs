@@ -8,6 +8,7 @@ use smtp_core::extension::{Attribute, Forwarded, Forwarders};
 use smtp_core::service::Body;
 use smtp_core::stream::{AcceptProxy, Target, TlsPolicy};
 use smtp_core::types::{Domain, Envelope, ForwardPath, Host, Mail, Mailbox, Rcpt};
+use smtp_tests::binary;
 use smtp_tests::peers::tools::{self, Output};
 use smtp_tests::peers::{HaProxy, Postfix, PostfixOptions, require};
 use smtp_tls::{SelfSigned, ServerTls};
@@ -184,4 +185,58 @@ async fn postfix_believes_our_xclient_and_xforward() {
     })
     .await
     .unwrap();
+}
+
+/// The same through the binary, whose listeners say in their URLs whom they believe.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_binary_believes_whom_its_listeners_name() {
+    let listen = [
+        "smtp://127.0.0.1:0?proxy=127.0.0.1&tls=required",
+        "smtps://127.0.0.1:0?proxy=127.0.0.1",
+        "smtp://127.0.0.1:0?proxy=127.0.0.1&tls=none",
+        "smtp://127.0.0.1:0?proxy=10.0.0.0/8&tls=none",
+        "smtp://127.0.0.1:0?xclient=127.0.0.1&tls=none",
+        "smtp://127.0.0.1:0?xclient=10.0.0.0/8&tls=none",
+    ];
+    let arguments = listen.iter().flat_map(|url| ["--listen", url]).chain(["--domain", "ours.test"]);
+    let arguments: Vec<&str> = arguments.collect();
+    let Some(server) = require(binary::Server::start(&arguments)) else { return };
+    let at = |n: usize| format!("127.0.0.1:{}", server.port(n));
+    for (n, more) in [(0, &["--tls"][..]), (1, &["--tls-on-connect"]), (2, &[])] {
+        let address = at(n);
+        let haproxy = tokio::task::spawn_blocking(move || require(HaProxy::start(&address, "send-proxy-v2")));
+        let Some(haproxy) = haproxy.await.unwrap() else { return };
+        let front = format!("127.0.0.1:{}", haproxy.port());
+        let Some(output) = swaks(&[&["--server", &front][..], more].concat()).await else { return };
+        assert!(output.success(), "{}: {output}", listen[n]);
+        if n == 0 {
+            // The header changes the local address that the session sees, and not what the listener wants.
+            let Some(output) = swaks(&["--server", &front]).await else { return };
+            assert!(!output.success() && output.text().contains("530 5.7.0"), "{output}");
+        }
+        drop(tokio::task::spawn_blocking(move || drop(haproxy)).await);
+    }
+    let header = ["--proxy-version", "1", "--proxy-family", "TCP4", "--proxy-source", "198.51.100.7"];
+    let header =
+        [&header[..], &["--proxy-source-port", "4711", "--proxy-dest", "203.0.113.9", "--proxy-dest-port", "25"]];
+    for (n, believed) in [(2, true), (3, false)] {
+        let to = at(n);
+        let Some(output) = swaks(&[&["--server", &to, "--timeout", "10"], &header.concat()[..]].concat()).await else {
+            return;
+        };
+        assert_eq!(output.success(), believed, "{}: {output}", listen[n]);
+        assert_eq!(output.text().contains("220 "), believed, "a stranger hears nothing: {output}");
+    }
+    for (n, believed) in [(4, true), (5, false)] {
+        let to = at(n);
+        let xclient = "NAME=c.test ADDR=198.51.100.8 PORT=4712 PROTO=ESMTP HELO=helo.c.test";
+        let Some(output) = swaks(&["--server", &to, "--xclient", xclient]).await else { return };
+        assert_eq!(output.success(), believed, "{}: {output}", listen[n]);
+    }
+    let messages = server.messages("ours.test", "alice").unwrap();
+    let texts: Vec<_> = messages.iter().map(|m| String::from_utf8_lossy(m).into_owned()).collect();
+    assert_eq!(texts.len(), 5, "{texts:?}");
+    for client in ["[198.51.100.7]", "[198.51.100.8]"] {
+        assert_eq!(texts.iter().filter(|text| text.contains(client)).count(), 1, "{client}: {texts:?}");
+    }
 }

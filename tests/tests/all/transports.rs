@@ -1,6 +1,7 @@
 //! One suite, every transport: the scenario files and the transport kit, unchanged, over all of them. Same octets and
 //! same channel facts, same replies.
 
+pub(crate) mod client;
 mod early;
 mod stdio;
 
@@ -264,6 +265,34 @@ async fn play_all(
             Some(Err(error)) => failures.push(format!("{}: {error}", transport.name)),
         }
     }
+}
+
+#[test]
+fn every_extension_of_the_client_over_every_transport() {
+    with_runtime(async {
+        let folder_of_keys = tempfile::tempdir().unwrap();
+        let (mut failures, mut seen) = (Vec::new(), std::collections::BTreeSet::new());
+        for transport in transports(folder_of_keys.path()) {
+            let mut applied = 0;
+            for (keyword, case) in client::CASES {
+                match client::play(&transport, keyword, case).await {
+                    Ok(true) => {
+                        seen.insert(keyword);
+                        applied += 1;
+                    }
+                    Ok(false) => {}
+                    Err(failure) => failures.push(failure),
+                }
+            }
+            println!("{}: {applied} of {} extensions arrived", transport.name, client::CASES.len());
+            // STARTTLS, REQUIRETLS, XCLIENT and XFORWARD are not for every channel.
+            assert!(applied + 4 >= client::CASES.len() || !failures.is_empty(), "{}", transport.name);
+        }
+        assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n\n"));
+        for (keyword, _) in client::CASES {
+            assert!(seen.contains(keyword), "{keyword} was seen over no transport");
+        }
+    });
 }
 
 #[test]

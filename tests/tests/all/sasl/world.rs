@@ -189,7 +189,7 @@ struct OneToken;
 
 #[async_trait]
 impl TokenVerifier for OneToken {
-    async fn verify(&self, bearer: &Bearer) -> TokenCheck {
+    async fn owner(&self, bearer: &Bearer) -> TokenCheck {
         if bearer.token.expose() == b"good" { TokenCheck::Valid("jo".into()) } else { TokenCheck::Invalid }
     }
 }

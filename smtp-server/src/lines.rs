@@ -2,13 +2,13 @@
 
 /// Turns CRLF into LF, in pieces that are cut anywhere. A CR without LF, which content should not hold, stays.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     /// The last piece ended with a CR that may belong to a CRLF.
     held: bool,
 }
 
 impl Lines {
-    pub(super) fn push(&mut self, mut data: &[u8], out: &mut Vec<u8>) {
+    pub(crate) fn push(&mut self, mut data: &[u8], out: &mut Vec<u8>) {
         if data.is_empty() {
             return;
         }
@@ -28,7 +28,7 @@ impl Lines {
         out.extend_from_slice(data);
     }
 
-    pub(super) fn finish(self, out: &mut Vec<u8>) {
+    pub(crate) fn finish(self, out: &mut Vec<u8>) {
         if self.held {
             out.push(b'\r');
         }
