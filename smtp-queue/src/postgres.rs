@@ -176,8 +176,9 @@ impl PgSpool {
             lease: settings.lease,
             bodies: bodies.clone(),
         };
-        let keeper::Renewal { owned, until, .. } = keeper.renew().await.map_err(refused)?;
-        shards.replace(owned, until);
+        let renewal = keeper.renew().await.map_err(refused)?;
+        let wants_more = renewal.wants_more();
+        shards.replace(renewal.owned, renewal.until);
 
         let epoch = now << 16 | chance & 0xffff;
         let (requests, queue) = mpsc::channel(WAITING_MAX);
@@ -193,8 +194,11 @@ impl PgSpool {
                     .and_then(|runtime| Engine::open(PgRows::new(runtime, own, Arc::clone(&shards)), limits, epoch));
                 match engine {
                     Ok(engine) => {
-                        if opened.send(Ok(engine.ids())).is_ok() {
-                            Writer { engine, shards, state, bodies, elsewhere }.run(queue);
+                        let writer = Writer { engine, shards, state, bodies, elsewhere };
+                        // Whoever has the spool has its figures.
+                        writer.publish();
+                        if opened.send(Ok(writer.engine.ids())).is_ok() {
+                            writer.run(queue);
                         }
                     }
                     Err(error) => drop(opened.send(Err(error))),
@@ -208,7 +212,7 @@ impl PgSpool {
             Err(_) => return Err(refused("its thread ended".into())),
         };
         let stop = CancellationToken::new();
-        let keeper = Mutex::new(Some(tokio::spawn(keeper.run(requests.downgrade(), stop.clone()))));
+        let keeper = Mutex::new(Some(tokio::spawn(keeper.run(requests.downgrade(), wants_more, stop.clone()))));
         let staged = Arc::default();
         Ok(Self(Arc::new(Shared { requests, pool, shards, bodies, limits, ids, state, staged, stop, keeper })))
     }

@@ -256,7 +256,7 @@ impl Place {
 fn mailbox(data: &Path, user: &str) -> Vec<Arrival> {
     let Ok(entries) = fs::read_dir(data.join("mail/localhost").join(user).join("new")) else { return Vec::new() };
     let arrival =
-        |path: std::path::PathBuf| (fs::metadata(&path).unwrap().modified().unwrap(), fs::read(path).unwrap());
+        |path: PathBuf| (fs::metadata(&path).unwrap().modified().unwrap(), fs::read(path).unwrap());
     entries.map(|entry| arrival(entry.unwrap().path())).collect()
 }
 

@@ -58,6 +58,13 @@ pub(super) struct Renewal {
     pub(super) until: Instant,
 }
 
+impl Renewal {
+    /// There is much less than there may be.
+    pub(super) fn wants_more(&self) -> bool {
+        self.owned.len() * 10 < self.share * 9
+    }
+}
+
 pub(super) struct Keeper {
     pub(super) pool: Pool,
     pub(super) shards: Arc<Shards>,
@@ -69,12 +76,12 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Works until it is stopped, or nobody has the spool any more; then it gives everything back.
-    pub(super) async fn run(self, requests: mpsc::WeakSender<Request>, stop: CancellationToken) {
+    ///
+    /// `wants_more`: what others leave is waited for, and so looked for more often.
+    pub(super) async fn run(self, requests: mpsc::WeakSender<Request>, mut wants_more: bool, stop: CancellationToken) {
         let third = self.lease / 3;
         let poll = third.min(POLL);
         let (mut renewed, mut looked, mut swept) = (Instant::now(), Instant::now(), None::<Instant>);
-        // What others leave is waited for more often.
-        let mut wants_more = true;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -132,7 +139,7 @@ impl Keeper {
     /// Renews, and gives surplus back. True if there is much less than there may be.
     async fn turn(&self, requests: &mpsc::Sender<Request>) -> Result<bool, String> {
         let renewal = self.renew().await?;
-        let less = renewal.owned.len() * 10 < renewal.share * 9;
+        let less = renewal.wants_more();
         let (reply, idle) = oneshot::channel();
         let gone = |_| "the spool is closed".to_owned();
         requests.send(Request::Owned { renewal, reply }).await.map_err(|_| gone(()))?;

@@ -53,7 +53,6 @@ pub(super) struct Writer {
 impl Writer {
     /// Works until the spool is closed or nobody has it any more.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Request>) {
-        self.publish();
         let mut next = None;
         while let Some(request) = next.take().or_else(|| queue.blocking_recv()) {
             match request {
@@ -102,11 +101,12 @@ impl Writer {
             Ok(answers) => {
                 // Whoever has an answer finds it in the figures too.
                 self.publish();
-                for (reply, answer) in replies.into_iter().zip(answers) {
-                    let _ = reply.send(answer);
-                }
+                // And whoever waits for news has it no later.
                 if news {
                     self.state.changed.notify_waiters();
+                }
+                for (reply, answer) in replies.into_iter().zip(answers) {
+                    let _ = reply.send(answer);
                 }
             }
             Err(error) => {
@@ -178,7 +178,7 @@ impl Writer {
         idle
     }
 
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         self.state.publish(self.engine.stats());
     }
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use smtp_core::channel::SessionInfo;
 use smtp_core::extension::{DeliverBy, Notify};
-use smtp_core::service::{Body, Chunk, Claim as Ground, Outcome, Receipt, Transaction, Truncated, reply_for};
+use smtp_core::service::{Claim as Ground, Outcome, Receipt, Transaction, Truncated, reply_for};
 use smtp_core::stream::ConnectError;
 use smtp_core::types::{Rcpt, Refusal};
 
