@@ -255,8 +255,7 @@ impl Place {
 /// Every file of a mailbox, and when it was written.
 fn mailbox(data: &Path, user: &str) -> Vec<Arrival> {
     let Ok(entries) = fs::read_dir(data.join("mail/localhost").join(user).join("new")) else { return Vec::new() };
-    let arrival =
-        |path: PathBuf| (fs::metadata(&path).unwrap().modified().unwrap(), fs::read(path).unwrap());
+    let arrival = |path: PathBuf| (fs::metadata(&path).unwrap().modified().unwrap(), fs::read(path).unwrap());
     entries.map(|entry| arrival(entry.unwrap().path())).collect()
 }
 

@@ -44,6 +44,8 @@ const FORGET: &str = "DELETE FROM node WHERE token = $1 OR until < now() - inter
 
 /// The longest time between two looks at what others have done, while they cost little.
 const POLL: Duration = Duration::from_secs(1);
+/// How long a renewal may take at least: one that is cut short was for nothing.
+const TURN: Duration = Duration::from_secs(5);
 /// How often bodies that no row names are looked for.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 
@@ -89,7 +91,7 @@ impl Keeper {
             }
             let Some(requests) = requests.upgrade() else { break };
             if wants_more || renewed.elapsed() + poll > third {
-                match tokio::time::timeout(third.max(Duration::from_secs(1)), self.turn(&requests)).await {
+                match tokio::time::timeout(third.max(TURN), self.turn(&requests)).await {
                     Ok(Ok(less)) => (renewed, wants_more) = (Instant::now(), less),
                     Ok(Err(error)) => tracing::warn!(error, "the shards of this node cannot be renewed now"),
                     Err(_) => tracing::warn!("the database takes too long to renew the shards of this node"),
