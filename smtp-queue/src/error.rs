@@ -37,7 +37,7 @@ pub enum Error {
     #[error("damaged: {0}")]
     Corrupt(String),
     /// A write failed earlier; nothing is written until a probe succeeds.
-    #[error("the spool is out of order until its disk works again: {0}")]
+    #[error("the spool is out of order until its store works again: {0}")]
     Unhealthy(String),
     /// The store failed now; it is not known whether the write happened.
     #[error("the spool's store failed: {0}")]
