@@ -44,6 +44,8 @@ const FORGET: &str = "DELETE FROM node WHERE token = $1 OR until < now() - inter
 
 /// The longest time between two looks at what others have done, while they cost little.
 const POLL: Duration = Duration::from_secs(1);
+/// The longest time, whatever they cost.
+const POLL_MAX: Duration = Duration::from_secs(5);
 /// How long a renewal may take at least: one that is cut short was for nothing.
 const TURN: Duration = Duration::from_secs(5);
 /// How often bodies that no row names are looked for.
@@ -98,7 +100,9 @@ impl Keeper {
                 }
             }
             // One that is large is looked at less often, so that looking is never most of the work.
-            if looked.elapsed() >= self.state.look_took() * 20 && requests.try_send(Request::Look).is_ok() {
+            if looked.elapsed() >= (self.state.look_took() * 20).min(POLL_MAX)
+                && requests.try_send(Request::Look).is_ok()
+            {
                 looked = Instant::now();
             }
             if self.bodies.is_some() && swept.is_none_or(|at| at.elapsed() > SWEEP) {

@@ -179,7 +179,10 @@ impl Writer {
         // The log is folded into the database; if that fails, the next opening does it.
         let _ = connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
         let closed = connection.close().map_err(|(_, error)| error.into());
-        drop(self.lock);
+        // Not only closed: a process that is being started has it open for a moment, too.
+        if let Some(lock) = self.lock {
+            let _ = lock.unlock();
+        }
         closed
     }
 }

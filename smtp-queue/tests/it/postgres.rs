@@ -100,8 +100,11 @@ async fn two_nodes_share_the_work_and_see_what_the_other_stores() {
     let hops: Vec<_> = (0..40).map(|n| format!("d{n}.example")).collect();
     let (mut by_first, mut by_second) = (HashSet::new(), HashSet::new());
     until("a share for both", async || {
-        for hop in &hops {
-            put(&first, hop).await;
+        // No more than are soon done.
+        if first.stats().messages < 100 {
+            for hop in &hops {
+                put(&first, hop).await;
+            }
         }
         for (spool, seen) in [(&first, &mut by_first), (&second, &mut by_second)] {
             for leased in claim(spool, at(0), 1_000).await.unwrap() {
