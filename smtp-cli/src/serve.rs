@@ -10,6 +10,7 @@ mod relay;
 mod run_as;
 mod screen;
 mod show;
+mod spooling;
 mod stack;
 mod store;
 mod ways;
@@ -40,11 +41,12 @@ use crate::terms::{self, TermsArguments};
 use crate::transport::{Born, EarlyDataChoice, Quic};
 use crate::url::Url;
 use crate::values::{self, Hidden, Many, Size, Wait, flatten};
-use hop::{Hop, Route, Spooling};
+use hop::{Hop, Route};
 use local::{QuotaOf, Separator};
 use owed::TlsRule;
 use relay::Relay;
 use run_as::RunAs;
+use spooling::{Place, Spooling};
 use stack::{Door, Stack};
 
 /// Runs a mail server: accepts mail for local domains and stores it in Maildir folders.
@@ -167,12 +169,22 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     qlog_dir: Option<PathBuf>,
 
-    /// Where mail for others waits: sqlite, which is in DIR/queue of the data folder, sqlite:FOLDER, or none.
+    /// Where mail for others waits: sqlite, which is in DIR/queue of the data folder, sqlite:FOLDER, none, or
+    /// postgres://USER@HOST/DATABASE, which several nodes share.
     ///
     /// With a queue users who have authenticated may send to anybody; without one nobody may. Default: none, but sqlite
     /// with --relay-host, --route or --relay-domain.
     #[arg(long, value_name = "QUEUE")]
     queue: Option<Spooling>,
+
+    /// Where messages over 256 KiB wait that are in a queue in PostgreSQL: a folder that all nodes see, for none but this
+    /// program. Default: in the database.
+    #[arg(long, value_name = "FOLDER")]
+    queue_bodies: Option<PathBuf>,
+
+    /// How long a node that says nothing keeps its part of a queue in PostgreSQL, until others take it over. Default: 1m.
+    #[arg(long, value_name = "TIME")]
+    queue_lease: Option<Wait>,
 
     /// Hand all mail for others to this server instead of looking up whom the DNS says: URL [KEY=VALUE…].
     ///
@@ -313,6 +325,8 @@ layered!(Arguments {
     early_data,
     qlog_dir,
     queue,
+    queue_bodies,
+    queue_lease,
     relay_host,
     route,
     relay_domain,
@@ -372,6 +386,9 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
         warn("other users of this machine can see the password given by --user; --user-file FILE keeps it from them");
     }
     let plan = Plan::new(arguments, urls)?;
+    if plan.queue.as_ref().is_some_and(Place::is_on_the_command_line_with_a_password) {
+        warn("other users of this machine can see the password in --queue; PGPASSWORD or ~/.pgpass keeps it from them");
+    }
 
     let run_as = plan.run_as.as_ref().map(|user| Ok(user.wanted()?.then_some(user))).transpose()?.flatten();
     let keys = store::Keys::open(&plan, run_as)?;
@@ -382,7 +399,7 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
     }
     let store = keys.store(&plan)?;
     let mailboxes = stack::mailboxes(&plan)?;
-    let (relay, runner) = Relay::open(&plan, &store, &mailboxes, &listeners)?.unzip();
+    let (relay, runner) = Relay::open(&plan, &store, &mailboxes, &listeners).await?.unzip();
     let sockets: Vec<screen::Shown> = listeners.iter().map(screen::Shown::of).collect();
     let stack = Stack::new(&plan, &store, mailboxes, relay.as_ref())?;
     let stack = Arc::new(stack::Current::new(stack));
@@ -556,8 +573,8 @@ struct Plan {
     key_log: bool,
     quic: Quic,
     drain: Option<Wait>,
-    /// The folder of the queue, if there is one.
-    queue: Option<PathBuf>,
+    /// Where the queue is, if there is one.
+    queue: Option<Place>,
     relay_host: Option<Hop>,
     routes: Vec<Route>,
     relay_domains: Vec<Domain>,
@@ -594,16 +611,12 @@ impl Plan {
         let data_dir = arguments.data_dir.unwrap_or_else(|| DATA_DIR.into());
         let (routes, relay_domains) = (flatten(arguments.route), flatten(arguments.relay_domain));
         let relays = arguments.relay_host.is_some() || !routes.is_empty() || !relay_domains.is_empty();
-        let queue = match arguments.queue {
-            Some(Spooling::None) if relays => {
-                return Err(Failure::usage("--queue none, and mail is to be relayed")
-                    .help("leave out --queue, or --relay-host, --route and --relay-domain"));
-            }
-            Some(Spooling::None) => None,
-            Some(Spooling::Sqlite(Some(folder))) => Some(folder),
-            Some(Spooling::Sqlite(None)) => Some(data_dir.join("queue")),
-            None => relays.then(|| data_dir.join("queue")),
-        };
+        if relays && arguments.queue == Some(Spooling::None) {
+            return Err(Failure::usage("--queue none, and mail is to be relayed")
+                .help("leave out --queue, or --relay-host, --route and --relay-domain"));
+        }
+        let spooling = arguments.queue.unwrap_or(if relays { Spooling::Sqlite(None) } else { Spooling::None });
+        let queue = Place::new(spooling, data_dir.join("queue"), arguments.queue_bodies, arguments.queue_lease)?;
         let etrn = flatten(arguments.etrn);
         if !etrn.is_empty() && queue.is_none() {
             return Err(Failure::usage("--etrn without a queue").help("--queue sqlite makes one"));
@@ -675,7 +688,7 @@ impl Plan {
             ("data_dir", self.data_dir != new.data_dir),
             ("run_as", self.run_as != new.run_as),
             ("max_size", self.max_size != new.max_size),
-            ("queue", self.queue != new.queue),
+            ("queue, queue_bodies, queue_lease", self.queue != new.queue),
             ("queue_retry, queue_lifetime, queue_delay_notice", self.schedule != new.schedule),
             ("etrn", self.etrn != new.etrn),
             ("no_soliciting, deliver_by_min, priority_profile, hold_max", !terms::same(&self.terms, &new.terms)),

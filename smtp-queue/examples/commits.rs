@@ -1,5 +1,7 @@
 //! Durable commits a second into a SQLite spool, by 1, 20 and 200 writers at 4 KiB:
-//! `cargo run --release -p smtp-queue --example commits -- [FOLDER] [SECONDS]`.
+//! `cargo run --release -p smtp-queue --example commits -- [FOLDER] [SECONDS] [URL]`.
+//!
+//! With `--features postgres` and a URL behind it, the same into a PostgreSQL spool: its schema has to be empty, and stays.
 //!
 //! Beside it, for scale: what one writer gets from this disk at this moment by appending 4 KiB to a file and syncing it.
 //! Then the same queue is opened again and emptied, with the time that each takes.
@@ -33,9 +35,32 @@ async fn main() -> Result<(), Failure> {
         report(&writers.to_string(), times, seconds, Some(spent));
         spool.close().await?;
     }
-    empty(&root.join("200")).await?;
+    let start = Instant::now();
+    let spool = Arc::new(SqliteSpool::open(root.join("200"), Limits::default())?);
+    println!("opened with {} jobs in {:?}", spool.stats().jobs, start.elapsed());
+    empty(&spool).await?;
     std::fs::remove_dir_all(&root)?;
+    if let Some(url) = arguments.next() {
+        shared(&url, seconds).await?;
+    }
     Ok(())
+}
+
+#[cfg(feature = "postgres")]
+async fn shared(url: &str, seconds: u64) -> Result<(), Failure> {
+    let spool = Arc::new(smtp_queue::PgSpool::open(smtp_queue::PgSettings::new(url)?).await?);
+    for writers in [1, 20, 200] {
+        let before = cpu();
+        let times = write(&spool, writers, Duration::from_secs(seconds)).await?;
+        let spent = (cpu() - before) * 1e4 / times.len() as f64;
+        report(&format!("pg {writers}"), times, seconds, Some(spent));
+    }
+    empty(&spool).await
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn shared(_: &str, _: u64) -> Result<(), Failure> {
+    Err("built without --features postgres".into())
 }
 
 fn report(name: &str, mut times: Vec<Duration>, seconds: u64, cpu: Option<f64>) {
@@ -66,7 +91,7 @@ fn append(path: &std::path::Path, time: Duration) -> std::io::Result<Vec<Duratio
 }
 
 /// How long each commit took, of so many writers at once.
-async fn write(spool: &Arc<SqliteSpool>, writers: u64, time: Duration) -> Result<Vec<Duration>, Failure> {
+async fn write<S: Spool>(spool: &Arc<S>, writers: u64, time: Duration) -> Result<Vec<Duration>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let writer = |n: u64| {
         let (spool, stop) = (Arc::clone(spool), Arc::clone(&stop));
@@ -94,11 +119,8 @@ async fn write(spool: &Arc<SqliteSpool>, writers: u64, time: Duration) -> Result
     Ok(all)
 }
 
-async fn empty(folder: &std::path::Path) -> Result<(), Failure> {
-    let start = Instant::now();
-    let spool = Arc::new(SqliteSpool::open(folder, Limits::default())?);
+async fn empty<S: Spool>(spool: &Arc<S>) -> Result<(), Failure> {
     let jobs = spool.stats().jobs;
-    println!("opened with {jobs} jobs in {:?}", start.elapsed());
     let start = Instant::now();
     let mut claiming = Duration::ZERO;
     loop {
@@ -110,7 +132,7 @@ async fn empty(folder: &std::path::Path) -> Result<(), Failure> {
             break;
         }
         let settle = |leased: smtp_queue::Leased| {
-            let spool = Arc::clone(&spool);
+            let spool = Arc::clone(spool);
             tokio::spawn(async move {
                 let done = settle_all(&leased, &Settled::Delivered("250 fine".into()), now);
                 spool.settle(leased.lease, now, done).await

@@ -14,7 +14,7 @@ use crate::clock::{from_millis, millis};
 use crate::error::Error;
 use crate::id::{Ids, JobId, MessageId};
 use crate::job::{Acted, Action, Job, Lane, Message, NewMessage, NewNotice, Settlement, Status, turn_of};
-use crate::lanes::{Held, LaneIndex, Lanes, Leases, first_free, take};
+use crate::lanes::{Fence, Held, LaneIndex, Lanes, Leases, first_free, take};
 use crate::spool::{Claim, Entry, Filter, Lease, Leased, Limits, Page, Stats, Why};
 use crate::sqlite::Sealed;
 
@@ -22,7 +22,11 @@ use crate::sqlite::Sealed;
 pub(crate) const SCAN_MAX: usize = 1_000;
 
 /// Rows of messages and jobs, with transactions that are atomic and, once committed, durable.
-pub(crate) trait Rows: LaneIndex {
+///
+/// What has a body here is for stores that others share, or that are far away; the others need nothing else.
+pub(crate) trait Rows: LaneIndex + Sized {
+    /// A batch begins: what was read before may have changed.
+    fn start(&mut self) {}
     fn begin(&mut self) -> Result<(), Error>;
     fn commit(&mut self) -> Result<(), Error>;
     fn rollback(&mut self);
@@ -49,10 +53,64 @@ pub(crate) trait Rows: LaneIndex {
     fn lanes(&mut self) -> Result<Vec<Lane>, Error>;
     fn stats(&mut self) -> Result<Stats, Error>;
     fn last_id(&mut self) -> Result<u64, Error>;
+
+    /// These jobs will be looked at and changed, and these rights have to stand until the commit.
+    fn prepare(&mut self, jobs: &[JobId], rights: &[Fence]) -> Result<(), Error> {
+        let _ = (jobs, rights);
+        Ok(())
+    }
+
+    /// Up to so many jobs of each of these lanes will be asked for.
+    fn expect(&mut self, wants: &[(Lane, usize)], now: SystemTime) -> Result<(), Error> {
+        let _ = (wants, now);
+        Ok(())
+    }
+
+    /// Under what right a job that was read is leased.
+    fn fence(&self, job: JobId) -> Fence {
+        let _ = job;
+        Fence::default()
+    }
+
+    /// Whether a right that was prepared stands until the commit.
+    fn stands(&self, fence: Fence) -> bool {
+        let _ = fence;
+        true
+    }
+
+    /// A settlement of this job, under this lease, follows. True if it was stored before, and only its answer was lost.
+    fn settling(&mut self, lease: Lease) -> bool {
+        let _ = lease;
+        false
+    }
+
+    /// Whether somebody else may be working on a job that nobody here has.
+    fn is_elsewhere(&self, job: JobId) -> bool {
+        let _ = job;
+        false
+    }
+
+    /// When each of these lanes has its first job that nobody has.
+    fn first_free(&mut self, lanes: &[Lane], leases: &Leases) -> Result<Vec<Option<SystemTime>>, Error> {
+        lanes.iter().map(|lane| first_free(self, lane, leases)).collect()
+    }
+
+    /// The same for all lanes.
+    fn all_free(&mut self, leases: &Leases) -> Result<Vec<(Lane, Option<SystemTime>)>, Error> {
+        let lanes = self.lanes()?;
+        let due = self.first_free(&lanes, leases)?;
+        Ok(lanes.into_iter().zip(due).collect())
+    }
+
+    /// The first alarm of a job that nobody has.
+    fn first_alarm(&mut self, leases: &Leases) -> Result<Option<SystemTime>, Error> {
+        let alarms = self.alarms(from_millis(i64::MAX), leases.len() + 1)?;
+        Ok(alarms.into_iter().find(|(_, job)| leases.get(*job).is_none()).map(|(alarm, _)| alarm))
+    }
 }
 
 /// What reading a row gave.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Read<T> {
     Whole(T),
     /// As much as could be read, and what is wrong.
@@ -120,15 +178,24 @@ impl<R: Rows> Engine<R> {
         Ok(engine)
     }
 
-    /// Forgets what was derived from the rows and derives it again.
-    pub(crate) fn reload(&mut self) -> Result<(), Error> {
-        self.lanes = Lanes::default();
-        for lane in self.rows.lanes()? {
-            let due = first_free(&mut self.rows, &lane, &self.leases)?;
-            self.lanes.set(lane, due);
-        }
+    /// Derives again what was derived from the rows. True if something is due earlier than was known.
+    pub(crate) fn reload(&mut self) -> Result<bool, Error> {
+        let found = self.rows.all_free(&self.leases)?;
+        let earlier = self.lanes.replace(found);
         self.stats = self.rows.stats()?;
-        Ok(())
+        Ok(earlier)
+    }
+
+    /// Ends the leases whose right is gone, without a word, and gives them. The lanes are to be derived again.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn revoke(&mut self, gone: impl Fn(Fence) -> bool) -> Vec<Lease> {
+        self.leases.revoke(gone)
+    }
+
+    /// The rights under which jobs are leased.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn fences(&self) -> HashSet<Fence> {
+        self.leases.fences()
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -151,14 +218,14 @@ impl<R: Rows> Engine<R> {
     /// # Errors
     /// If the store failed: nothing of it was done, or it is not known whether.
     pub(crate) fn apply(&mut self, ops: Vec<Op>) -> Result<Applied, Error> {
+        self.rows.start();
         self.batch = Batch { stats: self.stats, ..Batch::default() };
         let result = self.run(ops);
         let batch = std::mem::take(&mut self.batch);
         match result {
             Ok(answers) => {
                 self.stats = batch.stats;
-                for lane in batch.dirty {
-                    let due = first_free(&mut self.rows, &lane, &self.leases)?;
+                for (lane, due) in self.look(batch.dirty)? {
                     if due.is_none() {
                         self.cursors.remove(&lane);
                     }
@@ -187,6 +254,7 @@ impl<R: Rows> Engine<R> {
         let writes = !ops.iter().all(Op::only_looks);
         if writes {
             self.rows.begin()?;
+            self.prepare(&ops)?;
         }
         let mut answers = Vec::with_capacity(ops.len());
         for op in ops {
@@ -199,6 +267,29 @@ impl<R: Rows> Engine<R> {
             self.rows.commit()?;
         }
         Ok(answers)
+    }
+
+    /// Reads at once what the operations need one by one.
+    fn prepare(&mut self, ops: &[Op]) -> Result<(), Error> {
+        let (mut jobs, mut rights) = (Vec::new(), Vec::new());
+        for op in ops {
+            match op {
+                Op::Settle { lease, .. } if self.leases.holds(*lease) => {
+                    jobs.push(lease.job);
+                    rights.extend(self.leases.get(lease.job).map(|held| held.fence));
+                }
+                Op::Release(leases) => {
+                    jobs.extend(leases.iter().filter(|lease| self.leases.holds(**lease)).map(|lease| lease.job));
+                }
+                #[cfg(feature = "postgres")]
+                Op::Bury(ended) => jobs.extend(ended),
+                _ => {}
+            }
+        }
+        if let Some(now) = ops.iter().filter_map(Op::time).max() {
+            jobs.extend(self.leases.ending(now));
+        }
+        if jobs.is_empty() { Ok(()) } else { self.rows.prepare(&jobs, &rights) }
     }
 
     fn op(&mut self, op: Op) -> Result<Answer, Error> {
@@ -228,6 +319,17 @@ impl<R: Rows> Engine<R> {
             Op::Scan { filter, after, max } => self.page(&filter, after, max).map(Answer::Page),
             Op::Control { filter, after, action, now } => self.control(&filter, after, &action, now),
             Op::Expire(now) => self.expire(now).map(|()| Answer::Done),
+            #[cfg(feature = "postgres")]
+            Op::Bury(jobs) => {
+                for id in jobs.into_iter().filter(|id| self.leases.get(*id).is_none()).collect::<Vec<_>>() {
+                    if let Read::Whole(job) = self.rows.job(id)?
+                        && job.cancelled
+                    {
+                        self.remove(&job)?;
+                    }
+                }
+                Ok(Answer::Done)
+            }
         }
     }
 
@@ -269,7 +371,11 @@ impl<R: Rows> Engine<R> {
         self.look_again()?;
         let mut leased = Vec::new();
         let max = claim.max.min(self.limits.leases.saturating_sub(self.leases.len()));
-        for (lane, n) in self.lanes.pick(claim, max) {
+        let picks = self.lanes.pick(claim, max);
+        let wants: Vec<_> =
+            picks.iter().map(|(lane, n)| (lane.clone(), self.leases.in_lane(lane).saturating_add(n + 1))).collect();
+        self.rows.expect(&wants, claim.now)?;
+        for (lane, n) in picks {
             let mut cursor = self.cursors.get(&lane).copied();
             for job in take(&mut self.rows, &lane, &mut cursor, &self.leases, claim.now, n)? {
                 leased.extend(self.lease(job, &lane, Why::Due, claim)?);
@@ -295,11 +401,19 @@ impl<R: Rows> Engine<R> {
 
     /// Brings the lanes up to date with what this batch has done so far.
     fn look_again(&mut self) -> Result<(), Error> {
-        for lane in self.batch.dirty.clone() {
-            let due = first_free(&mut self.rows, &lane, &self.leases)?;
+        for (lane, due) in self.look(self.batch.dirty.clone())? {
             self.lanes.set(lane, due);
         }
         Ok(())
+    }
+
+    fn look(
+        &mut self,
+        lanes: HashSet<Lane>,
+    ) -> Result<impl Iterator<Item = (Lane, Option<SystemTime>)> + use<R>, Error> {
+        let lanes: Vec<_> = lanes.into_iter().collect();
+        let due = self.rows.first_free(&lanes, &self.leases)?;
+        Ok(lanes.into_iter().zip(due))
     }
 
     /// Leases one job, or sets it aside if it cannot be read.
@@ -312,7 +426,8 @@ impl<R: Rows> Engine<R> {
                 return Ok(None);
             }
             (Read::Whole(job), Read::Whole(message)) => {
-                let lease = self.leases.grant(id, lane.clone(), round(claim.until));
+                let fence = self.rows.fence(id);
+                let lease = self.leases.grant(id, lane.clone(), round(claim.until), fence);
                 self.batch.granted.push(id);
                 return Ok(Some(Leased { lease, why, job, message }));
             }
@@ -328,8 +443,18 @@ impl<R: Rows> Engine<R> {
 
     fn settle(&mut self, lease: Lease, now: SystemTime, settlement: Settlement) -> Result<Vec<MessageId>, Error> {
         self.expire(now)?;
-        if !self.leases.holds(lease) {
+        let held = self.leases.get(lease.job).filter(|held| held.epoch == lease.epoch);
+        let Some(fence) = held.map(|held| held.fence) else { return Err(Error::LeaseLost) };
+        if !self.rows.stands(fence) {
+            if let Some(held) = self.leases.end(lease.job) {
+                self.batch.dirty.insert(held.lane.clone());
+                self.batch.ended.push((lease.job, held));
+            }
             return Err(Error::LeaseLost);
+        }
+        if self.rows.settling(lease) {
+            self.end(lease.job)?;
+            return Ok(Vec::new());
         }
         for notice in &settlement.notices {
             self.check(&notice.message)?;
@@ -427,11 +552,7 @@ impl<R: Rows> Engine<R> {
 
     fn next_due(&mut self, claim: &Claim) -> Result<Option<SystemTime>, Error> {
         self.look_again()?;
-        let alarms = match claim.alarms {
-            0 => Vec::new(),
-            _ => self.rows.alarms(from_millis(i64::MAX), self.leases.len() + 1)?,
-        };
-        let alarm = alarms.into_iter().find(|(_, job)| self.leases.get(*job).is_none()).map(|(alarm, _)| alarm);
+        let alarm = if claim.alarms == 0 { None } else { self.rows.first_alarm(&self.leases)? };
         Ok([self.lanes.next(claim), alarm, self.leases.next_end()].into_iter().flatten().min())
     }
 
@@ -491,7 +612,7 @@ impl<R: Rows> Engine<R> {
         let mut changed = 0;
         for entry in entries {
             let id = entry.job.id;
-            let leased = self.leases.get(id).is_some();
+            let leased = self.leases.get(id).is_some() || self.rows.is_elsewhere(id);
             let (mut job, damaged) = match self.rows.job(id)? {
                 Read::Whole(job) => (job, false),
                 Read::Damaged(job, _) => (job, true),

@@ -37,7 +37,7 @@ pub enum Error {
     #[error("damaged: {0}")]
     Corrupt(String),
     /// A write failed earlier; nothing is written until a probe succeeds.
-    #[error("the spool is out of order until its disk works again: {0}")]
+    #[error("the spool is out of order until its store works again: {0}")]
     Unhealthy(String),
     /// The store failed now; it is not known whether the write happened.
     #[error("the spool's store failed: {0}")]
@@ -114,6 +114,20 @@ pub enum OpenError {
     Foreign {
         /// Which.
         path: PathBuf,
+    },
+    /// A URL of a database server cannot be used. It is not repeated: there may be a password in it.
+    #[error("the URL of the queue's database: {what}")]
+    Url {
+        /// Why.
+        what: String,
+    },
+    /// The database server cannot be used.
+    #[error("the queue's database {server}: {reason}")]
+    Server {
+        /// Which, without a password.
+        server: String,
+        /// Why.
+        reason: String,
     },
     /// The database cannot be read at all.
     #[error("the spool's database {} cannot be read: {reason}; move it away or restore it", path.display())]

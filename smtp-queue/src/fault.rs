@@ -101,6 +101,10 @@ impl Spool for FaultSpool {
         under(&*self.plan, Call::Renew, self.inner.renew(leases, now, until)).await
     }
 
+    fn may_finish(&self, lease: Lease) -> bool {
+        self.inner.may_finish(lease)
+    }
+
     async fn settle(&self, lease: Lease, now: SystemTime, settlement: Settlement) -> Result<Vec<MessageId>, Error> {
         under(&*self.plan, Call::Settle, self.inner.settle(lease, now, settlement)).await
     }

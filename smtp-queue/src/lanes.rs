@@ -42,8 +42,35 @@ impl Lanes {
         }
     }
 
+    /// Takes these for all that there are. True if one of them is due earlier than was known.
+    pub(crate) fn replace(&mut self, found: Vec<(Lane, Option<SystemTime>)>) -> bool {
+        let mut gone: HashSet<Lane> = self.due.keys().cloned().collect();
+        let mut earlier = false;
+        for (lane, due) in found {
+            earlier |= due.is_some_and(|due| self.due.get(&lane).is_none_or(|known| due < *known));
+            gone.remove(&lane);
+            self.set(lane, due);
+        }
+        for lane in gone {
+            self.set(lane, None);
+        }
+        earlier
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.due.len()
+    }
+
+    /// When the first lane is due.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn first(&self) -> Option<SystemTime> {
+        self.order.first().map(|(due, _)| *due)
+    }
+
+    /// Lanes that are due.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn due(&self, now: SystemTime) -> impl Iterator<Item = &Lane> {
+        self.order.iter().take_while(move |(due, _)| *due <= now).map(|(_, lane)| lane)
     }
 
     /// When the first lane is due that `claim` has room for.
@@ -103,6 +130,15 @@ pub(crate) struct Held {
     pub(crate) epoch: u64,
     pub(crate) until: SystemTime,
     pub(crate) lane: Lane,
+    pub(crate) fence: Fence,
+}
+
+/// The right under which a store that others share leases a job: a shard, and the epoch of its ownership. A store that one
+/// process has to itself needs none, and has the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Fence {
+    pub(crate) shard: i32,
+    pub(crate) epoch: i64,
 }
 
 impl Leases {
@@ -113,6 +149,11 @@ impl Leases {
 
     pub(crate) fn len(&self) -> usize {
         self.held.len()
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held.is_empty()
     }
 
     pub(crate) fn get(&self, job: JobId) -> Option<&Held> {
@@ -128,10 +169,10 @@ impl Leases {
         self.by_lane.get(lane).copied().unwrap_or_default()
     }
 
-    pub(crate) fn grant(&mut self, job: JobId, lane: Lane, until: SystemTime) -> Lease {
+    pub(crate) fn grant(&mut self, job: JobId, lane: Lane, until: SystemTime, fence: Fence) -> Lease {
         self.epoch += 1;
         let epoch = self.epoch;
-        self.restore(job, Held { epoch, until, lane });
+        self.restore(job, Held { epoch, until, lane, fence });
         Lease { job, epoch }
     }
 
@@ -164,10 +205,32 @@ impl Leases {
         true
     }
 
-    /// Ends those that last no longer than `now`.
+    /// Those that last no longer than `now`.
+    pub(crate) fn ending(&self, now: SystemTime) -> impl Iterator<Item = JobId> + '_ {
+        self.ends.range(..=(now, LAST_ID)).map(|(_, job)| *job)
+    }
+
+    /// Ends those.
     pub(crate) fn expire(&mut self, now: SystemTime) -> Vec<(JobId, Held)> {
-        let ended: Vec<_> = self.ends.range(..=(now, LAST_ID)).map(|(_, job)| *job).collect();
+        let ended: Vec<_> = self.ending(now).collect();
         ended.into_iter().filter_map(|job| self.end(job).map(|held| (job, held))).collect()
+    }
+
+    /// Ends those whose right is gone, and gives them.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn revoke(&mut self, gone: impl Fn(Fence) -> bool) -> Vec<Lease> {
+        let gone = self.held.iter().filter(|(_, held)| gone(held.fence));
+        let leases: Vec<_> = gone.map(|(job, held)| Lease { job: *job, epoch: held.epoch }).collect();
+        for lease in &leases {
+            self.end(lease.job);
+        }
+        leases
+    }
+
+    /// The rights that are in use.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn fences(&self) -> HashSet<Fence> {
+        self.held.values().map(|held| held.fence).collect()
     }
 
     pub(crate) fn next_end(&self) -> Option<SystemTime> {

@@ -90,6 +90,8 @@ pub mod kit;
 mod lanes;
 mod memory;
 mod notice;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod queue;
 mod router;
 mod runner;
@@ -97,6 +99,7 @@ mod scheduler;
 mod spool;
 mod sqlite;
 mod terms;
+mod text;
 
 pub use clock::Clock;
 pub use error::{Error, OpenError};
@@ -108,6 +111,8 @@ pub use job::{
 };
 pub use memory::MemSpool;
 pub use notice::{About, Dsn, Kind, Notices, Original};
+#[cfg(feature = "postgres")]
+pub use postgres::{PgSettings, PgSpool};
 pub use queue::{ByDomain, Plan, Queue, new_message};
 pub use router::{BoxDelivery, Router};
 pub use runner::{Counters, Hops, Runner, Settings};

@@ -50,6 +50,14 @@ pub trait Spool: Send + Sync + fmt::Debug + 'static {
     /// If nothing is known of any of them. They may still last.
     async fn renew(&self, leases: &[Lease], now: SystemTime, until: SystemTime) -> Result<Vec<Lease>, Error>;
 
+    /// Whether the end of a message may be sent that is delivered under this lease. False where it can be somebody else's
+    /// by now, since this process hung, or could not renew it: asked at each piece of a message, so that it is delivered
+    /// twice as seldom as can be. A store that one process has to itself says yes.
+    fn may_finish(&self, lease: Lease) -> bool {
+        let _ = lease;
+        true
+    }
+
     /// Writes down what became of a leased job and ends the lease. Gives the ids of the notices.
     ///
     /// # Errors

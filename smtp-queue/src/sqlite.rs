@@ -11,7 +11,6 @@ mod schema;
 mod staged;
 #[cfg(test)]
 mod tests;
-mod text;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +22,8 @@ use smtp_core::service::Body;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 pub(crate) use bodies::Sealed;
+#[cfg(feature = "postgres")]
+pub(crate) use writer::{WAITING_MAX, Waiting, gather};
 
 use crate::engine::{Answer, Op, SCAN_MAX};
 use crate::error::{Error, OpenError};

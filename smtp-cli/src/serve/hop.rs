@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use smtp_client::sasl::Credentials;
 use smtp_client::{Client, Options, Settings};
 use smtp_core::session::server::Protocol;
@@ -217,34 +216,6 @@ impl fmt::Display for Route {
             By::Server(hop) => write!(f, "{}={hop}", self.destination),
             By::Program(invocation) => write!(f, "{}=|{invocation}", self.destination),
         }
-    }
-}
-
-/// Where the queue is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Spooling {
-    /// There is none: no mail is relayed.
-    None,
-    /// In SQLite, in this folder, or in the usual one.
-    Sqlite(Option<PathBuf>),
-}
-
-impl FromStr for Spooling {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once(':').unwrap_or((text, "")) {
-            ("none", "") => Ok(Self::None),
-            ("sqlite", "") => Ok(Self::Sqlite(None)),
-            ("sqlite", path) => Ok(Self::Sqlite(Some(path.into()))),
-            _ => Err("a queue is none, sqlite (in DATA_DIR/queue), or sqlite:FOLDER"),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Spooling {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

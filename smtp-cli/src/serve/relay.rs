@@ -9,7 +9,7 @@ use smtp_core::service::{BoxError, Outcome, Transaction};
 use smtp_core::stream::BoxFuture;
 use smtp_core::types::{Envelope, Parameter};
 use smtp_queue::{
-    Clock, Dsn, Health, Hops, Kind as NoticeKind, Limits, Queue, Runner, Settings as RunnerSettings, Spool, SqliteSpool,
+    Clock, Dsn, Health, Hops, Kind as NoticeKind, Limits, Queue, Runner, Settings as RunnerSettings, Spool,
 };
 use smtp_server::{Mailboxes, Maildir};
 use smtp_tls_policy::{Reporter, Results};
@@ -20,7 +20,7 @@ use super::Plan;
 use super::etrn::Waiting;
 use super::store::Store;
 use super::ways::{Returns, Table, Ways};
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::transport::Socket;
 
 /// More than the fields that are put before a message here.
@@ -43,23 +43,23 @@ impl Relay {
     /// Opens the queue that the plan names, with what empties it; `None` if it names none.
     ///
     /// # Errors
-    /// If the folder or a route cannot be used.
-    pub(super) fn open(
+    /// If the queue or a route cannot be used.
+    pub(super) async fn open(
         plan: &Plan,
         store: &Store,
         mailboxes: &Mailboxes,
         sockets: &[Socket],
     ) -> Result<Option<(Self, Runner)>, Failure> {
-        let Some(folder) = &plan.queue else { return Ok(None) };
+        let Some(place) = &plan.queue else { return Ok(None) };
         let own = own_addresses(plan, sockets);
         let results = Arc::new(Results::new());
         let table = Table::new(plan, mailboxes.clone(), store.maildir.clone(), &own, &results)?;
         let limits = Limits::default();
         let body = plan.message_size().saturating_add(ADDED);
         let limits = Limits { body, free: limits.free.max(body.saturating_mul(2)), ..limits };
-        let spool = SqliteSpool::open(folder, limits).map_err(|error| Failure::new(Exit::Io, error))?;
+        let spool = place.open(plan, limits).await?;
         let (clock, schedule) = (Arc::new(Clock::new()), plan.schedule.clone());
-        let (spool, ways): (Arc<dyn Spool>, _) = (Arc::new(spool), Arc::new(Ways::new(table)));
+        let ways = Arc::new(Ways::new(table));
         let queue = Queue::new(Arc::clone(&spool), ways.clone(), schedule.clone(), Arc::clone(&clock));
         ways.set_queue(queue.clone());
         if let Health::Full(why) | Health::Unhealthy(why) = spool.health() {

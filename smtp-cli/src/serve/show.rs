@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::Plan;
+use super::spooling::Place;
 use crate::transport::EarlyDataChoice;
 
 impl fmt::Display for Plan {
@@ -33,8 +34,11 @@ impl fmt::Display for Plan {
         one(f, "early_data", Some(early_data))?;
         one(f, "qlog_dir", self.quic.qlog_dir.as_ref().map(|path| path.display()))?;
         writeln!(f, "drain_deadline = {}", self.drain_time().as_secs_f64())?;
-        let queue = self.queue.as_ref().map(|path| format!("sqlite:{}", path.display()));
-        one(f, "queue", Some(queue.as_deref().unwrap_or("none")))?;
+        one(f, "queue", Some(self.queue.as_ref().map_or_else(|| "none".into(), ToString::to_string)))?;
+        one(f, "queue_bodies", self.queue.as_ref().and_then(Place::bodies).map(|path| path.display()))?;
+        if let Some(lease) = self.queue.as_ref().and_then(Place::lease) {
+            writeln!(f, "queue_lease = {}", lease.0.as_secs_f64())?;
+        }
         one(f, "relay_host", self.relay_host.as_ref())?;
         list(f, "route", &self.routes)?;
         list(f, "relay_domain", &self.relay_domains)?;

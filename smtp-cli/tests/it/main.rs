@@ -8,6 +8,8 @@
 
 #[cfg(feature = "bench")]
 mod bench;
+#[cfg(feature = "postgres")]
+mod cluster;
 mod drain;
 mod errors;
 mod faults;
@@ -19,6 +21,9 @@ mod local;
 mod login;
 mod manual;
 mod operating;
+#[cfg(feature = "postgres")]
+#[path = "../../../smtp-queue/tests/it/pg_server.rs"]
+mod pg_server;
 mod play;
 mod promises;
 mod relay;

@@ -11,15 +11,41 @@ use crate::spool::{Claim, Filter, Lease, Leased, Page};
 /// One thing to do. What is done in one batch is committed together.
 #[derive(Debug)]
 pub(crate) enum Op {
-    Insert { id: MessageId, now: SystemTime, size: u64, body: StoredBody, message: NewMessage },
+    Insert {
+        id: MessageId,
+        now: SystemTime,
+        size: u64,
+        body: StoredBody,
+        message: NewMessage,
+    },
     Claim(Claim),
-    Renew { leases: Vec<Lease>, now: SystemTime, until: SystemTime },
-    Settle { lease: Lease, now: SystemTime, settlement: Box<Settlement> },
+    Renew {
+        leases: Vec<Lease>,
+        now: SystemTime,
+        until: SystemTime,
+    },
+    Settle {
+        lease: Lease,
+        now: SystemTime,
+        settlement: Box<Settlement>,
+    },
     Release(Vec<Lease>),
     NextDue(Claim),
-    Scan { filter: Box<Filter>, after: Option<JobId>, max: usize },
-    Control { filter: Box<Filter>, after: Option<JobId>, action: Action, now: SystemTime },
+    Scan {
+        filter: Box<Filter>,
+        after: Option<JobId>,
+        max: usize,
+    },
+    Control {
+        filter: Box<Filter>,
+        after: Option<JobId>,
+        action: Action,
+        now: SystemTime,
+    },
     Expire(SystemTime),
+    /// Removes those of these jobs that were told to end and that nobody works on.
+    #[cfg(feature = "postgres")]
+    Bury(Vec<JobId>),
 }
 
 #[derive(Debug)]
@@ -47,6 +73,29 @@ impl Op {
         match self {
             Self::Insert { .. } | Self::Settle { .. } | Self::Release(_) | Self::Control { .. } => true,
             Self::Claim(_) | Self::Renew { .. } | Self::NextDue(_) | Self::Scan { .. } | Self::Expire(_) => false,
+            #[cfg(feature = "postgres")]
+            Self::Bury(_) => false,
+        }
+    }
+
+    /// Octets of content that it writes.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Self::Insert { body: StoredBody::Row { content, .. }, .. } => content.len(),
+            Self::Settle { settlement, .. } => settlement.notices.iter().map(|notice| notice.body.len()).sum(),
+            _ => 0,
+        }
+    }
+
+    /// The time by which it goes, if leases may end by it.
+    pub(crate) const fn time(&self) -> Option<SystemTime> {
+        match self {
+            Self::Claim(Claim { now, .. })
+            | Self::Renew { now, .. }
+            | Self::Settle { now, .. }
+            | Self::Control { now, .. }
+            | Self::Expire(now) => Some(*now),
+            _ => None,
         }
     }
 }

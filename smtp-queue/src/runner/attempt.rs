@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use smtp_core::channel::SessionInfo;
 use smtp_core::extension::{DeliverBy, Notify};
-use smtp_core::service::{Claim as Ground, Outcome, Receipt, Transaction, reply_for};
+use smtp_core::service::{Claim as Ground, Outcome, Receipt, Transaction, Truncated, reply_for};
 use smtp_core::stream::ConnectError;
 use smtp_core::types::{Rcpt, Refusal};
 
@@ -110,9 +110,10 @@ impl Attempt {
         let envelope = job.envelope(&passed_on(message, now));
         let read = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&read);
+        let (spool, lease) = (Arc::clone(&self.worker.spool), self.leased.lease);
         let body = body.inspect(move |_| {
             seen.store(true, Ordering::Relaxed);
-            Ok(())
+            if spool.may_finish(lease) { Ok(()) } else { Err(Truncated("the job may be somebody else's by now")) }
         });
         let transaction = Transaction { session: SessionInfo::local("queue"), envelope, body };
         match tokio::time::timeout(self.worker.settings.attempt, delivery.deliver(transaction)).await {

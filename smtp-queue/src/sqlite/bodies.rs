@@ -33,6 +33,12 @@ pub(crate) struct Sealed {
 }
 
 impl Sealed {
+    /// The same of a body that is whole and for good in a store of objects.
+    #[cfg(feature = "postgres")]
+    pub(crate) const fn object(sum: u32) -> Self {
+        Self { sum }
+    }
+
     pub(crate) const fn sum(&self) -> u32 {
         self.sum
     }

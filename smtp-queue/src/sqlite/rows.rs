@@ -8,7 +8,6 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use smtp_core::types::{Mail, Parameters, ReversePath};
 
 use super::disk::Disk;
-use super::text;
 use crate::clock::{from_millis, millis};
 use crate::engine::{Read, Rows, StoredBody};
 use crate::error::Error;
@@ -16,6 +15,7 @@ use crate::id::{JobId, MessageId};
 use crate::job::{Job, Lane, Message, NextHop, Status};
 use crate::lanes::LaneIndex;
 use crate::spool::Stats;
+use crate::text::{self, job_sum, message_sum, status_number};
 
 /// Lanes that are remembered whether they are in use or not.
 const LANES_MIN: usize = 10_000;
@@ -47,27 +47,9 @@ const fn unsigned(value: i64) -> u64 {
     u64::from_ne_bytes(value.to_ne_bytes())
 }
 
-const fn status_number(status: Status) -> i64 {
-    match status {
-        Status::Waiting => 0,
-        Status::Held => 1,
-        Status::Quarantined => 2,
-    }
-}
-
-fn message_sum(message: &Message, body_sum: u32) -> u32 {
-    let Message { id, accepted, mail, sender, size } = message;
-    let (from, parameters, accepted) = (&mail.from, mail.parameters.as_str(), millis(*accepted));
-    crc32fast::hash(format!("{id}\n{accepted}\n{from}\n{parameters}\n{sender}\n{size}\n{body_sum}").as_bytes())
-}
-
-fn job_sum(job: &Job, recipients: &str) -> u32 {
-    let Job { id, next_hop, priority, turn, attempts, give_up, cancelled, .. } = job;
-    let (due, alarm, expires) = (millis(job.due), millis(job.alarm), millis(job.expires));
-    let text = format!(
-        "{id}\n{next_hop}\n{priority}\n{turn}\n{due}\n{alarm}\n{expires}\n{attempts}\n{give_up}\n{cancelled}\n{recipients}"
-    );
-    crc32fast::hash(text.as_bytes())
+/// A column as text; `None` if it is null or no text.
+fn column(row: &Row<'_>, n: usize) -> Option<String> {
+    row.get(n).ok().flatten()
 }
 
 impl SqlRows {
@@ -272,15 +254,15 @@ impl Rows for SqlRows {
         )?;
         let mut rows = statement.query([signed(id.order()), signed(id.random())])?;
         let Some(row) = rows.next()? else { return Ok(Read::Missing) };
-        let from = text::column(row, 1).and_then(|text| text.parse::<ReversePath>().ok());
-        let parameters = text::column(row, 2).and_then(|text| Parameters::new(&text).ok());
+        let from = column(row, 1).and_then(|text| text.parse::<ReversePath>().ok());
+        let parameters = column(row, 2).and_then(|text| Parameters::new(&text).ok());
         let damaged = from.is_none() || parameters.is_none();
         let mail = Mail { from: from.unwrap_or(ReversePath::Null), parameters: parameters.unwrap_or_default() };
         let message = Message {
             id,
             accepted: from_millis(row.get(0).unwrap_or_default()),
             mail,
-            sender: text::column(row, 3).unwrap_or_default().into(),
+            sender: column(row, 3).unwrap_or_default().into(),
             size: unsigned(row.get(4).unwrap_or_default()),
         };
         let (body_sum, sum) = (row.get::<_, u32>(5).ok(), row.get::<_, u32>(6).ok());
@@ -333,7 +315,7 @@ impl Rows for SqlRows {
         let mut rows = statement.query(params![signed(id.message.order()), id.n])?;
         let Some(row) = rows.next()? else { return Ok(Read::Missing) };
         let lane = row.get(0).ok().and_then(|lane: i64| self.names.get(&lane));
-        let recipients = text::column(row, 8);
+        let recipients = column(row, 8);
         let list = recipients.as_deref().and_then(text::read);
         let whole = lane.is_some() && list.is_some();
         let (priority, next_hop) = match lane {
@@ -357,7 +339,7 @@ impl Rows for SqlRows {
             },
             give_up: row.get(6).unwrap_or_default(),
             cancelled: row.get(7).unwrap_or_default(),
-            reason: text::column(row, 11),
+            reason: column(row, 11),
             recipients: list.unwrap_or_default(),
         };
         let sum = row.get::<_, u32>(9).ok();

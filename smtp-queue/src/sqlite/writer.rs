@@ -11,13 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::disk::Disk;
 use super::rows::SqlRows;
 use super::{State, bodies, lock, schema};
-use crate::engine::{Answer, Engine, Op, StoredBody};
+use crate::engine::{Answer, Engine, Op};
 use crate::error::Error;
 use crate::id::MessageId;
 use crate::spool::Claim;
 
 /// Requests that may wait for the writer; whoever has another waits outside.
-pub(super) const WAITING_MAX: usize = 4_096;
+pub(crate) const WAITING_MAX: usize = 4_096;
 /// Octets of content after which a group is full.
 const GROUP_OCTETS: usize = 1 << 20;
 /// Pages of 4 KiB that go back to the disk in one go: 16 MiB, so that nobody waits long.
@@ -51,7 +51,8 @@ pub(super) struct Writer {
     claim: Option<Claim>,
 }
 
-type Waiting = (Op, oneshot::Sender<Result<Answer, Error>>);
+/// What is to be done, and who waits for it.
+pub(crate) type Waiting = (Op, oneshot::Sender<Result<Answer, Error>>);
 
 impl Writer {
     pub(super) fn new(engine: Engine<SqlRows>, home: Database, state: Arc<State>, lock: Option<File>) -> Self {
@@ -67,7 +68,10 @@ impl Writer {
             match request {
                 Request::Op { op, reply } => {
                     let group;
-                    (group, next) = gather(*op, reply, &mut queue);
+                    (group, next) = gather((*op, reply), &mut queue, |request| match request {
+                        Request::Op { op, reply } => Ok((*op, reply)),
+                        other => Err(other),
+                    });
                     self.commit(group);
                 }
                 Request::Maintain { now, reply } => {
@@ -185,7 +189,7 @@ impl Writer {
         let mut rows = SqlRows::new(connection, Arc::clone(&self.home.disk))?;
         rows.probe(now)?;
         self.engine.rows = rows;
-        self.engine.reload()
+        self.engine.reload().map(drop)
     }
 
     fn close(self) -> Result<(), Error> {
@@ -193,7 +197,10 @@ impl Writer {
         // The log is folded into the database; if that fails, the next opening does it.
         let _ = connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
         let closed = connection.close().map_err(|(_, error)| error.into());
-        drop(self.lock);
+        // Not only closed: a process that is being started has it open for a moment, too.
+        if let Some(lock) = self.lock {
+            let _ = lock.unlock();
+        }
         closed
     }
 }
@@ -207,38 +214,22 @@ fn free(disk: &dyn Disk, files: Vec<MessageId>) {
 }
 
 /// The first and what waits behind it, up to a full group; and a request that is not for a group.
-fn gather(
-    op: Op,
-    reply: oneshot::Sender<Result<Answer, Error>>,
-    queue: &mut mpsc::Receiver<Request>,
-) -> (Vec<Waiting>, Option<Request>) {
-    let mut octets = weight(&op);
-    let mut group = vec![(op, reply)];
+pub(crate) fn gather<R>(
+    first: Waiting,
+    queue: &mut mpsc::Receiver<R>,
+    waiting: impl Fn(R) -> Result<Waiting, R>,
+) -> (Vec<Waiting>, Option<R>) {
+    let mut octets = first.0.weight();
+    let mut group = vec![first];
     while octets < GROUP_OCTETS && group.len() < GROUP_OPS {
-        match queue.try_recv() {
-            Ok(Request::Op { op, reply }) => {
-                octets += weight(&op);
-                group.push((*op, reply));
+        let Ok(request) = queue.try_recv() else { break };
+        match waiting(request) {
+            Ok(next) => {
+                octets += next.0.weight();
+                group.push(next);
             }
-            Ok(other) => return (group, Some(other)),
-            Err(_) => break,
+            Err(other) => return (group, Some(other)),
         }
     }
     (group, None)
-}
-
-/// Octets of content that an operation writes.
-fn weight(op: &Op) -> usize {
-    match op {
-        Op::Insert { body: StoredBody::Row { content, .. }, .. } => content.len(),
-        Op::Settle { settlement, .. } => settlement.notices.iter().map(|notice| notice.body.len()).sum(),
-        Op::Insert { .. }
-        | Op::Claim(_)
-        | Op::Renew { .. }
-        | Op::Release(_)
-        | Op::NextDue(_)
-        | Op::Scan { .. }
-        | Op::Control { .. }
-        | Op::Expire(_) => 0,
-    }
 }

@@ -11,7 +11,12 @@ mod faults;
 mod flow;
 mod kill;
 mod large;
+mod lease;
 mod model;
+#[cfg(feature = "postgres")]
+mod pg_server;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod promises;
 mod rig;
 mod system;

@@ -12,7 +12,7 @@ use smtp_queue::{
 };
 
 #[derive(Debug, Clone)]
-enum Op {
+pub(crate) enum Op {
     Store { hops: u8, sender: u8, recipients: u8, due: u64, priority: i8, size: usize },
     Claim { max: usize, room: usize, alarms: usize },
     Settle { which: usize, answers: [u8; 3], due: u64, notice: bool },
@@ -184,11 +184,15 @@ impl<S: Spool> Side<S> {
     }
 }
 
-async fn compare(ops: Vec<Op>) {
-    let folder = tempfile::tempdir().unwrap();
-    let open = || SqliteSpool::open(folder.path(), Limits::default()).unwrap();
+/// Sequences of operations.
+pub(crate) fn operations() -> impl Strategy<Value = Vec<Op>> {
+    proptest::collection::vec(op(), 1..60)
+}
+
+/// Does the same to the model and to the store that `open` opens, again and again.
+pub(crate) async fn compare<S: Spool>(ops: Vec<Op>, open: impl AsyncFn() -> S) {
     let mut model = Side::new(MemSpool::default(), HashMap::new());
-    let mut real = Side::new(open(), HashMap::new());
+    let mut real = Side::new(open().await, HashMap::new());
     let (mut now, mut reopened) = (at(0), false);
     for (n, op) in ops.into_iter().enumerate() {
         let op = match op {
@@ -206,7 +210,7 @@ async fn compare(ops: Vec<Op>) {
                 let numbers = std::mem::take(&mut real.numbers);
                 real.spool.close().await.unwrap();
                 drop(real);
-                real = Side::new(open(), numbers);
+                real = Side::new(open().await, numbers);
             }
             _ => {}
         }
@@ -233,8 +237,10 @@ async fn compare(ops: Vec<Op>) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 2_000, ..ProptestConfig::default() })]
     #[test]
-    fn the_store_does_as_the_model(ops in proptest::collection::vec(op(), 1..60)) {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(compare(ops));
+    fn the_store_does_as_the_model(ops in operations()) {
+        let folder = tempfile::tempdir().unwrap();
+        let open = async || SqliteSpool::open(folder.path(), Limits::default()).unwrap();
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(compare(ops, open));
     }
 }
 

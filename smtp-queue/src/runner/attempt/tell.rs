@@ -4,14 +4,18 @@ use smtp_core::extension::Ret;
 use smtp_core::service::{Body, Chunk};
 use smtp_core::types::ReversePath;
 
-use super::super::Counters;
+use super::super::{Counters, STORE_RETRY};
 use super::Attempt;
+use crate::error::Error;
 use crate::job::{NewNotice, RecipientState, Settlement};
 use crate::notice::{About, Kind, NOTICE_MAX, Original};
-use crate::spool::Leased;
+use crate::spool::{Health, Leased};
 
 /// How much of a message is read for the header in a notice, in octets.
 const HEADER_MAX: usize = 64 << 10;
+
+/// How often a message is asked for whose store fails and does not say that it is out of order.
+const READ_TRIES: u32 = 3;
 
 impl Attempt {
     /// The settlement with the notices that it causes. `successes` are told of as what stands there.
@@ -62,15 +66,33 @@ impl Attempt {
         self.worker.notices.notice(&About { kind, message, job, recipients, original, now: self.now() })
     }
 
+    /// The message's content. A store that is out of order is waited for: the settlement cannot do without it either.
+    async fn body(&self) -> Result<Body, Error> {
+        let spool = &self.worker.spool;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match spool.body(self.leased.message.id).await {
+                Err(error) if error.is_of_the_store() => {
+                    if tries >= READ_TRIES && !matches!(spool.health(), Health::Unhealthy(_)) {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(STORE_RETRY).await;
+                }
+                body => return body,
+            }
+        }
+    }
+
     /// The message, if it can be read.
     async fn whole(&self) -> Option<Vec<u8>> {
-        let mut body = self.worker.spool.body(self.leased.message.id).await.ok()?;
+        let mut body = self.body().await.ok()?;
         Some(body.collect(NOTICE_MAX).await.ok()?.0.to_vec())
     }
 
     /// The header of the message, as far as it can be read.
     async fn header(&self) -> Vec<u8> {
-        let Ok(mut body) = self.worker.spool.body(self.leased.message.id).await else { return Vec::new() };
+        let Ok(mut body) = self.body().await else { return Vec::new() };
         read_header(&mut body).await
     }
 }

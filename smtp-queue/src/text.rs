@@ -1,10 +1,11 @@
-//! Recipients as they stand in a row: JSON, so that people and `json_each` can read them.
+//! What rows of all databases hold alike: recipients as JSON, so that people and databases can read them, and checksums.
 
 use serde::{Deserialize, Serialize};
 use smtp_core::types::{Parameters, Rcpt};
 
+use crate::clock::millis;
 use crate::error::Error;
-use crate::job::{Recipient, RecipientState};
+use crate::job::{Job, Message, Recipient, RecipientState, Status};
 
 #[derive(Serialize, Deserialize)]
 struct Text<'a> {
@@ -35,7 +36,7 @@ impl State {
     }
 }
 
-pub(super) fn write(recipients: &[Recipient]) -> Result<String, Error> {
+pub(crate) fn write(recipients: &[Recipient]) -> Result<String, Error> {
     let texts: Vec<_> = recipients
         .iter()
         .map(|recipient| Text {
@@ -54,7 +55,7 @@ pub(super) fn write(recipients: &[Recipient]) -> Result<String, Error> {
 }
 
 /// `None` if it is not what was written.
-pub(super) fn read(text: &str) -> Option<Vec<Recipient>> {
+pub(crate) fn read(text: &str) -> Option<Vec<Recipient>> {
     let texts: Vec<Text<'_>> = serde_json::from_str(text).ok()?;
     let recipient = |text: Text<'_>| {
         let parameters = Parameters::new(&text.parameters).ok()?;
@@ -69,7 +70,28 @@ pub(super) fn read(text: &str) -> Option<Vec<Recipient>> {
     texts.into_iter().map(recipient).collect()
 }
 
-/// A column as text; `None` if it is null or no text.
-pub(super) fn column(row: &rusqlite::Row<'_>, n: usize) -> Option<String> {
-    row.get(n).ok().flatten()
+/// How a status stands in a row.
+pub(crate) const fn status_number(status: Status) -> i64 {
+    match status {
+        Status::Waiting => 0,
+        Status::Held => 1,
+        Status::Quarantined => 2,
+    }
+}
+
+/// The checksum of a message's row.
+pub(crate) fn message_sum(message: &Message, body_sum: u32) -> u32 {
+    let Message { id, accepted, mail, sender, size } = message;
+    let (from, parameters, accepted) = (&mail.from, mail.parameters.as_str(), millis(*accepted));
+    crc32fast::hash(format!("{id}\n{accepted}\n{from}\n{parameters}\n{sender}\n{size}\n{body_sum}").as_bytes())
+}
+
+/// The checksum of a job's row: all of it but how it stands, which may change where the rest cannot be read.
+pub(crate) fn job_sum(job: &Job, recipients: &str) -> u32 {
+    let Job { id, next_hop, priority, turn, attempts, give_up, cancelled, .. } = job;
+    let (due, alarm, expires) = (millis(job.due), millis(job.alarm), millis(job.expires));
+    let text = format!(
+        "{id}\n{next_hop}\n{priority}\n{turn}\n{due}\n{alarm}\n{expires}\n{attempts}\n{give_up}\n{cancelled}\n{recipients}"
+    );
+    crc32fast::hash(text.as_bytes())
 }

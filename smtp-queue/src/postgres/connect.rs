@@ -1,0 +1,359 @@
+//! Where the database is, who we are to it, and connections to it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use object_store::ObjectStore;
+use rustls::ClientConfig;
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+use tokio_postgres::{Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::error::OpenError;
+use crate::spool::Limits;
+
+/// How long a connection may take to be made, and how long anybody waits for one.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the kernel tries to get octets to the database.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Where a [`PgSpool`](crate::PgSpool) is, and how this node works with it.
+#[derive(Clone)]
+pub struct PgSettings {
+    /// What this node is called in the table `node`: the host's name, by default `smtp`. It need not be unique.
+    pub name: String,
+    /// How long a shard stays with a node that says nothing, by the database's clock: 1 min. Renewed every third of it.
+    /// What a node that died was to deliver waits so long.
+    pub lease: Duration,
+    /// Limits. [`Limits::free`] has no meaning here.
+    pub limits: Limits,
+    /// Where bodies over [`Limits::inline`] are, for all nodes alike; by default in their rows. A
+    /// [`LocalFileSystem`](object_store::local::LocalFileSystem) has to have `with_fsync(true)`.
+    pub bodies: Option<Arc<dyn ObjectStore>>,
+    /// How TLS is done. Needed if [`PgSettings::wants_tls`].
+    pub tls: Option<Arc<ClientConfig>>,
+    config: Config,
+    encrypted: bool,
+    ca: Option<PathBuf>,
+    schema: String,
+    shown: String,
+}
+
+impl fmt::Debug for PgSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, lease, shown, encrypted, .. } = self;
+        f.debug_struct("PgSettings")
+            .field("url", shown)
+            .field("name", name)
+            .field("lease", lease)
+            .field("encrypted", encrypted)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PgSettings {
+    /// Reads a URL as libpq has them: `postgres://user@host:port/database?key=value`, several hosts with commas between
+    /// them; a Unix socket as `postgres:///database?host=/run/postgresql`.
+    ///
+    /// The password is that of the URL, or `PGPASSWORD`, or of the file that `passfile=`, `PGPASSFILE` or `~/.pgpass`
+    /// name. `schema=` names the schema that the tables are in, `smtp_queue` if none is.
+    ///
+    /// TLS: `sslmode=verify-full` checks the server's certificate and name, against `sslrootcert=` if that is there;
+    /// `require` and `verify-ca` do just the same, `disable` does without. Without `sslmode` it is `disable` on this
+    /// machine and `verify-full` beyond it. What would go on in clear if somebody in the middle wants it, `prefer` and
+    /// `allow`, is refused.
+    ///
+    /// # Errors
+    /// [`OpenError::Url`]; it never repeats the password.
+    pub fn new(url: &str) -> Result<Self, OpenError> {
+        let wrong = |what: String| OpenError::Url { what };
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(wrong("it has to begin with postgres://".into()));
+        }
+        let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        let (mut mode, mut ca, mut passfile) = (None, None, None);
+        let (mut schema, mut rest, mut shown) = ("smtp_queue".to_owned(), Vec::new(), Vec::new());
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match key {
+                "sslmode" => mode = Some(value),
+                "sslrootcert" => ca = Some(PathBuf::from(decoded(value))),
+                "passfile" => passfile = Some(PathBuf::from(decoded(value))),
+                "schema" => schema = value.to_owned(),
+                _ => rest.push(pair),
+            }
+            if key != "password" {
+                shown.push(pair);
+            }
+        }
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        if schema.is_empty() || schema.len() > 63 || !schema.bytes().all(plain) || schema.as_bytes()[0].is_ascii_digit()
+        {
+            return Err(wrong("schema= takes small letters, digits and _, up to 63, no digit first".into()));
+        }
+        let text = if rest.is_empty() { base.to_owned() } else { format!("{base}?{}", rest.join("&")) };
+        let mut config: Config = text.parse().map_err(|error: tokio_postgres::Error| wrong(cause(&error)))?;
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            return Err(wrong("no host is named".into()));
+        }
+        let encrypted = match mode {
+            Some("disable") => false,
+            Some("require" | "verify-ca" | "verify-full") => true,
+            None => {
+                !config.get_hosts().iter().all(is_here) || !config.get_hostaddrs().iter().all(|ip| ip.is_loopback())
+            }
+            Some("prefer" | "allow") => {
+                return Err(wrong(
+                    "sslmode=prefer and allow protect from nobody; verify-full does, disable says so".into(),
+                ));
+            }
+            Some(_) => return Err(wrong("sslmode= is one of disable, require, verify-ca, verify-full".into())),
+        };
+        if config.get_user().is_none() {
+            config.user(std::env::var("PGUSER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "smtp".into()));
+        }
+        if config.get_password().is_none()
+            && let Some(password) = password(&config, passfile)
+        {
+            config.password(password);
+        }
+        config
+            .ssl_mode(if encrypted { SslMode::Require } else { SslMode::Disable })
+            .target_session_attrs(TargetSessionAttrs::ReadWrite)
+            .connect_timeout(PATIENCE)
+            .keepalives_idle(SILENCE)
+            .tcp_user_timeout(SILENCE)
+            .application_name("smtp");
+        let base = without_password(base);
+        let shown = if shown.is_empty() { base } else { format!("{base}?{}", shown.join("&")) };
+        Ok(Self {
+            name: "smtp".into(),
+            lease: Duration::from_secs(60),
+            limits: Limits::default(),
+            bodies: None,
+            tls: None,
+            config,
+            encrypted,
+            ca,
+            schema,
+            shown,
+        })
+    }
+
+    /// The URL, without a password.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.shown
+    }
+
+    /// Whether [`PgSettings::tls`] is needed.
+    #[must_use]
+    pub const fn wants_tls(&self) -> bool {
+        self.encrypted
+    }
+
+    /// The CA certificates that `sslrootcert=` names; without it, those of the system are meant.
+    #[must_use]
+    pub fn ca(&self) -> Option<&Path> {
+        self.ca.as_deref()
+    }
+
+    pub(super) fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// A pool of up to `max` connections, for one runtime. Nothing is connected yet.
+    pub(super) fn pool(&self, max: usize) -> Result<Pool, OpenError> {
+        let fast = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = match (&self.tls, self.encrypted) {
+            (Some(tls), true) => {
+                let tls = MakeRustlsConnect::new(ClientConfig::clone(tls));
+                Manager::from_config(self.config.clone(), tls, fast)
+            }
+            (None, true) => return Err(OpenError::Url { what: "TLS is wanted, and there is no setting of it".into() }),
+            (_, false) => Manager::from_config(self.config.clone(), NoTls, fast),
+        };
+        let session = Arc::<str>::from(self.session());
+        let hook = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
+            let session = Arc::clone(&session);
+            Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
+        });
+        Pool::builder(manager)
+            .max_size(max)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(PATIENCE))
+            .create_timeout(Some(PATIENCE))
+            .recycle_timeout(Some(PATIENCE))
+            .post_create(hook)
+            .build()
+            .map_err(|error| OpenError::Server { server: self.shown.clone(), reason: error.to_string() })
+    }
+
+    /// What holds for every session: where the tables are; that a commit is on disk when it returns; that a node which
+    /// hangs in the middle of a transaction lets go of its locks; that what is asked for by an index is found by it,
+    /// also right after the tables were empty.
+    fn session(&self) -> String {
+        let idle = (self.lease / 2).clamp(Duration::from_secs(2), PATIENCE).as_millis();
+        format!(
+            "SET search_path TO {}; \
+             SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'; \
+             SET idle_in_transaction_session_timeout TO {idle}; \
+             SET enable_seqscan TO off; \
+             SET default_transaction_isolation TO 'read committed'",
+            self.schema
+        )
+    }
+}
+
+fn is_here(host: &Host) -> bool {
+    match host {
+        Host::Unix(_) => true,
+        Host::Tcp(name) => name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+    }
+}
+
+/// The URL's part before `?`, without what stands between a colon and the last `@`.
+fn without_password(base: &str) -> String {
+    let Some((scheme, rest)) = base.split_once("://") else { return base.to_owned() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    match authority.rsplit_once('@') {
+        Some((user, hosts)) => {
+            let user = user.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}@{hosts}{path}")
+        }
+        None => base.to_owned(),
+    }
+}
+
+/// The text with `%xx` replaced.
+fn decoded(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let mut rest = bytes.clone();
+        let hex = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16)).and_then(|n| u8::try_from(n).ok());
+        match (byte, hex(rest.next()), hex(rest.next())) {
+            (b'%', Some(high), Some(low)) => {
+                out.push(high << 4 | low);
+                bytes = rest;
+            }
+            _ => out.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A password that does not stand in the URL: from the environment, or a file as libpq has it.
+fn password(config: &Config, passfile: Option<PathBuf>) -> Option<String> {
+    if let Ok(password) = std::env::var("PGPASSWORD") {
+        return Some(password);
+    }
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".pgpass"));
+    let path = passfile.or_else(|| std::env::var_os("PGPASSFILE").map(PathBuf::from)).or_else(home)?;
+    let found = std::fs::metadata(&path).ok()?;
+    if std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o077 != 0 {
+        tracing::warn!(file = %path.display(), "others can read this password file, so it is not used; chmod 600 helps");
+        return None;
+    }
+    let host = match config.get_hosts().first()? {
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(path) => path.display().to_string(),
+    };
+    let port = config.get_ports().first().copied().unwrap_or(5_432).to_string();
+    let user = config.get_user()?;
+    from_passfile(&std::fs::read_to_string(&path).ok()?, [&host, &port, config.get_dbname().unwrap_or(user), user])
+}
+
+/// The last field of the first line whose others fit: `host:port:database:user:password`, `*` fits all, and `\` stands
+/// before a colon that separates nothing.
+fn from_passfile(text: &str, wanted: [&str; 4]) -> Option<String> {
+    text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
+        let mut fields = vec![String::new()];
+        let mut chars = line.chars();
+        while let Some(c) = chars.next() {
+            match c {
+                ':' if fields.len() < 5 => fields.push(String::new()),
+                '\\' => fields.last_mut()?.extend(chars.next()),
+                c => fields.last_mut()?.push(c),
+            }
+        }
+        let password = fields.get(4)?.clone();
+        let fits = fields.iter().zip(wanted).all(|(field, wanted)| field == "*" || field == wanted);
+        fits.then_some(password)
+    })
+}
+
+/// What an error of the client means, with what is below it.
+pub(super) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let below = error.to_string();
+        if !text.contains(&below) {
+            text = format!("{text}: {below}");
+        }
+        next = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_is_what_a_url_without_a_word_about_it_gets_beyond_this_machine() {
+        for (url, tls) in [
+            ("postgres://smtp@localhost/mail", false),
+            ("postgres://smtp@127.0.0.1:5433/mail", false),
+            ("postgres:///mail?host=/run/postgresql&user=smtp", false),
+            ("postgres://smtp@db.example/mail", true),
+            ("postgres://smtp@localhost,db.example/mail", true),
+            ("postgres://smtp@db.example/mail?sslmode=disable", false),
+            ("postgres://smtp@localhost/mail?sslmode=require", true),
+            ("postgres://smtp@localhost/mail?sslmode=verify-full&sslrootcert=/etc/ca%20s.pem", true),
+        ] {
+            assert_eq!(PgSettings::new(url).unwrap().wants_tls(), tls, "{url}");
+        }
+        let settings = PgSettings::new("postgres://a@h/d?sslrootcert=/etc/ca%20s.pem").unwrap();
+        assert_eq!(settings.ca(), Some(Path::new("/etc/ca s.pem")));
+        assert!(settings.pool(1).is_err(), "connected in clear though TLS is wanted");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_no_password_is_repeated() {
+        for (url, part) in [
+            ("mysql://jo:hunter2@h/d", "postgres://"),
+            ("postgres://jo:hunter2@h/d?sslmode=prefer", "protect from nobody"),
+            ("postgres://jo:hunter2@h/d?sslmode=x", "is one of disable"),
+            ("postgres://jo:hunter2@h/d?schema=Mail", "small letters"),
+            ("postgres://jo:hunter2@h/d?schema=a;b", "small letters"),
+            ("postgres://jo:hunter2@h/d?nonsense=1", "nonsense"),
+            ("postgres:///d?user=jo&password=hunter2", "no host"),
+        ] {
+            let error = PgSettings::new(url).unwrap_err().to_string();
+            assert!(error.contains(part) && !error.contains("hunter2"), "{url}: {error}");
+        }
+        for url in ["postgres://jo:hun:t%40er2@h:5/d?schema=x", "postgres://jo@h/d?password=hunter2&schema=x"] {
+            let settings = PgSettings::new(url).unwrap();
+            for text in [settings.url().to_owned(), format!("{settings:?}")] {
+                assert!(text.contains("jo@h") && text.contains("schema=x"), "{text}");
+                assert!(!text.contains("hun") && !text.contains("er2"), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_password_file_is_read_as_libpq_reads_it() {
+        let text = "# none\nother:5432:mail:smtp:no\n*:*:mail:smtp:a\\:b\\\\c:d\n*:*:*:*:last\n";
+        let wanted = |host, database| from_passfile(text, [host, "5432", database, "smtp"]);
+        assert_eq!(wanted("db", "mail").as_deref(), Some("a:b\\c:d"));
+        assert_eq!(wanted("other", "mail").as_deref(), Some("no"));
+        assert_eq!(wanted("db", "x").as_deref(), Some("last"));
+        assert_eq!(from_passfile("a:b:c\n", ["a", "b", "c", "d"]), None);
+    }
+}

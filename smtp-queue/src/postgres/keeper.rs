@@ -1,0 +1,185 @@
+//! Keeps this node's shards: renews their leases, takes those that nobody has, gives those back that are too many.
+//!
+//! All by the database's clock. A shard's epoch grows with every change of its owner, and every settlement is made under
+//! the epoch that its job was leased by.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use deadpool_postgres::{Client, Pool};
+use object_store::ObjectStore;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::rows::pool_cause;
+use super::schema::SHARDS;
+use super::shards::Shards;
+use super::writer::Request;
+use super::{State, bodies};
+
+const SEEN: &str = "\
+    INSERT INTO node(token, name, until) VALUES ($1, $2, now() + $3 * interval '1 millisecond') \
+    ON CONFLICT (token) DO UPDATE SET until = excluded.until";
+
+const NODES: &str = "SELECT count(*) FROM node WHERE until > now()";
+
+/// Also those whose time is over, as long as nobody has taken them.
+const RENEW: &str = "\
+    WITH mine AS (SELECT id FROM shard WHERE owner = $1 ORDER BY id FOR UPDATE) \
+    UPDATE shard SET until = now() + $2 * interval '1 millisecond' FROM mine WHERE shard.id = mine.id \
+    RETURNING shard.id, shard.epoch";
+
+const TAKE: &str = "\
+    WITH free AS (SELECT id FROM shard WHERE owner IS NULL OR until < now() ORDER BY id LIMIT $3 \
+    FOR UPDATE SKIP LOCKED) \
+    UPDATE shard SET owner = $1, epoch = shard.epoch + 1, until = now() + $2 * interval '1 millisecond' \
+    FROM free WHERE shard.id = free.id RETURNING shard.id, shard.epoch";
+
+const GIVE: &str = "UPDATE shard SET owner = NULL WHERE id = ANY($1::int4[]) AND owner = $2";
+
+const GIVE_ALL: &str = "UPDATE shard SET owner = NULL WHERE owner = $1";
+
+const FORGET: &str = "DELETE FROM node WHERE token = $1 OR until < now() - interval '1 day'";
+
+/// The longest time between two looks at what others have done, while they cost little.
+const POLL: Duration = Duration::from_secs(1);
+/// The longest time, whatever they cost.
+const POLL_MAX: Duration = Duration::from_secs(5);
+/// How long a renewal may take at least: one that is cut short was for nothing.
+const TURN: Duration = Duration::from_secs(5);
+/// How often bodies that no row names are looked for.
+const SWEEP: Duration = Duration::from_secs(60 * 60);
+
+/// What a renewal gave.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    /// The shards that are ours, with the epochs of their ownership.
+    pub(super) owned: HashMap<i32, i64>,
+    /// How many may be.
+    pub(super) share: usize,
+    /// Until when they are at least.
+    pub(super) until: Instant,
+}
+
+impl Renewal {
+    /// There is much less than there may be.
+    pub(super) fn wants_more(&self) -> bool {
+        self.owned.len() * 10 < self.share * 9
+    }
+}
+
+pub(super) struct Keeper {
+    pub(super) pool: Pool,
+    pub(super) shards: Arc<Shards>,
+    pub(super) state: Arc<State>,
+    pub(super) name: String,
+    pub(super) lease: Duration,
+    pub(super) bodies: Option<Arc<dyn ObjectStore>>,
+}
+
+impl Keeper {
+    /// Works until it is stopped, or nobody has the spool any more; then it gives everything back.
+    ///
+    /// `wants_more`: what others leave is waited for, and so looked for more often.
+    pub(super) async fn run(self, requests: mpsc::WeakSender<Request>, mut wants_more: bool, stop: CancellationToken) {
+        let third = self.lease / 3;
+        let poll = third.min(POLL);
+        let (mut renewed, mut looked, mut swept) = (Instant::now(), Instant::now(), None::<Instant>);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(poll) => {}
+            }
+            let Some(requests) = requests.upgrade() else { break };
+            if wants_more || renewed.elapsed() + poll > third {
+                match tokio::time::timeout(third.max(TURN), self.turn(&requests)).await {
+                    Ok(Ok(less)) => (renewed, wants_more) = (Instant::now(), less),
+                    Ok(Err(error)) => tracing::warn!(error, "the shards of this node cannot be renewed now"),
+                    Err(_) => tracing::warn!("the database takes too long to renew the shards of this node"),
+                }
+            }
+            // One that is large is looked at less often, so that looking is never most of the work.
+            if looked.elapsed() >= (self.state.look_took() * 20).min(POLL_MAX)
+                && requests.try_send(Request::Look).is_ok()
+            {
+                looked = Instant::now();
+            }
+            if self.bodies.is_some() && swept.is_none_or(|at| at.elapsed() > SWEEP) {
+                swept = Some(Instant::now());
+                self.sweep().await;
+            }
+        }
+        let given = tokio::time::timeout(Duration::from_secs(5), self.give_all()).await;
+        if !matches!(given, Ok(Ok(()))) {
+            tracing::warn!("the shards of this node could not be given back; others wait until their leases end");
+        }
+    }
+
+    /// What is ours after a renewal, and how much may be.
+    pub(super) async fn renew(&self) -> Result<Renewal, String> {
+        let client = self.client().await?;
+        let (token, lease) = (self.shards.token(), self.lease.as_secs_f64() * 1e3);
+        // Counted from before it was asked for: here it is over no later than there.
+        let asked = Instant::now();
+        let seen = client.prepare_cached(SEEN).await.map_err(what)?;
+        client.execute(&seen, &[&token, &self.name, &lease]).await.map_err(what)?;
+        let nodes: i64 = client.query_one(NODES, &[]).await.map_err(what)?.get(0);
+        let all = usize::try_from(SHARDS).unwrap_or_default();
+        let share = all.div_ceil(usize::try_from(nodes).unwrap_or(1).max(1));
+        let renew = client.prepare_cached(RENEW).await.map_err(what)?;
+        let rows = client.query(&renew, &[&token, &lease]).await.map_err(what)?;
+        let mut owned: HashMap<i32, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        if let Some(room) = share.checked_sub(owned.len()).filter(|room| *room > 0) {
+            let take = client.prepare_cached(TAKE).await.map_err(what)?;
+            let room = i64::try_from(room).unwrap_or(i64::MAX);
+            let rows = client.query(&take, &[&token, &lease, &room]).await.map_err(what)?;
+            if !rows.is_empty() {
+                tracing::info!(shards = rows.len(), nodes, "this node has taken over work");
+            }
+            owned.extend(rows.iter().map(|row| (row.get::<_, i32>(0), row.get::<_, i64>(1))));
+        }
+        Ok(Renewal { owned, share, until: asked + self.lease })
+    }
+
+    /// Renews, and gives surplus back. True if there is much less than there may be.
+    async fn turn(&self, requests: &mpsc::Sender<Request>) -> Result<bool, String> {
+        let renewal = self.renew().await?;
+        let less = renewal.wants_more();
+        let (reply, idle) = oneshot::channel();
+        let gone = |_| "the spool is closed".to_owned();
+        requests.send(Request::Owned { renewal, reply }).await.map_err(|_| gone(()))?;
+        let idle = idle.await.map_err(|_| gone(()))?;
+        if !idle.is_empty() {
+            let client = self.client().await?;
+            client.execute(GIVE, &[&idle, &self.shards.token()]).await.map_err(what)?;
+            tracing::info!(shards = idle.len(), "this node has given work to another");
+        }
+        Ok(less)
+    }
+
+    async fn give_all(&self) -> Result<(), String> {
+        let client = self.client().await?;
+        client.execute(GIVE_ALL, &[&self.shards.token()]).await.map_err(what)?;
+        client.execute(FORGET, &[&self.shards.token()]).await.map_err(what)?;
+        Ok(())
+    }
+
+    async fn sweep(&self) {
+        let (Some(store), Ok(client)) = (&self.bodies, self.client().await) else { return };
+        match bodies::sweep(store, &client, SystemTime::now()).await {
+            Ok(0) => {}
+            Ok(swept) => tracing::info!(swept, "removed bodies of messages that were never accepted, or are gone"),
+            Err(error) => tracing::warn!(%error, "bodies of messages that are gone were not looked for"),
+        }
+    }
+
+    async fn client(&self) -> Result<Client, String> {
+        self.pool.get().await.map_err(|error| pool_cause(&error))
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn what(error: tokio_postgres::Error) -> String {
+    super::connect::cause(&error)
+}

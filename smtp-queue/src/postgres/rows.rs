@@ -1,0 +1,681 @@
+//! Rows in PostgreSQL, as the engine wants them: one thread, one connection, one batch at a time.
+//!
+//! What a batch will need is read at once and kept until it ends; what it writes is gathered and sent at once. So a batch
+//! costs one or two round trips, however many operations are in it.
+
+mod read;
+mod sql;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use deadpool_postgres::{Object, Pool, PoolError};
+use tokio::runtime::Runtime;
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+
+use super::connect::cause;
+use super::key::Key;
+use super::pending::{JobRow, MessageRow, Pending, signed};
+use super::shards::{Shards, home};
+use crate::clock::millis;
+use crate::engine::{Read, Rows, StoredBody};
+use crate::error::Error;
+use crate::id::{JobId, MessageId};
+use crate::job::{Job, Lane, Message, Status};
+use crate::lanes::{Fence, LaneIndex, Lanes, Leases};
+use crate::spool::{Lease, Stats};
+use crate::text::{self, job_sum, status_number};
+use read::Cached;
+
+/// How long the database may take for one round trip.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where the batch's transaction stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transaction {
+    None,
+    /// It begins with the first statement that needs it.
+    Wanted,
+    Open,
+}
+
+/// The tables, as one node sees them.
+pub(super) struct PgRows {
+    runtime: Runtime,
+    pool: Pool,
+    client: Option<Object>,
+    /// Why nothing is asked of the database until it is reached again.
+    broken: Option<String>,
+    shards: Arc<Shards>,
+    transaction: Transaction,
+    pending: Pending,
+    batch: Batch,
+    /// When each lane has the first alarm of a job that nobody has.
+    alarms: Lanes,
+    /// Lanes with jobs in another shard than their own: what was rerouted stays where it was while somebody works on it.
+    strays: HashMap<Lane, BTreeSet<i32>>,
+}
+
+/// What is known for the length of a batch.
+#[derive(Debug, Default)]
+struct Batch {
+    jobs: HashMap<JobId, Option<Cached>>,
+    messages: HashMap<MessageId, Option<(Read<Message>, bool)>>,
+    /// The numbers of all jobs of messages that are locked, or new.
+    members: HashMap<MessageId, HashSet<u32>>,
+    /// Epochs of shards that are ours, and locked.
+    rights: HashMap<i32, i64>,
+    /// By which leases jobs are being settled.
+    settling: HashMap<JobId, i64>,
+    /// What is due in lanes, as far as it was asked for.
+    due: HashMap<Lane, (usize, Vec<(SystemTime, JobId)>)>,
+}
+
+impl fmt::Debug for PgRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PgRows").field("broken", &self.broken).field("shards", &self.shards).finish_non_exhaustive()
+    }
+}
+
+impl PgRows {
+    /// For the thread that owns `runtime`, and `pool` with it.
+    pub(super) fn new(runtime: Runtime, pool: Pool, shards: Arc<Shards>) -> Self {
+        Self {
+            runtime,
+            pool,
+            client: None,
+            broken: None,
+            shards,
+            transaction: Transaction::None,
+            pending: Pending::default(),
+            batch: Batch::default(),
+            alarms: Lanes::default(),
+            strays: HashMap::new(),
+        }
+    }
+
+    /// Why the database is not asked any more.
+    pub(super) fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
+    }
+
+    /// From now on it is asked again, over a new connection.
+    pub(super) fn mend(&mut self) {
+        self.broken = None;
+    }
+
+    /// Jobs that were told to end, in shards of ours.
+    pub(super) fn cancelled(&mut self) -> Result<Vec<JobId>, Error> {
+        let rows =
+            self.query("SELECT message, n, shard FROM job WHERE cancelled ORDER BY message, n LIMIT 1000", &[])?;
+        let ours = rows.iter().filter(|row| self.shards.may_use(row.get(2)));
+        Ok(ours.map(|row| read::job_id(row, 0)).collect())
+    }
+
+    fn connect(&mut self) -> Result<&Object, Error> {
+        if let Some(reason) = &self.broken {
+            return Err(Error::Unhealthy(reason.clone()));
+        }
+        if self.client.is_none() {
+            match self.runtime.block_on(self.pool.get()) {
+                Ok(client) => self.client = Some(client),
+                Err(error) => {
+                    let reason = format!("the database is not reached: {}", pool_cause(&error));
+                    self.broken = Some(reason.clone());
+                    return Err(Error::Storage(reason));
+                }
+            }
+        }
+        self.client.as_ref().ok_or(Error::Closed)
+    }
+
+    /// One round trip.
+    fn ask<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&Object, &Pending) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, Error> {
+        self.connect()?;
+        let Self { runtime, client, broken, pending, .. } = self;
+        let Some(connection) = client.as_ref() else { return Err(Error::Closed) };
+        let asked = runtime.block_on(async { tokio::time::timeout(PATIENCE, work(connection, pending)).await });
+        let (error, is_ours) = match asked {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => (describe(&error), error.code().is_some_and(is_passing)),
+            Err(_) => (Error::Storage("the database does not answer".into()), false),
+        };
+        if !is_ours && !matches!(error, Error::Full(_)) {
+            *broken = Some(error.to_string());
+        }
+        Err(error)
+    }
+
+    fn query(&mut self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
+        self.flush()?;
+        let rows = self.ask(async |client, _| {
+            let statement = client.prepare_cached(sql).await?;
+            client.query(&statement, params).await
+        });
+        self.dropped_if_broken(rows)
+    }
+
+    /// A connection that failed is not used again.
+    fn dropped_if_broken<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        if self.broken.is_some()
+            && let Some(client) = self.client.take()
+        {
+            drop(Object::take(client));
+            self.transaction = Transaction::None;
+        }
+        result
+    }
+
+    /// Sends what is gathered, so that what is read next is read behind it.
+    fn flush(&mut self) -> Result<(), Error> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let begin = self.transaction == Transaction::Wanted;
+        let sent = self.ask(async |client, pending| pending.send(client, begin, false).await);
+        self.dropped_if_broken(sent)?;
+        self.transaction = Transaction::Open;
+        self.pending = Pending::default();
+        self.batch.due.clear();
+        Ok(())
+    }
+
+    /// Begins the transaction, if it has not begun.
+    fn open(&mut self) -> Result<(), Error> {
+        self.flush()?;
+        if self.transaction == Transaction::Wanted {
+            let begun = self.ask(async |client, _| client.batch_execute("BEGIN").await);
+            self.dropped_if_broken(begun)?;
+            self.transaction = Transaction::Open;
+        }
+        Ok(())
+    }
+
+    /// Locks messages, so that nobody else changes their jobs, and reads all of those.
+    fn lock(&mut self, messages: &BTreeSet<MessageId>) -> Result<(), Error> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        self.open()?;
+        let ids: Vec<_> = messages.iter().map(|id| Key(*id)).collect();
+        let rows = self.ask(async |client, _| {
+            let (lock, jobs) = (client.prepare_cached(sql::LOCK).await?, client.prepare_cached(sql::JOBS_OF).await?);
+            let (params, same): ([&(dyn ToSql + Sync); 1], [&(dyn ToSql + Sync); 1]) = ([&ids], [&ids]);
+            // One behind the other on one connection: the jobs are read when the locks are held.
+            let (_, rows) = tokio::try_join!(client.query(&lock, &params), client.query(&jobs, &same))?;
+            Ok(rows)
+        });
+        let rows = self.dropped_if_broken(rows)?;
+        for id in messages {
+            self.batch.members.insert(*id, HashSet::new());
+        }
+        for row in &rows {
+            let id = self.remember(row, 0);
+            self.batch.members.entry(id.message).or_default().insert(id.n);
+        }
+        Ok(())
+    }
+
+    /// Keeps a row of the usual columns, from `at` on.
+    fn remember(&mut self, row: &Row, at: usize) -> JobId {
+        let (id, job, message) = read::row(row, at);
+        self.batch.jobs.insert(id, Some(job));
+        self.batch.messages.insert(id.message, message);
+        id
+    }
+
+    fn load(&mut self, ids: &[JobId]) -> Result<(), Error> {
+        let (messages, numbers): (Vec<_>, Vec<_>) = ids.iter().map(|id| (Key(id.message), signed(id.n))).unzip();
+        let rows = self.query(sql::JOBS, &[&messages, &numbers])?;
+        for id in ids {
+            self.batch.jobs.entry(*id).or_insert(None);
+        }
+        for row in &rows {
+            self.remember(row, 0);
+        }
+        Ok(())
+    }
+
+    /// Where jobs of a lane may be that are ours now.
+    fn shards_of(&self, lane: &Lane) -> Vec<i32> {
+        let strays = self.strays.get(lane).into_iter().flatten().copied();
+        let mut shards: Vec<_> = strays.chain([home(&lane.next_hop)]).filter(|id| self.shards.may_use(*id)).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        shards
+    }
+
+    /// Lanes with the shards that they are in, column by column, and which of `lanes` each is.
+    fn places<'a>(&self, lanes: impl Iterator<Item = (usize, &'a Lane)>) -> Places<'a> {
+        let mut places = Places::default();
+        for (n, lane) in lanes {
+            for shard in self.shards_of(lane) {
+                places.of.push(n);
+                places.shard.push(shard);
+                places.next_hop.push(lane.next_hop.as_str());
+                places.priority.push(lane.priority.into());
+            }
+        }
+        places
+    }
+
+    /// The jobs that `sql` finds in lanes, by lane, each with its time, in order.
+    fn find(
+        &mut self,
+        sql: &str,
+        lanes: &[&Lane],
+        now: SystemTime,
+        max: usize,
+        turn: Option<i64>,
+    ) -> Result<Vec<Vec<(SystemTime, JobId)>>, Error> {
+        self.flush()?;
+        let mut found = vec![Vec::new(); lanes.len()];
+        let Places { of, shard, next_hop, priority } = self.places(lanes.iter().copied().enumerate());
+        if of.is_empty() {
+            return Ok(found);
+        }
+        let (now, max_rows) = (millis(now), i64::try_from(max).unwrap_or(i64::MAX));
+        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&shard, &next_hop, &priority, &now, &max_rows];
+        if let Some(turn) = &turn {
+            params.push(turn);
+        }
+        for row in self.query(sql, &params)? {
+            let id = self.remember(&row, 2);
+            let place = usize::try_from(row.get::<_, i64>(0) - 1).ok().and_then(|n| of.get(n));
+            if let Some(jobs) = place.and_then(|n| found.get_mut(*n)) {
+                jobs.push((crate::clock::from_millis(row.get(1)), id));
+            }
+        }
+        for jobs in &mut found {
+            jobs.sort_unstable();
+            jobs.truncate(max);
+        }
+        Ok(found)
+    }
+
+    /// The first times of these lanes: due, and alarm, of jobs that nobody has.
+    fn first_times(&mut self, lanes: &[Lane], leases: &Leases) -> Result<Vec<Times>, Error> {
+        let mut times = vec![(None, None); lanes.len()];
+        let mut open: Vec<usize> = (0..lanes.len()).collect();
+        let leased = |n: &usize| lanes.get(*n).map_or(0, |lane| leases.in_lane(lane));
+        let mut max = open.iter().map(leased).max().unwrap_or_default() + 1;
+        // Where all that came is leased, though fewer leases were known there, more is asked for.
+        while !open.is_empty() {
+            self.flush()?;
+            let Places { of, shard, next_hop, priority } =
+                self.places(open.iter().filter_map(|n| lanes.get(*n).map(|lane| (*n, lane))));
+            if of.is_empty() {
+                break;
+            }
+            let limit = i64::try_from(max).unwrap_or(i64::MAX);
+            let found = self.ask(async |client, _| {
+                let due = client.prepare_cached(sql::FIRST_DUE).await?;
+                let alarm = client.prepare_cached(sql::FIRST_ALARM).await?;
+                let params: [&(dyn ToSql + Sync); 4] = [&shard, &next_hop, &priority, &limit];
+                tokio::try_join!(client.query(&due, &params), client.query(&alarm, &params))
+            });
+            let (due, alarm) = self.dropped_if_broken(found)?;
+            let mut counts = HashMap::<i64, usize>::new();
+            for (rows, is_due) in [(&due, true), (&alarm, false)] {
+                for row in rows {
+                    let (place, time, id) = (row.get::<_, i64>(0), row.get(1), read::job_id(row, 2));
+                    if is_due {
+                        *counts.entry(place).or_default() += 1;
+                    }
+                    let n = usize::try_from(place - 1).ok().and_then(|n| of.get(n));
+                    let Some(times) = n.and_then(|n| times.get_mut(*n)) else { continue };
+                    if leases.get(id).is_none() {
+                        let time = crate::clock::from_millis(time);
+                        let first = if is_due { &mut times.0 } else { &mut times.1 };
+                        *first = Some(first.map_or(time, |first: SystemTime| first.min(time)));
+                    }
+                }
+            }
+            let full: HashSet<usize> = counts
+                .into_iter()
+                .filter(|(_, count)| *count >= max)
+                .filter_map(|(place, _)| usize::try_from(place - 1).ok().and_then(|n| of.get(n)).copied())
+                .collect();
+            open.retain(|n| full.contains(n) && times.get(*n).is_some_and(|(due, _)| due.is_none()));
+            if max > leases.len() {
+                break;
+            }
+            max = (max * 8).min(leases.len() + 1);
+        }
+        Ok(times)
+    }
+
+    /// Every lane with jobs that wait, in shards of ours, with its first times, leased jobs and all.
+    fn scan_lanes(&mut self) -> Result<Vec<(Lane, i32, Times)>, Error> {
+        let rows = self.query(sql::LANES, &[])?;
+        let lane = |row: &Row| {
+            let shard: i32 = row.get(0);
+            let lane = read::lane(row.get(1), row.get(2));
+            let time = |at: usize| row.get::<_, Option<i64>>(at).map(crate::clock::from_millis);
+            self.shards.may_use(shard).then(|| (lane, shard, (time(3), time(4))))
+        };
+        Ok(rows.iter().filter_map(lane).collect())
+    }
+
+    fn cached(&self, id: JobId) -> Option<&Cached> {
+        self.batch.jobs.get(&id)?.as_ref()
+    }
+}
+
+/// When a lane's first job that nobody has is due, and when its first alarm comes.
+type Times = (Option<SystemTime>, Option<SystemTime>);
+
+/// Lanes and their shards, column by column.
+#[derive(Default)]
+struct Places<'a> {
+    of: Vec<usize>,
+    shard: Vec<i32>,
+    next_hop: Vec<&'a str>,
+    priority: Vec<i32>,
+}
+
+pub(super) fn pool_cause(error: &PoolError) -> String {
+    cause(error)
+}
+
+/// Of a transaction that met another; the next one may fare better, on the same connection.
+fn is_passing(code: &SqlState) -> bool {
+    [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED].contains(code)
+}
+
+pub(super) fn describe(error: &tokio_postgres::Error) -> Error {
+    match error.code() {
+        Some(code) if *code == SqlState::DISK_FULL => Error::Full(format!("the database: {}", cause(error))),
+        _ => Error::Storage(format!("the database: {}", cause(error))),
+    }
+}
+
+impl LaneIndex for PgRows {
+    fn next_turn(&mut self, lane: &Lane, after: Option<i64>) -> Result<Option<i64>, Error> {
+        let (shards, priority) = (self.shards_of(lane), i32::from(lane.priority));
+        let after = after.unwrap_or(i64::MIN);
+        let rows = self.query(sql::NEXT_TURN, &[&shards, &lane.next_hop.as_str(), &priority, &after])?;
+        Ok(rows.first().and_then(|row| row.get(0)))
+    }
+
+    fn ready(
+        &mut self,
+        lane: &Lane,
+        turn: Option<i64>,
+        now: SystemTime,
+        max: usize,
+    ) -> Result<Vec<(SystemTime, JobId)>, Error> {
+        self.flush()?;
+        if turn.is_none()
+            && let Some((asked, jobs)) = self.batch.due.get(lane)
+            && (jobs.len() < *asked || max <= jobs.len())
+        {
+            return Ok(jobs.iter().take(max).copied().collect());
+        }
+        let sql = if turn.is_some() { sql::DUE_OF } else { sql::DUE };
+        Ok(self.find(sql, &[lane], now, max, turn)?.pop().unwrap_or_default())
+    }
+}
+
+impl Rows for PgRows {
+    fn start(&mut self) {
+        self.batch = Batch::default();
+    }
+
+    fn begin(&mut self) -> Result<(), Error> {
+        self.transaction = Transaction::Wanted;
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), Error> {
+        let begin = self.transaction == Transaction::Wanted;
+        if !self.pending.is_empty() || !begin {
+            let sent = self.ask(async |client, pending| pending.send(client, begin, true).await);
+            self.dropped_if_broken(sent)?;
+        }
+        self.pending = Pending::default();
+        self.transaction = Transaction::None;
+        self.batch = Batch::default();
+        Ok(())
+    }
+
+    fn rollback(&mut self) {
+        self.pending = Pending::default();
+        self.batch = Batch::default();
+        if self.transaction != Transaction::None && self.client.is_some() {
+            let undone = self.ask(async |client, _| client.batch_execute("ROLLBACK").await);
+            let _ = self.dropped_if_broken(undone);
+        }
+        self.transaction = Transaction::None;
+    }
+
+    fn insert_message(&mut self, message: &Message, body: &StoredBody) -> Result<(), Error> {
+        let (content, body_sum) = match body {
+            StoredBody::Row { content, sum } => (Some(content.clone()), *sum),
+            StoredBody::File(sealed) => (None, sealed.sum()),
+        };
+        self.batch.members.insert(message.id, HashSet::new());
+        self.batch.messages.insert(message.id, Some((Read::Whole(message.clone()), content.is_none())));
+        self.pending.insert_message(MessageRow { message: message.clone(), body_sum, content });
+        Ok(())
+    }
+
+    fn delete_message(&mut self, id: MessageId) -> Result<bool, Error> {
+        self.message(id)?;
+        let is_file = matches!(self.batch.messages.get(&id), Some(Some((_, true))));
+        self.batch.messages.insert(id, None);
+        self.pending.delete_message(id);
+        Ok(is_file)
+    }
+
+    fn message(&mut self, id: MessageId) -> Result<Read<Message>, Error> {
+        if !self.batch.messages.contains_key(&id) {
+            let rows = self.query(sql::MESSAGE, &[&Key(id)])?;
+            let message = rows.first().and_then(|row| read::message(row, 0));
+            self.batch.messages.insert(id, message);
+        }
+        let known = self.batch.messages.get(&id).cloned().flatten();
+        Ok(known.map_or(Read::Missing, |(message, _)| message))
+    }
+
+    fn insert_job(&mut self, job: &Job) -> Result<(), Error> {
+        let recipients = text::write(&job.recipients)?;
+        let (mut shard, mut lease) = match self.cached(job.id) {
+            Some(known) => (known.shard, known.lease),
+            None => (home(&job.next_hop), 0),
+        };
+        // Nobody works on it any more: it goes where its next hop belongs.
+        if let Some(settled) = self.batch.settling.get(&job.id) {
+            (shard, lease) = (home(&job.next_hop), *settled);
+        }
+        if shard != home(&job.next_hop) {
+            self.strays.entry(job.lane()).or_default().insert(shard);
+        }
+        if let Some(members) = self.batch.members.get_mut(&job.id.message) {
+            members.insert(job.id.n);
+        }
+        let sum = job_sum(job, &recipients);
+        self.batch.jobs.insert(job.id, Some(Cached { read: Read::Whole(job.clone()), shard, lease }));
+        self.pending.write_job(JobRow { job: job.clone(), recipients, sum, shard, lease });
+        Ok(())
+    }
+
+    fn update_job(&mut self, job: &Job) -> Result<(), Error> {
+        self.job(job.id)?;
+        self.insert_job(job)
+    }
+
+    fn delete_job(&mut self, id: JobId) -> Result<(), Error> {
+        if let Some(members) = self.batch.members.get_mut(&id.message) {
+            members.remove(&id.n);
+        }
+        self.batch.jobs.insert(id, None);
+        self.pending.delete_job(id);
+        Ok(())
+    }
+
+    fn job(&mut self, id: JobId) -> Result<Read<Job>, Error> {
+        if !self.batch.jobs.contains_key(&id) {
+            self.load(&[id])?;
+        }
+        Ok(self.cached(id).map_or(Read::Missing, |known| known.read.clone()))
+    }
+
+    fn has_jobs(&mut self, message: MessageId) -> Result<bool, Error> {
+        if !self.batch.members.contains_key(&message) {
+            self.lock(&BTreeSet::from([message]))?;
+        }
+        Ok(self.batch.members.get(&message).is_some_and(|members| !members.is_empty()))
+    }
+
+    fn set_status(&mut self, id: JobId, status: Status, reason: Option<&str>) -> Result<(), Error> {
+        self.open()?;
+        let reason = reason.map(|reason| reason.replace('\0', "\u{fffd}"));
+        let sql = "UPDATE job SET status = $3, reason = $4 WHERE message = $1 AND n = $2";
+        self.query(sql, &[&Key(id.message), &signed(id.n), &status_number(status), &reason])?;
+        self.batch.jobs.remove(&id);
+        self.batch.due.clear();
+        Ok(())
+    }
+
+    fn alarms(&mut self, now: SystemTime, max: usize) -> Result<Vec<(SystemTime, JobId)>, Error> {
+        let lanes: Vec<_> = self.alarms.due(now).cloned().collect();
+        let lanes: Vec<_> = lanes.iter().collect();
+        let mut all = self.find(sql::ALARMS, &lanes, now, max, None)?.concat();
+        all.sort_unstable();
+        all.truncate(max);
+        Ok(all)
+    }
+
+    fn scan(&mut self, after: Option<JobId>, message: Option<MessageId>, max: usize) -> Result<Vec<JobId>, Error> {
+        let first = message.map(|message| (message, -1));
+        let after = after.map(|after| (after.message, signed(after.n)));
+        let (start, n) = after.max(first).unwrap_or((MessageId::from_parts(0, 0), -1));
+        let last = message.unwrap_or(MessageId::from_parts(u64::MAX, u64::MAX));
+        let max = i64::try_from(max).unwrap_or(i64::MAX);
+        let rows = self.query(sql::SCAN, &[&Key(start), &n, &Key(last), &max])?;
+        let ids: Vec<_> = rows.iter().map(|row| read::job_id(row, 0)).collect();
+        if self.transaction == Transaction::None {
+            self.load(&ids)?;
+        } else {
+            // They are about to be changed.
+            self.lock(&ids.iter().map(|id| id.message).collect())?;
+        }
+        Ok(ids)
+    }
+
+    fn lanes(&mut self) -> Result<Vec<Lane>, Error> {
+        let lanes: BTreeSet<_> = self.scan_lanes()?.into_iter().map(|(lane, ..)| lane).collect();
+        Ok(lanes.into_iter().collect())
+    }
+
+    fn stats(&mut self) -> Result<Stats, Error> {
+        let rows = self.query(sql::STATS, &[])?;
+        let count = |n: usize| rows.first().map_or(0, |row| row.get::<_, i64>(n).unsigned_abs());
+        Ok(Stats { messages: count(0), jobs: count(1), held: count(2), quarantined: count(3), leased: 0 })
+    }
+
+    fn last_id(&mut self) -> Result<u64, Error> {
+        let rows = self.query("SELECT id FROM message ORDER BY id DESC LIMIT 1", &[])?;
+        Ok(rows.first().map_or(0, |row| row.get::<_, Key>(0).0.order()))
+    }
+
+    fn prepare(&mut self, jobs: &[JobId], rights: &[Fence]) -> Result<(), Error> {
+        if !rights.is_empty() {
+            self.open()?;
+            let shards: BTreeSet<_> = rights.iter().map(|right| right.shard).collect();
+            let (shards, token) = (shards.into_iter().collect::<Vec<_>>(), self.shards.token().to_owned());
+            for row in self.query(sql::RIGHTS, &[&shards, &token])? {
+                self.batch.rights.insert(row.get(0), row.get(1));
+            }
+        }
+        self.lock(&jobs.iter().map(|id| id.message).collect())
+    }
+
+    fn expect(&mut self, wants: &[(Lane, usize)], now: SystemTime) -> Result<(), Error> {
+        let Some(max) = wants.iter().map(|(_, max)| *max).max() else { return Ok(()) };
+        let lanes: Vec<_> = wants.iter().map(|(lane, _)| lane).collect();
+        let found = self.find(sql::DUE, &lanes, now, max, None)?;
+        self.batch.due = wants.iter().zip(found).map(|((lane, _), jobs)| (lane.clone(), (max, jobs))).collect();
+        Ok(())
+    }
+
+    fn fence(&self, job: JobId) -> Fence {
+        self.cached(job).map_or(Fence { shard: -1, epoch: -1 }, |known| self.shards.fence(known.shard))
+    }
+
+    fn stands(&self, fence: Fence) -> bool {
+        let stands = self.batch.rights.get(&fence.shard) == Some(&fence.epoch);
+        if !stands {
+            self.shards.doubt(fence);
+        }
+        stands
+    }
+
+    fn settling(&mut self, lease: Lease) -> bool {
+        let epoch = i64::from_ne_bytes(lease.epoch.to_ne_bytes());
+        if self.cached(lease.job).is_some_and(|known| known.lease == epoch) {
+            return true;
+        }
+        self.batch.settling.insert(lease.job, epoch);
+        false
+    }
+
+    fn is_elsewhere(&self, job: JobId) -> bool {
+        self.cached(job).is_some_and(|known| !self.shards.is_ours(known.shard))
+    }
+
+    fn first_free(&mut self, lanes: &[Lane], leases: &Leases) -> Result<Vec<Option<SystemTime>>, Error> {
+        if lanes.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Asked after a commit, an error would make it a failure; the store is out of order then, and reads all of it
+        // again when it works.
+        let outside = self.transaction == Transaction::None;
+        let times = match self.first_times(lanes, leases) {
+            Err(_) if outside => vec![(None, None); lanes.len()],
+            times => times?,
+        };
+        for (lane, (_, alarm)) in lanes.iter().zip(&times) {
+            self.alarms.set(lane.clone(), *alarm);
+        }
+        Ok(times.into_iter().map(|(due, _)| due).collect())
+    }
+
+    fn all_free(&mut self, leases: &Leases) -> Result<Vec<(Lane, Option<SystemTime>)>, Error> {
+        let mut strays = HashMap::<Lane, BTreeSet<i32>>::new();
+        let mut all = HashMap::<Lane, Times>::new();
+        for (lane, shard, (due, alarm)) in self.scan_lanes()? {
+            if shard != home(&lane.next_hop) {
+                strays.entry(lane.clone()).or_default().insert(shard);
+            }
+            let times = all.entry(lane).or_default();
+            *times = (earlier(times.0, due), earlier(times.1, alarm));
+        }
+        self.strays = strays;
+        // What somebody has counts for nothing.
+        let leased: Vec<_> = all.keys().filter(|lane| leases.in_lane(lane) > 0).cloned().collect();
+        if !leases.is_empty() {
+            for (lane, times) in leased.iter().zip(self.first_times(&leased, leases)?) {
+                all.insert(lane.clone(), times);
+            }
+        }
+        self.alarms.replace(all.iter().map(|(lane, (_, alarm))| (lane.clone(), *alarm)).collect());
+        Ok(all.into_iter().map(|(lane, (due, _))| (lane, due)).collect())
+    }
+
+    fn first_alarm(&mut self, _: &Leases) -> Result<Option<SystemTime>, Error> {
+        Ok(self.alarms.first())
+    }
+}
+
+fn earlier(a: Option<SystemTime>, b: Option<SystemTime>) -> Option<SystemTime> {
+    a.into_iter().chain(b).min()
+}
