@@ -137,11 +137,8 @@ mod data {
                 } else {
                     input.extend_from_slice(read);
                 }
-                loop {
-                    match decoder.next(&mut input) {
-                        Content::Data(data) => drop(divan::black_box(data)),
-                        Content::Need | Content::End => break,
-                    }
+                while let Content::Data(data) = decoder.next(&mut input) {
+                    drop(divan::black_box(data));
                 }
             }
         });

@@ -319,7 +319,7 @@ fn no_250_is_lost_by_twenty_kills_and_a_moody_next_hop() {
 
     hop.set(Mood::Well);
     let last = Server::of(place.command(), TempDir::new().unwrap(), 1);
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_secs(60) + kills * Duration::from_millis(500);
     while place.queued() > 0 {
         assert!(Instant::now() < until, "{} are still queued", place.queued());
         std::thread::sleep(Duration::from_millis(100));
