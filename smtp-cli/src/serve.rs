@@ -109,15 +109,17 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
     }
 
     let again = Reload { matches, plan, store, stack, relay };
-    let tell = shutdown.clone();
-    tokio::spawn(async move {
-        tell.cancelled().await;
+    let draining = shutdown.clone();
+    let told = tokio::spawn(async move {
+        draining.cancelled().await;
         notify::stopping();
     });
     let stopped = listen::until_stopped(serving, shutdown.clone(), signals, once, || again.all()).await?;
     match stopped {
         Stopped::Drained(summary) => {
             shutdown.cancel();
+            // Where nobody was there to be waited for, it may not have had its turn yet.
+            let _ = told.await;
             if let (Some(runner), Some(relay)) = (emptying, &again.relay) {
                 // It ends by itself: its deliveries have the time that sessions have.
                 let _ = runner.await;
