@@ -86,7 +86,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "DIR")]
     pub(super) data_dir: Option<PathBuf>,
 
-    /// Become this user once the ports are bound and the keys are read, for a server that root starts: USER[:GROUP].
+    /// Become this user once the ports are bound and the keys are read, for a server that root starts: USER or USER:GROUP.
     ///
     /// The data folder has to belong to the user; one that is not there yet is made so. What SIGHUP reads again the
     /// user has to be able to read.
