@@ -3,8 +3,9 @@
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::os::unix::net::{UnixDatagram, UnixListener as StdListener};
+use std::os::unix::net::{UnixDatagram, UnixListener as StdListener, UnixStream as StdStream};
 use std::path::Path;
+use std::time::Duration;
 
 use smtp_core::stream::Listener;
 use smtp_transport_unix::{ListenError, ListenOptions, UnixListener};
@@ -30,6 +31,13 @@ async fn a_stale_socket_is_replaced() {
     let path = folder.path().join("smtp");
     drop(StdListener::bind(&path).unwrap());
     assert!(path.exists());
+    // A child that another test is starting may hold it open until it is another program.
+    for _ in 0..1_000 {
+        if StdStream::connect(&path).is_err() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let listener = bind(&path).unwrap();
     assert_eq!(listener.path(), Some(path.as_path()));
     assert_eq!(listener.url(), format!("smtp+unix://{}", path.display()));
@@ -50,7 +58,7 @@ async fn a_socket_that_somebody_listens_on_is_left_alone() {
     // With a full queue as well.
     let path = folder.path().join("busy");
     let _busy = UnixListener::bind(&path, &ListenOptions { backlog: 0, ..ListenOptions::default() }).unwrap();
-    let _queued = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let _queued = StdStream::connect(&path).unwrap();
     refused(&path, ErrorKind::AddrInUse, "another program listens there");
 
     // And one of another kind.
@@ -187,7 +195,7 @@ fn of_many_who_bind_at_once_one_listens() {
         for error in bound.iter().filter_map(|bound| bound.as_ref().err()) {
             assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
         }
-        std::os::unix::net::UnixStream::connect(&path).unwrap();
+        StdStream::connect(&path).unwrap();
         drop(bound);
         assert!(!path.exists());
     }
