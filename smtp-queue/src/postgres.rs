@@ -187,16 +187,20 @@ impl PgSpool {
         let work = {
             let (shards, state, bodies) = (Arc::clone(&shards), Arc::clone(&state), bodies.clone());
             move || {
-                let engine = tokio::runtime::Builder::new_current_thread()
+                let writer = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()
                     .map_err(|error| Error::Storage(error.to_string()))
-                    .and_then(|runtime| Engine::open(PgRows::new(runtime, own, Arc::clone(&shards)), limits, epoch));
-                match engine {
-                    Ok(engine) => {
-                        let writer = Writer { engine, shards, state, bodies, elsewhere };
-                        // Whoever has the spool has its figures.
-                        writer.publish();
+                    .and_then(|runtime| Engine::open(PgRows::new(runtime, own, Arc::clone(&shards)), limits, epoch))
+                    .and_then(|engine| {
+                        let mut writer = Writer { engine, shards, state, bodies, elsewhere };
+                        // What was cancelled while somebody had it went with the leases of who had it; and whoever has the
+                        // spool has its figures.
+                        writer.look()?;
+                        Ok(writer)
+                    });
+                match writer {
+                    Ok(writer) => {
                         if opened.send(Ok(writer.engine.ids())).is_ok() {
                             writer.run(queue);
                         }

@@ -191,7 +191,6 @@ mod postgres {
             if settings.bodies.is_none() {
                 tracing::info!("large messages are in the database too; --queue-bodies names a folder for them");
             }
-            tracing::warn!("the shared queue is on trial: docs/queue-postgres.md has its known faults");
             let spool = PgSpool::open(settings).await;
             Ok(Arc::new(spool.map_err(|error| Failure::new(Exit::Unavailable, error))?))
         }

@@ -78,21 +78,20 @@ impl Shards {
         state.lost.extend(leases);
     }
 
-    /// Keeps no more than `share`: the rest leaves, those first that nobody works on. Gives those that can go now, which
-    /// are no longer ours here.
+    /// Keeps no more than `share`. The rest leaves, also where there is much to do, or a node that comes would get what
+    /// nobody writes to. Gives those of it that nobody works on, which are no longer ours here; the others go later, and
+    /// nothing more is claimed from them.
     pub(crate) fn leave(&self, share: usize, busy: &HashSet<Fence>) -> Vec<i32> {
         let mut state = self.state();
-        let surplus = state.owned.len().saturating_sub(share);
-        let mut ids: Vec<_> =
-            state.owned.iter().map(|(id, epoch)| (busy.contains(&Fence { shard: *id, epoch: *epoch }), *id)).collect();
+        let mut ids: Vec<_> = state.owned.iter().map(|(shard, epoch)| Fence { shard: *shard, epoch: *epoch }).collect();
         // What leaves already goes on leaving.
-        ids.sort_unstable_by_key(|(busy, id)| (*busy, !state.leaving.contains(id), *id));
-        ids.truncate(surplus);
-        state.leaving = ids.iter().map(|(_, id)| *id).collect();
-        let idle: Vec<_> = ids.into_iter().filter(|(busy, _)| !busy).map(|(_, id)| id).collect();
+        ids.sort_unstable_by_key(|fence| (!state.leaving.contains(&fence.shard), fence.shard));
+        ids.truncate(state.owned.len().saturating_sub(share));
+        let (stay, idle): (Vec<_>, Vec<_>) = ids.into_iter().partition(|fence| busy.contains(fence));
+        state.leaving = stay.into_iter().map(|fence| fence.shard).collect();
+        let idle: Vec<_> = idle.into_iter().map(|fence| fence.shard).collect();
         for id in &idle {
             state.owned.remove(id);
-            state.leaving.remove(id);
         }
         idle
     }
@@ -121,5 +120,23 @@ impl Shards {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_worked_on_leaves_too_and_goes_when_it_is_done() {
+        let shards = Shards::new("one".into());
+        shards.replace((0..10).map(|id| (id, 1)).collect(), Instant::now() + Duration::from_secs(3_600));
+        let busy: HashSet<_> = (0..3).map(|shard| Fence { shard, epoch: 1 }).collect();
+        assert_eq!(shards.leave(5, &busy), [3, 4]);
+        assert!((0..3).all(|id| shards.is_ours(id) && !shards.may_use(id)), "nothing more is claimed there");
+        assert!((5..10).all(|id| shards.may_use(id)));
+        assert_eq!(shards.leave(5, &HashSet::new()), [0, 1, 2]);
+        assert!(shards.leave(5, &HashSet::new()).is_empty() && (5..10).all(|id| shards.may_use(id)));
     }
 }

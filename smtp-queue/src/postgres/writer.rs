@@ -139,7 +139,7 @@ impl Writer {
     }
 
     /// Sees what others have done; reaches for the database again if it was lost.
-    fn look(&mut self) -> Result<(), Error> {
+    pub(super) fn look(&mut self) -> Result<(), Error> {
         let was_broken = self.state.broken().is_some();
         self.engine.rows.mend();
         self.engine.rows.start();
@@ -178,7 +178,7 @@ impl Writer {
         idle
     }
 
-    pub(super) fn publish(&self) {
+    fn publish(&self) {
         self.state.publish(self.engine.stats());
     }
 }

@@ -75,7 +75,6 @@ async fn the_shared_store_keeps_the_promises() {
 }
 
 #[test]
-#[ignore = "a known fault: after a reopening the figures can be too high (docs/queue-postgres.md)"]
 fn the_shared_store_does_as_the_model() {
     let Some(server) = pg_server::shared() else { return };
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(6);
@@ -90,7 +89,6 @@ fn the_shared_store_does_as_the_model() {
 }
 
 #[tokio::test]
-#[ignore = "a known fault: shares are at times not handed over (docs/queue-postgres.md)"]
 async fn two_nodes_share_the_work_and_see_what_the_other_stores() {
     let Some(server) = pg_server::shared() else { return };
     let url = server.url();
