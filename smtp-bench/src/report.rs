@@ -231,7 +231,6 @@ impl StepReport {
 }
 
 /// As a number to reckon with; exact up to 2^53.
-#[allow(clippy::cast_precision_loss)]
 pub(crate) const fn count(number: u64) -> f64 {
     number as f64
 }

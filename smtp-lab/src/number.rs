@@ -1,13 +1,11 @@
 //! Numbers from one kind to another.
 
 /// As a number to reckon with; exact up to 2^53.
-#[allow(clippy::cast_precision_loss)]
 pub(crate) const fn real(number: u64) -> f64 {
     number as f64
 }
 
 /// The nearest whole number, from 0.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub(crate) fn whole(number: f64) -> u64 {
     number.round().max(0.0) as u64
 }

@@ -139,7 +139,6 @@ fn chart(rates: &VecDeque<f64>) -> String {
 }
 
 /// As a number to show.
-#[allow(clippy::cast_precision_loss)]
 const fn number(count: u64) -> f64 {
     count as f64
 }

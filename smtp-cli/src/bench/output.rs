@@ -142,7 +142,6 @@ fn line(text: impl fmt::Display) {
 }
 
 /// As a number to show.
-#[allow(clippy::cast_precision_loss)]
 const fn number(count: u64) -> f64 {
     count as f64
 }

@@ -224,7 +224,7 @@ impl<'a> Part<'a> {
         )
     }
 
-    #[allow(clippy::too_many_arguments)]
+    #[allow(clippy::too_many_arguments, reason = "each is a part of what a figure shows")]
     fn against(
         &self,
         load: (usize, usize),
@@ -282,7 +282,6 @@ impl<'a> Part<'a> {
     }
 
     /// As many figures as the lines need.
-    #[allow(clippy::unused_self)]
     fn panels(
         &self,
         name: &str,
