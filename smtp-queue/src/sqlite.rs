@@ -1,9 +1,12 @@
 //! The embedded store: SQLite, one thread that writes, commits in groups.
 
 mod bodies;
+mod change;
 #[cfg(test)]
 mod crash;
 mod disk;
+mod fold;
+mod journal;
 mod open;
 mod reader;
 mod rows;
@@ -15,7 +18,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use smtp_core::service::Body;
@@ -35,14 +38,16 @@ use reader::Readers;
 use staged::SqliteStaged;
 use writer::Request;
 
-/// A spool in one folder: `spool.db`, and `bodies/` for content over [`Limits::inline`].
+/// A spool in one folder: `spool.db`, `journal`, and `bodies/` for content over [`Limits::inline`].
 ///
-/// **Durability.** WAL with `synchronous=FULL`: a commit is on disk when it returns. Commits of many writers are made
-/// together, as many as wait, up to about 1 MiB; none waits for a timer. A large body is synced, renamed and its folder
-/// synced before the row that names it is written; what no row names is removed when the spool is opened.
+/// **Durability.** What is done is written to a journal and synced before it is answered, for as many writers together as
+/// wait, up to about 1 MiB; none waits for a timer. SQLite has the same in a transaction that is committed when the journal
+/// holds 4 MiB, when nothing has come for a second, and at every [`Spool::maintain`]; then the journal begins anew. After
+/// a crash, opening does again what only the journal has. A large body is synced, renamed and its folder synced before
+/// the row that names it is written; what no row names is removed when the spool is opened.
 ///
 /// **Safety.** The folder is 0700 and files are 0600, whatever the umask. One process at a time: a lock keeps others out.
-/// `sqlite3` may read along. Leases are kept in memory, since they end with the process.
+/// `sqlite3` may read along, and sees what was committed. Leases are kept in memory, since they end with the process.
 ///
 /// **Damage.** Rows and bodies carry checksums. A job that cannot be read is set aside as quarantined.
 ///
@@ -59,7 +64,23 @@ pub(crate) struct Shared {
     limits: Limits,
     ids: Ids,
     state: Arc<State>,
+    space: Mutex<Space>,
 }
+
+/// Free octets, as they were lately.
+#[derive(Debug, Default)]
+struct Space {
+    free: u64,
+    /// When the disk was asked.
+    asked: Option<Instant>,
+    /// Octets that were let in since.
+    taken: u64,
+}
+
+/// How long, and for how many octets, what the disk said about its free space is taken for true: asking for each message
+/// costs.
+const SPACE_KEPT: Duration = Duration::from_millis(50);
+const SPACE_TAKEN: u64 = 1 << 20;
 
 /// What the writer tells the others.
 #[derive(Debug, Default)]
@@ -93,7 +114,7 @@ impl SqliteSpool {
     /// [`OpenError`].
     pub fn open(path: impl Into<PathBuf>, limits: Limits) -> Result<Self, OpenError> {
         let path = path.into();
-        let disk = Arc::new(Folder(path.join(open::BODIES)));
+        let disk = Arc::new(Folder::of(&path));
         open::open(&path, limits, disk)
     }
 
@@ -119,10 +140,16 @@ impl Shared {
         if lock(&self.state.stats).messages >= self.limits.messages {
             return Err(Error::TooMany { limit: self.limits.messages });
         }
-        let free = self.disk.free().map_err(|e| Error::io("see how much space is free", &e))?;
+        let mut space = lock(&self.space);
+        if space.taken >= SPACE_TAKEN || space.asked.is_none_or(|asked| asked.elapsed() > SPACE_KEPT) {
+            let free = self.disk.free().map_err(|e| Error::io("see how much space is free", &e))?;
+            *space = Space { free, asked: Some(Instant::now()), taken: 0 };
+        }
+        let free = space.free;
         if free < self.limits.free.saturating_add(size) {
             return Err(Error::Full(format!("{free} octets are free")));
         }
+        space.taken = space.taken.saturating_add(size);
         Ok(())
     }
 }
@@ -205,6 +232,7 @@ impl Spool for SqliteSpool {
     }
 
     async fn maintain(&self, now: SystemTime) -> Result<(), Error> {
+        lock(&self.0.space).asked = None;
         let (reply, answer) = oneshot::channel();
         self.0.requests.send(Request::Maintain { now, reply }).await.map_err(|_| Error::Closed)?;
         answer.await.unwrap_or(Err(Error::Closed))

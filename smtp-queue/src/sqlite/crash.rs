@@ -1,8 +1,8 @@
 //! Power cuts in the middle of everything, on a simulated disk.
 //!
 //! The code under test is the store's own: staged files, the writer's groups, the engine, the rows in an SQLite database
-//! in memory whose commits are atomic. What SQLite does to a real disk is not simulated; here it is the order of files and
-//! rows that counts. Each seed is a life of a store, cut off at a chosen operation, opened again, and held against the
+//! in memory whose commits are atomic, the journal. What SQLite does to a real disk is not simulated; here it is the order
+//! of files, journal and rows that counts. Each seed is a life of a store, cut off at a chosen operation, opened again, and held against the
 //! ledger of what was answered.
 
 mod mutants;
@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::bodies::{self, Writing};
 use super::disk::Disk;
 use super::reader::{Content, load};
-use super::rows::SqlRows;
+use super::rows::{Fresh, SqlRows};
 use super::writer::{Database, Writer};
 use super::{State, schema};
 use crate::engine::{Answer, Engine, Op, StoredBody};
@@ -43,6 +43,9 @@ struct Ledger {
     perhaps_settled: BTreeSet<MessageId>,
 }
 
+/// A few small messages.
+const FOLD_OCTETS: u64 = 6_000;
+
 struct Life {
     writer: Writer,
     disk: Arc<dyn Disk>,
@@ -52,13 +55,14 @@ struct Life {
 
 /// Opens a store as `open` does, on what the disk and the database have.
 fn open(disk: &Arc<dyn Disk>, connection: Connection) -> Result<Life, Error> {
-    let mut rows = SqlRows::new(connection, Arc::clone(disk))?;
+    let fresh = Fresh::default();
+    let mut rows = SqlRows::open(connection, Arc::clone(disk), Arc::clone(&fresh))?;
     let named = rows.files()?;
     bodies::sweep(&**disk, &named).map_err(|e| Error::io("sweep", &e))?;
     let engine = Engine::open(rows, Limits::default(), 0)?;
     let ids = engine.ids();
-    let home = Database { path: PathBuf::new(), disk: Arc::clone(disk) };
-    let writer = Writer::new(engine, home, Arc::new(State::default()), None);
+    let home = Database { path: PathBuf::new(), disk: Arc::clone(disk), fresh };
+    let writer = Writer::new(engine, home, Arc::new(State::default()), None).folding_at(FOLD_OCTETS);
     Ok(Life { writer, disk: Arc::clone(disk), ids, leased: Vec::new() })
 }
 

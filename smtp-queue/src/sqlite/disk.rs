@@ -1,13 +1,13 @@
-//! The disk, as far as body files and commits go: a trait, so that crashes can be simulated.
+//! The disk, as far as body files, the journal and commits go: a trait, so that crashes can be simulated.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-/// One flat folder of files, and the commits of the rows beside it.
+/// One flat folder of files, the journal, and the commits of the rows beside them.
 pub(crate) trait Disk: Send + Sync + std::fmt::Debug + 'static {
     /// A new file that only its owner may read. Fails if it is there.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
@@ -19,6 +19,9 @@ pub(crate) trait Disk: Send + Sync + std::fmt::Debug + 'static {
     fn sync_folder(&self) -> io::Result<()>;
     /// Free octets.
     fn free(&self) -> io::Result<u64>;
+
+    /// The journal, which is made if it is not there.
+    fn journal(&self) -> io::Result<Box<dyn JournalFile>>;
 
     /// Commits the transaction that is open.
     fn commit(&self, connection: &Connection) -> rusqlite::Result<()> {
@@ -35,40 +38,72 @@ pub(crate) trait DiskFile: Send {
     fn sync(&mut self) -> io::Result<()>;
 }
 
-/// A folder of the file system.
+/// A file that is written over in place.
+pub(crate) trait JournalFile: Send + std::fmt::Debug {
+    /// All of it.
+    fn read(&mut self) -> io::Result<Vec<u8>>;
+    /// Writes some of `data`, perhaps not all. The file becomes as long as that needs.
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<usize>;
+    /// Makes the content last.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Makes it empty.
+    fn clear(&mut self) -> io::Result<()>;
+}
+
+/// A spool's folder in the file system.
 #[derive(Debug)]
-pub(crate) struct Folder(pub(crate) PathBuf);
+pub(crate) struct Folder {
+    bodies: PathBuf,
+    journal: PathBuf,
+}
+
+/// Where body files are, in a spool's folder.
+pub(super) const BODIES: &str = "bodies";
+/// The journal, in a spool's folder.
+const JOURNAL: &str = "journal";
+
+impl Folder {
+    pub(crate) fn of(spool: &Path) -> Self {
+        Self { bodies: spool.join(BODIES), journal: spool.join(JOURNAL) }
+    }
+}
 
 impl Disk for Folder {
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.0.join(name))?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.bodies.join(name))?;
         Ok(Box::new(file))
     }
 
     fn read(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(File::open(self.0.join(name))?))
+        Ok(Box::new(File::open(self.bodies.join(name))?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.0.join(from), self.0.join(to))
+        std::fs::rename(self.bodies.join(from), self.bodies.join(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        std::fs::remove_file(self.0.join(name))
+        std::fs::remove_file(self.bodies.join(name))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        let names = std::fs::read_dir(&self.0)?.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
+        let names =
+            std::fs::read_dir(&self.bodies)?.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
         names.filter_map(Result::transpose).collect()
     }
 
     fn sync_folder(&self) -> io::Result<()> {
-        File::open(&self.0)?.sync_all()
+        File::open(&self.bodies)?.sync_all()
     }
 
     fn free(&self) -> io::Result<u64> {
-        let stat = rustix::fs::statvfs(&self.0)?;
+        let stat = rustix::fs::statvfs(&self.bodies)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn journal(&self) -> io::Result<Box<dyn JournalFile>> {
+        let mut options = OpenOptions::new();
+        Ok(Box::new(options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.journal)?))
     }
 }
 
@@ -79,5 +114,29 @@ impl DiskFile for File {
 
     fn sync(&mut self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+/// The longest journal that is read: it is folded in long before.
+const JOURNAL_MAX: u64 = 1 << 30;
+
+impl JournalFile for File {
+    fn read(&mut self) -> io::Result<Vec<u8>> {
+        let length = self.metadata()?.len().min(JOURNAL_MAX);
+        let mut all = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        self.read_exact_at(&mut all, 0)?;
+        Ok(all)
+    }
+
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<usize> {
+        FileExt::write_at(self, data, offset)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn clear(&mut self) -> io::Result<()> {
+        self.set_len(0)
     }
 }

@@ -4,15 +4,15 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use rusqlite::Connection;
 use tokio::sync::mpsc;
 
-use super::disk::Disk;
+use super::disk::{BODIES, Disk};
 use super::reader::Readers;
-use super::rows::SqlRows;
+use super::rows::{Fresh, SqlRows};
 use super::writer::{self, Database, Writer};
 use super::{Shared, SqliteSpool, State, bodies, schema};
 use crate::clock::millis;
@@ -21,7 +21,6 @@ use crate::error::{Error, OpenError};
 use crate::spool::Limits;
 
 pub(super) const DATABASE: &str = "spool.db";
-pub(super) const BODIES: &str = "bodies";
 const LOCK: &str = "lock";
 
 pub(super) fn open(path: &Path, limits: Limits, disk: Arc<dyn Disk>) -> Result<SqliteSpool, OpenError> {
@@ -41,11 +40,11 @@ pub(super) fn open(path: &Path, limits: Limits, disk: Arc<dyn Disk>) -> Result<S
     let mut connection = Connection::open(&database).map_err(|e| unreadable(e.to_string()))?;
     schema::configure(&connection).map_err(|e| unreadable(e.to_string()))?;
     schema::migrate(&mut connection, &database)?;
-    // The names of the database and its log last from here on.
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(folder)?;
-
     let refused = |error: Error| unreadable(error.to_string());
-    let mut rows = SqlRows::new(connection, Arc::clone(&disk)).map_err(refused)?;
+    let fresh = Fresh::default();
+    let mut rows = SqlRows::open(connection, Arc::clone(&disk), Arc::clone(&fresh)).map_err(refused)?;
+    // The names of the database, its log and the journal last from here on.
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(folder)?;
     rows.tidy().map_err(refused)?;
     let swept = bodies::sweep(&*disk, &rows.files().map_err(refused)?).map_err(folder)?;
     if swept > 0 {
@@ -57,11 +56,12 @@ pub(super) fn open(path: &Path, limits: Limits, disk: Arc<dyn Disk>) -> Result<S
     let ids = engine.ids();
     let state = Arc::new(State::default());
     let (requests, queue) = mpsc::channel(writer::WAITING_MAX);
-    let readers = Readers::new(database.clone());
-    let home = Database { path: database, disk: Arc::clone(&disk) };
+    let readers = Readers::new(database.clone(), Arc::clone(&fresh));
+    let home = Database { path: database, disk: Arc::clone(&disk), fresh };
     let writer = Writer::new(engine, home, Arc::clone(&state), Some(lock));
-    std::thread::Builder::new().name("spool".into()).spawn(move || writer.run(queue)).map_err(folder)?;
-    Ok(SqliteSpool(Arc::new(Shared { requests, disk, readers, limits, ids, state })))
+    let timer = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(folder)?;
+    std::thread::Builder::new().name("spool".into()).spawn(move || writer.run(queue, &timer)).map_err(folder)?;
+    Ok(SqliteSpool(Arc::new(Shared { requests, disk, readers, limits, ids, state, space: Mutex::default() })))
 }
 
 /// A folder that only its owner may use, made if it is not there.

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::bodies::Reading;
 use super::disk::Disk;
 use super::lock;
+use super::rows::{Fresh, FreshBody};
 use crate::error::Error;
 use crate::id::MessageId;
 
@@ -24,6 +25,7 @@ const KEPT_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Readers {
     database: PathBuf,
+    fresh: Fresh,
     idle: Arc<Mutex<Vec<Connection>>>,
 }
 
@@ -34,13 +36,23 @@ struct Row {
 }
 
 impl Readers {
-    pub(super) fn new(database: PathBuf) -> Self {
-        Self { database, idle: Arc::default() }
+    pub(super) fn new(database: PathBuf, fresh: Fresh) -> Self {
+        Self { database, fresh, idle: Arc::default() }
     }
 
     pub(super) async fn body(&self, id: MessageId, disk: Arc<dyn Disk>) -> Result<Body, Error> {
+        // What is in neither at this moment is in the database at the next.
+        let fresh = lock(&self.fresh).get(&id).cloned();
+        match fresh {
+            Some(FreshBody::Row(content)) => return Ok(Body::from_bytes(content)),
+            Some(FreshBody::Gone) => return Err(Error::NotFound),
+            Some(FreshBody::File { .. }) | None => {}
+        }
         let (database, idle) = (self.database.clone(), Arc::clone(&self.idle));
         let read = tokio::task::spawn_blocking(move || {
+            if let Some(FreshBody::File { size, sum }) = fresh {
+                return Ok(file(&*disk, id, size, sum)?.into_body());
+            }
             let kept = lock(&idle).pop();
             let connection = match kept {
                 Some(connection) => connection,
@@ -52,10 +64,7 @@ impl Readers {
                 idle.push(connection);
             }
             drop(idle);
-            Ok(match content? {
-                Content::Row(content) => Body::from_bytes(content),
-                Content::File(reading, size) => Body::from_source(FileBody::Idle(Some(reading)), Some(size)),
-            })
+            Ok(content?.into_body())
         });
         read.await.unwrap_or(Err(Error::Closed))
     }
@@ -67,19 +76,32 @@ pub(super) enum Content {
     File(Reading, u64),
 }
 
+impl Content {
+    fn into_body(self) -> Body {
+        match self {
+            Self::Row(content) => Body::from_bytes(content),
+            Self::File(reading, size) => Body::from_source(FileBody::Idle(Some(reading)), Some(size)),
+        }
+    }
+}
+
 /// Finds the body of a message.
 pub(super) fn load(connection: &Connection, disk: &dyn Disk, id: MessageId) -> Result<Content, Error> {
     let Row { size, sum, content } = read_row(connection, id)?.ok_or(Error::NotFound)?;
     match content {
         Some(content) if crc32fast::hash(&content) == sum && content.len() as u64 == size => Ok(Content::Row(content)),
         Some(_) => Err(Error::Corrupt("the content is not what was written".into())),
-        None => match Reading::open(disk, id, size, sum) {
-            Ok(reading) => Ok(Content::File(reading, size)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(Error::Corrupt("the file of the content is missing".into()))
-            }
-            Err(error) => Err(Error::io("open a body file", &error)),
-        },
+        None => file(disk, id, size, sum),
+    }
+}
+
+fn file(disk: &dyn Disk, id: MessageId, size: u64, sum: u32) -> Result<Content, Error> {
+    match Reading::open(disk, id, size, sum) {
+        Ok(reading) => Ok(Content::File(reading, size)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Error::Corrupt("the file of the content is missing".into()))
+        }
+        Err(error) => Err(Error::io("open a body file", &error)),
     }
 }
 

@@ -1,13 +1,18 @@
 //! Rows in SQLite.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use bytes::Bytes;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use smtp_core::types::{Mail, Parameters, ReversePath};
 
+use super::change::Statement;
 use super::disk::Disk;
+use super::journal::Journal;
+use super::lock;
 use crate::clock::{from_millis, millis};
 use crate::engine::{Read, Rows, StoredBody};
 use crate::error::Error;
@@ -15,16 +20,30 @@ use crate::id::{JobId, MessageId};
 use crate::job::{Job, Lane, Message, NextHop, Status};
 use crate::lanes::LaneIndex;
 use crate::spool::Stats;
-use crate::text::{self, job_sum, message_sum, status_number};
+use crate::text::{job_sum, message_sum, status_number};
 
 /// Lanes that are remembered whether they are in use or not.
 const LANES_MIN: usize = 10_000;
 
-/// The tables, and the one transaction that may be open on them.
+/// Bodies that came or went, as only the writer's connection sees so far.
+pub(super) type Fresh = Arc<Mutex<HashMap<MessageId, FreshBody>>>;
+
+#[derive(Debug, Clone)]
+pub(super) enum FreshBody {
+    Row(Bytes),
+    File { size: u64, sum: u32 },
+    Gone,
+}
+
+/// The tables, the journal, and the one transaction on the tables, which is open while the journal holds something.
 #[derive(Debug)]
 pub(crate) struct SqlRows {
-    connection: Connection,
-    disk: Arc<dyn Disk>,
+    pub(super) connection: Connection,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) journal: Journal,
+    pub(super) fresh: Fresh,
+    /// Why tables and journal may not say the same.
+    pub(super) broken: Option<Error>,
     lanes: HashMap<Lane, i64>,
     names: HashMap<i64, Lane>,
 }
@@ -47,19 +66,41 @@ const fn unsigned(value: i64) -> u64 {
     u64::from_ne_bytes(value.to_ne_bytes())
 }
 
+const fn integer(value: i64) -> ValueRef<'static> {
+    ValueRef::Integer(value)
+}
+
+const fn text(value: &str) -> ValueRef<'_> {
+    ValueRef::Text(value.as_bytes())
+}
+
 /// A column as text; `None` if it is null or no text.
 fn column(row: &Row<'_>, n: usize) -> Option<String> {
     row.get(n).ok().flatten()
 }
 
 impl SqlRows {
-    pub(crate) fn new(connection: Connection, disk: Arc<dyn Disk>) -> Result<Self, Error> {
-        let mut rows = Self { connection, disk, lanes: HashMap::new(), names: HashMap::new() };
-        rows.read_lanes()?;
+    /// The rows, with all that the journal has and they have not.
+    pub(super) fn open(connection: Connection, disk: Arc<dyn Disk>, fresh: Fresh) -> Result<Self, Error> {
+        let journal = Journal::new(disk.journal().map_err(|e| Error::io("open the journal", &e))?);
+        let (lanes, names) = (HashMap::new(), HashMap::new());
+        let mut rows = Self { connection, disk, journal, fresh, broken: None, lanes, names };
+        rows.restore()?;
+        rows.fold()?;
         Ok(rows)
     }
 
-    fn read_lanes(&mut self) -> Result<(), Error> {
+    /// Does a change and notes it for the journal.
+    fn change(&mut self, statement: Statement, values: &[ValueRef<'_>]) -> Result<(), Error> {
+        if self.connection.is_autocommit() {
+            self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        }
+        statement.execute(&self.connection, values)?;
+        self.journal.note(statement, values);
+        Ok(())
+    }
+
+    pub(super) fn read_lanes(&mut self) -> Result<(), Error> {
         self.lanes.clear();
         self.names.clear();
         let mut statement = self.connection.prepare_cached("SELECT id, next_hop, priority FROM lane")?;
@@ -117,9 +158,10 @@ impl SqlRows {
 
     /// Writes something for good, to see whether that works.
     pub(crate) fn probe(&mut self, now: SystemTime) -> Result<(), Error> {
-        self.begin()?;
+        self.journal.begin();
+        self.journal.append()?;
         self.connection.execute("INSERT OR REPLACE INTO probe(id, time) VALUES (1, ?1)", [millis(now)])?;
-        self.commit()
+        self.fold()
     }
 
     /// Messages whose content is a file.
@@ -129,7 +171,11 @@ impl SqlRows {
         Ok(ids.collect::<Result<_, _>>()?)
     }
 
-    pub(crate) fn into_connection(self) -> Connection {
+    /// For the end: leaves no mail behind in the journal, all of which is folded in.
+    pub(crate) fn into_connection(mut self) -> Connection {
+        if self.journal.len() == 0 && self.broken.is_none() {
+            let _ = self.journal.clear();
+        }
         self.connection
     }
 
@@ -142,8 +188,9 @@ impl SqlRows {
         if let Some(id) = self.lanes.get(lane) {
             return Ok(*id);
         }
-        let mut statement = self.connection.prepare_cached("INSERT INTO lane(next_hop, priority) VALUES (?1, ?2)")?;
-        let id = statement.insert(params![lane.next_hop.as_str(), lane.priority])?;
+        let id = self.names.keys().max().map_or(1, |last| last + 1);
+        let values = [integer(id), text(lane.next_hop.as_str()), integer(lane.priority.into())];
+        self.change(Statement::InsertLane, &values)?;
         self.lanes.insert(lane.clone(), id);
         self.names.insert(id, lane.clone());
         Ok(id)
@@ -201,50 +248,57 @@ impl LaneIndex for SqlRows {
 
 impl Rows for SqlRows {
     fn begin(&mut self) -> Result<(), Error> {
-        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        Ok(())
+        self.journal.begin();
+        self.broken.clone().map_or(Ok(()), Err)
     }
 
     fn commit(&mut self) -> Result<(), Error> {
-        Ok(self.disk.commit(&self.connection)?)
+        if self.journal.is_idle() { Ok(()) } else { self.journal.append() }
     }
 
     fn rollback(&mut self) {
-        // After some failures SQLite has done it by itself.
-        if !self.connection.is_autocommit() {
-            let _ = self.connection.execute_batch("ROLLBACK");
+        if let Err(error) = self.restore() {
+            self.broken.get_or_insert(error);
         }
-        let _ = self.read_lanes();
     }
 
     fn insert_message(&mut self, message: &Message, body: &StoredBody) -> Result<(), Error> {
         let (content, sum) = match body {
-            StoredBody::Row { content, sum } => (Some(&**content), *sum),
+            StoredBody::Row { content, sum } => (Some(content), *sum),
             StoredBody::File(sealed) => (None, sealed.sum()),
         };
-        let mut statement = self.connection.prepare_cached(
-            "INSERT INTO message(id, random, accepted, mail_from, parameters, sender, size, body_sum, sum, body) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        self.change(
+            Statement::InsertMessage,
+            &[
+                integer(signed(message.id.order())),
+                integer(signed(message.id.random())),
+                integer(millis(message.accepted)),
+                text(&message.mail.from.to_string()),
+                text(message.mail.parameters.as_str()),
+                text(&message.sender),
+                integer(signed(message.size)),
+                integer(sum.into()),
+                integer(message_sum(message, sum).into()),
+                content.map_or(ValueRef::Null, |content| ValueRef::Blob(content)),
+            ],
         )?;
-        statement.execute(params![
-            signed(message.id.order()),
-            signed(message.id.random()),
-            millis(message.accepted),
-            message.mail.from.to_string(),
-            message.mail.parameters.as_str(),
-            &*message.sender,
-            signed(message.size),
-            sum,
-            message_sum(message, sum),
-            content,
-        ])?;
+        let body = match content {
+            Some(content) => FreshBody::Row(content.clone()),
+            None => FreshBody::File { size: message.size, sum },
+        };
+        lock(&self.fresh).insert(message.id, body);
         Ok(())
     }
 
     fn delete_message(&mut self, id: MessageId) -> Result<bool, Error> {
-        let sql = "DELETE FROM message WHERE id = ?1 RETURNING body IS NULL";
-        let mut statement = self.connection.prepare_cached(sql)?;
-        let file = statement.query_row([signed(id.order())], |row| row.get(0)).optional()?;
+        let mut statement =
+            self.connection.prepare_cached("SELECT body IS NULL FROM message WHERE id = ?1 AND random = ?2")?;
+        let key = [signed(id.order()), signed(id.random())];
+        let file = statement.query_row(key, |row| row.get(0)).optional()?;
+        drop(statement);
+        let values = [integer(signed(id.order())), integer(signed(id.random()))];
+        self.change(Statement::DeleteMessage, &values)?;
+        lock(&self.fresh).insert(id, FreshBody::Gone);
         Ok(file.unwrap_or(false))
     }
 
@@ -271,30 +325,28 @@ impl Rows for SqlRows {
     }
 
     fn insert_job(&mut self, job: &Job) -> Result<(), Error> {
-        let recipients = text::write(&job.recipients)?;
+        let recipients = crate::text::write(&job.recipients)?;
         let lane = self.lane_id(&job.lane())?;
-        let mut statement = self.connection.prepare_cached(
-            "INSERT OR REPLACE INTO job(message, n, random, lane, turn, due, alarm, expires, attempts, give_up, cancelled, \
-             recipients, sum, status, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
-        )?;
-        statement.execute(params![
-            signed(job.id.message.order()),
-            job.id.n,
-            signed(job.id.message.random()),
-            lane,
-            job.turn,
-            millis(job.due),
-            millis(job.alarm),
-            millis(job.expires),
-            job.attempts,
-            job.give_up,
-            job.cancelled,
-            recipients,
-            job_sum(job, &recipients),
-            status_number(job.status),
-            job.reason,
-        ])?;
-        Ok(())
+        self.change(
+            Statement::WriteJob,
+            &[
+                integer(signed(job.id.message.order())),
+                integer(job.id.n.into()),
+                integer(signed(job.id.message.random())),
+                integer(lane),
+                integer(job.turn),
+                integer(millis(job.due)),
+                integer(millis(job.alarm)),
+                integer(millis(job.expires)),
+                integer(job.attempts.into()),
+                integer(job.give_up.into()),
+                integer(job.cancelled.into()),
+                text(&recipients),
+                integer(job_sum(job, &recipients).into()),
+                integer(status_number(job.status)),
+                job.reason.as_deref().map_or(ValueRef::Null, text),
+            ],
+        )
     }
 
     fn update_job(&mut self, job: &Job) -> Result<(), Error> {
@@ -302,9 +354,7 @@ impl Rows for SqlRows {
     }
 
     fn delete_job(&mut self, id: JobId) -> Result<(), Error> {
-        let mut statement = self.connection.prepare_cached("DELETE FROM job WHERE message = ?1 AND n = ?2")?;
-        statement.execute(params![signed(id.message.order()), id.n])?;
-        Ok(())
+        self.change(Statement::DeleteJob, &[integer(signed(id.message.order())), integer(id.n.into())])
     }
 
     fn job(&mut self, id: JobId) -> Result<Read<Job>, Error> {
@@ -316,7 +366,7 @@ impl Rows for SqlRows {
         let Some(row) = rows.next()? else { return Ok(Read::Missing) };
         let lane = row.get(0).ok().and_then(|lane: i64| self.names.get(&lane));
         let recipients = column(row, 8);
-        let list = recipients.as_deref().and_then(text::read);
+        let list = recipients.as_deref().and_then(crate::text::read);
         let whole = lane.is_some() && list.is_some();
         let (priority, next_hop) = match lane {
             Some(lane) => (lane.priority, lane.next_hop.clone()),
@@ -353,10 +403,9 @@ impl Rows for SqlRows {
     }
 
     fn set_status(&mut self, id: JobId, status: Status, reason: Option<&str>) -> Result<(), Error> {
-        let sql = "UPDATE job SET status = ?3, reason = ?4 WHERE message = ?1 AND n = ?2";
-        let mut statement = self.connection.prepare_cached(sql)?;
-        statement.execute(params![signed(id.message.order()), id.n, status_number(status), reason])?;
-        Ok(())
+        let (message, n) = (integer(signed(id.message.order())), integer(id.n.into()));
+        let values = [message, n, integer(status_number(status)), reason.map_or(ValueRef::Null, text)];
+        self.change(Statement::SetStatus, &values)
     }
 
     fn alarms(&mut self, now: SystemTime, max: usize) -> Result<Vec<(SystemTime, JobId)>, Error> {

@@ -13,8 +13,9 @@ use crate::error::OpenError;
 /// `SMTQ`, in the header of the file.
 const APPLICATION: i64 = 0x534d_5451;
 
-/// Each brings the schema one version further. Never changed once released; only added to.
-const MIGRATIONS: [&str; 1] = [VERSION_1];
+/// Each brings the schema one version further. Never changed once released; only added to. One that comes after the
+/// journal (2) is applied before what is in a journal: its statements have to work on the newest schema.
+const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
 
 const VERSION_1: &str = "
 CREATE TABLE lane(
@@ -62,10 +63,18 @@ CREATE INDEX message_file ON message(id, random) WHERE body IS NULL;
 CREATE TABLE probe(id INTEGER PRIMARY KEY, time INTEGER NOT NULL);
 ";
 
+/// Which frames of the journal are to be done again: those with this salt.
+const VERSION_2: &str = "
+CREATE TABLE journal(id INTEGER PRIMARY KEY, salt INTEGER NOT NULL);
+INSERT INTO journal(id, salt) VALUES (1, 0);
+";
+
 /// The newest schema that is known here.
-pub(crate) const NEWEST: i64 = 1;
+pub(crate) const NEWEST: i64 = 2;
 
 /// Sets a connection up for durable commits.
+///
+/// Until a commit the changes are in memory, up to 16 MiB; the journal has them on disk.
 ///
 /// Freed pages are kept for new mail and given back to the disk a few at a time (see `SqlRows::give_back`); that has to be
 /// said before the file has its first page. WAL with `synchronous = FULL` syncs the log at every commit. The writer alone

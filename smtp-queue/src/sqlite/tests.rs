@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use rusqlite::Connection;
 
-use super::disk::{Disk, DiskFile, Folder};
+use super::disk::{BODIES, Disk, DiskFile, Folder, JournalFile};
 use super::{SqliteSpool, open};
 use crate::error::Error;
 use crate::kit::{at, claim, content, message, settle_all, store};
@@ -24,6 +24,7 @@ const FINE: u8 = 0;
 const CONTENT: u8 = 1;
 const NAMES: u8 = 2;
 const ROWS: u8 = 3;
+const JOURNAL: u8 = 4;
 
 impl Failing {
     fn check(&self, what: u8) -> io::Result<()> {
@@ -75,11 +76,37 @@ impl Disk for Failing {
         self.folder.free()
     }
 
+    fn journal(&self) -> io::Result<Box<dyn JournalFile>> {
+        Ok(Box::new(FailingJournal(self.folder.journal()?, Arc::clone(&self.what))))
+    }
+
     fn commit(&self, connection: &Connection) -> rusqlite::Result<()> {
         if self.check(ROWS).is_err() {
             return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(10), None));
         }
         self.folder.commit(connection)
+    }
+}
+
+#[derive(Debug)]
+struct FailingJournal(Box<dyn JournalFile>, Arc<AtomicU8>);
+
+impl JournalFile for FailingJournal {
+    fn read(&mut self) -> io::Result<Vec<u8>> {
+        self.0.read()
+    }
+
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<usize> {
+        self.0.write_at(offset, data)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let failing = self.1.load(Ordering::Relaxed) == JOURNAL;
+        if failing { Err(io::Error::from_raw_os_error(5)) } else { self.0.sync() }
+    }
+
+    fn clear(&mut self) -> io::Result<()> {
+        self.0.clear()
     }
 }
 
@@ -90,10 +117,10 @@ async fn put(spool: &SqliteSpool, body: &[u8]) -> Result<MessageId, Error> {
 
 #[tokio::test]
 async fn after_a_failed_sync_nothing_is_taken_until_a_probe_succeeds() {
-    for what in [CONTENT, NAMES, ROWS] {
+    for what in [CONTENT, NAMES, JOURNAL] {
         let root = tempfile::tempdir().unwrap();
         let failing = Arc::new(AtomicU8::new(FINE));
-        let disk = Failing { folder: Folder(root.path().join(open::BODIES)), what: Arc::clone(&failing) };
+        let disk = Failing { folder: Folder::of(root.path()), what: Arc::clone(&failing) };
         let spool = open::open(root.path(), Limits::default(), Arc::new(disk)).unwrap();
         let large = vec![b'x'; 400_000];
         let first = put(&spool, &large).await.unwrap();
@@ -127,11 +154,57 @@ async fn after_a_failed_sync_nothing_is_taken_until_a_probe_succeeds() {
     }
 }
 
+#[tokio::test]
+async fn what_was_answered_stays_when_the_database_cannot_take_it() {
+    let root = tempfile::tempdir().unwrap();
+    let failing = Arc::new(AtomicU8::new(FINE));
+    let disk = Failing { folder: Folder::of(root.path()), what: Arc::clone(&failing) };
+    let spool = open::open(root.path(), Limits::default(), Arc::new(disk)).unwrap();
+    let settled = put(&spool, b"settled").await.unwrap();
+    let leased = claim(&spool, at(1), 1).await.unwrap().remove(0);
+    failing.store(ROWS, Ordering::Relaxed);
+    let first = put(&spool, b"first").await.unwrap();
+    let done = settle_all(&leased, &Settled::Delivered("250".into()), at(1));
+    spool.settle(leased.lease, at(1), done).await.unwrap();
+    assert!(matches!(spool.maintain(at(2)).await, Err(Error::Storage(_))));
+    assert!(matches!(spool.health(), Health::Unhealthy(_)));
+    assert!(put(&spool, b"second").await.is_err());
+    for _ in 0..2 {
+        assert_eq!(spool.get(first).await.unwrap().len(), 1);
+        assert_eq!(content(&spool, first).await.unwrap(), "first");
+        assert!(spool.maintain(at(3)).await.is_err(), "a probe succeeds on a disk that fails");
+    }
+    failing.store(FINE, Ordering::Relaxed);
+    spool.maintain(at(4)).await.unwrap();
+    assert_eq!(spool.health(), Health::Ready);
+    assert_eq!(content(&spool, first).await.unwrap(), "first");
+    assert!(spool.get(settled).await.unwrap().is_empty());
+    put(&spool, b"third").await.unwrap();
+    assert_eq!(spool.stats().messages, 2);
+}
+
+#[tokio::test]
+async fn the_database_is_up_to_date_a_moment_after_the_last_change() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
+    let id = put(&spool, b"x").await.unwrap();
+    let beside = Connection::open(SqliteSpool::database(root.path())).unwrap();
+    let count = || beside.query_row("SELECT count(*) FROM message", [], |row| row.get::<_, i64>(0)).unwrap();
+    while count() == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    // And others may write to it, and the journal has nothing more to say.
+    beside.execute("UPDATE probe SET time = 0", []).unwrap();
+    assert_eq!(content(&spool, id).await.unwrap(), "x");
+    spool.close().await.unwrap();
+    assert_eq!(std::fs::metadata(root.path().join("journal")).unwrap().len(), 0, "mail is left behind");
+}
+
 fn files(root: &Path) -> usize {
     // Opening sweeps.
     let spool = SqliteSpool::open(root, Limits::default());
     drop(spool);
-    std::fs::read_dir(root.join(open::BODIES)).unwrap().count()
+    std::fs::read_dir(root.join(BODIES)).unwrap().count()
 }
 
 #[tokio::test]

@@ -1,17 +1,18 @@
-//! The one thread that writes: takes what waits, does it in one transaction, and answers after the commit.
+//! The one thread that writes: takes what waits, does it as one group, and answers when the group lasts.
 
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::disk::Disk;
-use super::rows::SqlRows;
+use super::rows::{Fresh, SqlRows};
 use super::{State, bodies, lock, schema};
-use crate::engine::{Answer, Engine, Op};
+use crate::engine::{Answer, Engine, Op, Rows};
 use crate::error::Error;
 use crate::id::MessageId;
 use crate::spool::Claim;
@@ -24,6 +25,10 @@ const GROUP_OCTETS: usize = 1 << 20;
 const GIVE_BACK: i64 = 4_096;
 /// Operations in a group.
 const GROUP_OPS: usize = 1_024;
+/// Octets of the journal after which it is folded in: about a thousand messages, and what is read again after a crash.
+const FOLD_OCTETS: u64 = 4 << 20;
+/// After so long without anything to do, too: the database is then up to date for whoever looks into it.
+const FOLD_IDLE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) enum Request {
@@ -37,6 +42,7 @@ pub(crate) enum Request {
 pub(super) struct Database {
     pub(super) path: PathBuf,
     pub(super) disk: Arc<dyn Disk>,
+    pub(super) fresh: Fresh,
 }
 
 /// Owns the rows.
@@ -49,6 +55,8 @@ pub(super) struct Writer {
     lock: Option<File>,
     /// What was asked for last: who waits for news has no room beyond it.
     claim: Option<Claim>,
+    /// Octets of the journal after which it is folded in.
+    fold_at: u64,
 }
 
 /// What is to be done, and who waits for it.
@@ -56,15 +64,21 @@ pub(crate) type Waiting = (Op, oneshot::Sender<Result<Answer, Error>>);
 
 impl Writer {
     pub(super) fn new(engine: Engine<SqlRows>, home: Database, state: Arc<State>, lock: Option<File>) -> Self {
-        let writer = Self { engine, home, state, lock, claim: None };
+        let writer = Self { engine, home, state, lock, claim: None, fold_at: FOLD_OCTETS };
         writer.publish();
         writer
     }
 
-    /// Works until the spool is closed or nobody has it any more.
-    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Request>) {
+    /// Folds the journal in after so many octets.
+    #[cfg(test)]
+    pub(super) fn folding_at(self, fold_at: u64) -> Self {
+        Self { fold_at, ..self }
+    }
+
+    /// Works until the spool is closed or nobody has it any more. `timer` tells when nothing has come for a while.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Request>, timer: &Runtime) {
         let mut next = None;
-        while let Some(request) = next.take().or_else(|| queue.blocking_recv()) {
+        while let Some(request) = next.take().or_else(|| self.wait(&mut queue, timer)) {
             match request {
                 Request::Op { op, reply } => {
                     let group;
@@ -85,6 +99,24 @@ impl Writer {
             }
         }
         let _ = self.close();
+    }
+
+    fn wait(&mut self, queue: &mut mpsc::Receiver<Request>, timer: &Runtime) -> Option<Request> {
+        while self.engine.rows.is_unfolded() && self.state.broken().is_none() {
+            let request = timer.block_on(async { tokio::time::timeout(FOLD_IDLE, queue.recv()).await });
+            match request {
+                Ok(request) => return request,
+                Err(_) => self.fold(),
+            }
+        }
+        queue.blocking_recv()
+    }
+
+    /// Folds the journal in. What it says lasts if that fails, but nobody can go on with it.
+    fn fold(&mut self) {
+        if let Err(error) = self.engine.rows.fold() {
+            self.state.poison(&error.to_string());
+        }
     }
 
     /// Does a group and answers.
@@ -119,6 +151,9 @@ impl Writer {
                     let _ = reply.send(answer);
                 }
                 free(&*self.home.disk, files);
+                if self.engine.rows.unfolded() >= self.fold_at {
+                    self.fold();
+                }
             }
             Err(error) => {
                 if let Error::Storage(reason) = &error {
@@ -166,6 +201,9 @@ impl Writer {
         let (_, files) = self.engine.apply(vec![Op::Expire(now)])?;
         free(&*self.home.disk, files);
         self.publish();
+        if self.engine.rows.is_unfolded() {
+            self.engine.rows.fold().inspect_err(|error| self.state.poison(&error.to_string()))?;
+        }
         let used = self.engine.lanes_in_use();
         self.engine.rows.bound_lanes(used)?;
         self.engine.rows.give_back(GIVE_BACK)
@@ -184,15 +222,33 @@ impl Writer {
             disk.remove(PROBE)
         });
         written.map_err(|e| Error::io("write to the disk again", &e))?;
-        let connection = Connection::open(&self.home.path)?;
-        schema::configure(&connection)?;
-        let mut rows = SqlRows::new(connection, Arc::clone(&self.home.disk))?;
-        rows.probe(now)?;
-        self.engine.rows = rows;
+        self.engine.rows.release();
+        let reopened = self.reopen(now);
+        match reopened {
+            Ok(rows) => self.engine.rows = rows,
+            // What is known can still be looked at.
+            Err(error) => {
+                self.engine.rows.rollback();
+                return Err(error);
+            }
+        }
         self.engine.reload().map(drop)
     }
 
-    fn close(self) -> Result<(), Error> {
+    fn reopen(&self, now: SystemTime) -> Result<SqlRows, Error> {
+        let connection = Connection::open(&self.home.path)?;
+        schema::configure(&connection)?;
+        let mut rows = SqlRows::open(connection, Arc::clone(&self.home.disk), Arc::clone(&self.home.fresh))?;
+        rows.probe(now)?;
+        Ok(rows)
+    }
+
+    fn close(mut self) -> Result<(), Error> {
+        if self.state.broken().is_none() && self.engine.rows.is_unfolded() {
+            // If that fails the next opening does it.
+            let _ = self.engine.rows.fold();
+        }
+        self.engine.rows.release();
         let connection = self.engine.rows.into_connection();
         // The log is folded into the database; if that fails, the next opening does it.
         let _ = connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");

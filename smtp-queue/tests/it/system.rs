@@ -188,7 +188,7 @@ fn a_full_disk_refuses_and_recovers() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let script = "mount -t tmpfs -o size=16m none \"$1\" && \
+    let script = "mount -t tmpfs -o size=24m none \"$1\" && \
                   exec \"$2\" system::small_disk --exact --nocapture --test-threads=1";
     let output = Command::new("unshare")
         .args(["--mount", "sh", "-c", script, "sh"])

@@ -6,18 +6,21 @@ use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
 
-use super::sim::{Chance, Sim};
+use super::sim::Sim;
 use crate::id::MessageId;
-use crate::sqlite::disk::{Disk, DiskFile};
+use crate::sqlite::disk::{Disk, DiskFile, JournalFile};
 
 type Wrap = fn(Sim) -> Arc<dyn Disk>;
 
-pub(super) const ALL: [(&str, Wrap); 8] = [
+pub(super) const ALL: [(&str, Wrap); 11] = [
     ("content is not synced", |sim| Mutant::wrap(sim, Fault::NoFileSync)),
     ("the folder is not synced", |sim| Mutant::wrap(sim, Fault::NoFolderSync)),
     ("the row comes before its file", |sim| Mutant::wrap(sim, Fault::RowBeforeFile)),
     ("the file is freed before the settlement", |sim| Mutant::wrap(sim, Fault::FreedBeforeSettled)),
-    ("the answer comes before the commit", |sim| Mutant::wrap(sim, Fault::AnswerBeforeCommit)),
+    ("the journal is written over before the commit", |sim| Mutant::wrap(sim, Fault::FoldWithoutCommit)),
+    ("the journal is not synced", |sim| Mutant::wrap(sim, Fault::NoJournalSync)),
+    ("the answer comes before the journal is written", |sim| Mutant::wrap(sim, Fault::AnswerBeforeJournal)),
+    ("a failed sync of the journal is taken for success", |sim| Mutant::wrap(sim, Fault::JournalErrorIgnored)),
     ("a failed sync is taken for success", |sim| Mutant::wrap(sim, Fault::SyncErrorIgnored)),
     ("a short write is taken for a whole one", |sim| Mutant::wrap(sim, Fault::ShortWriteIgnored)),
     ("nothing is swept", |sim| Mutant::wrap(sim, Fault::NoSweep)),
@@ -29,7 +32,10 @@ enum Fault {
     NoFolderSync,
     RowBeforeFile,
     FreedBeforeSettled,
-    AnswerBeforeCommit,
+    FoldWithoutCommit,
+    NoJournalSync,
+    AnswerBeforeJournal,
+    JournalErrorIgnored,
     SyncErrorIgnored,
     ShortWriteIgnored,
     NoSweep,
@@ -39,14 +45,15 @@ enum Fault {
 struct Mutant {
     sim: Sim,
     fault: Fault,
-    chance: Mutex<Chance>,
     /// Renames that are put off.
-    renames: Mutex<Vec<(String, String)>>,
+    renames: Renames,
 }
+
+type Renames = Arc<Mutex<Vec<(String, String)>>>;
 
 impl Mutant {
     fn wrap(sim: Sim, fault: Fault) -> Arc<dyn Disk> {
-        Arc::new(Self { sim, fault, chance: Mutex::new(Chance::new(1)), renames: Mutex::default() })
+        Arc::new(Self { sim, fault, renames: Renames::default() })
     }
 }
 
@@ -86,42 +93,93 @@ impl Disk for Mutant {
         self.sim.free()
     }
 
+    fn journal(&self) -> io::Result<Box<dyn JournalFile>> {
+        let (sim, renames) = (self.sim.clone(), Arc::clone(&self.renames));
+        Ok(Box::new(Journal { file: self.sim.journal()?, sim, fault: self.fault, renames, kept: None }))
+    }
+
     fn commit(&self, connection: &Connection) -> rusqlite::Result<()> {
-        match self.fault {
-            Fault::FreedBeforeSettled => {
-                let named = named(connection)?;
-                for name in self.sim.list().unwrap_or_default() {
-                    if name.parse().is_ok_and(|id: MessageId| !named.contains(&id)) {
-                        let _ = self.sim.remove(&name);
-                        let _ = self.sim.sync_folder();
-                    }
-                }
-                self.sim.commit(connection)
+        if self.fault == Fault::FoldWithoutCommit {
+            return connection.execute_batch("ROLLBACK");
+        }
+        self.sim.commit(connection)
+    }
+}
+
+#[derive(Debug)]
+struct Journal {
+    file: Box<dyn JournalFile>,
+    sim: Sim,
+    fault: Fault,
+    renames: Renames,
+    /// A frame that is put off, and where it belongs.
+    kept: Option<(u64, Vec<u8>)>,
+}
+
+impl Journal {
+    fn catch_up(&mut self) -> io::Result<()> {
+        let Some((offset, data)) = self.kept.take() else { return Ok(()) };
+        let mut done = 0;
+        while done < data.len() {
+            done += self.file.write_at(offset + done as u64, &data[done..])?;
+        }
+        self.file.sync()
+    }
+
+    /// Removes the file of the message of which a frame deletes the first job.
+    fn free_early(&self, frame: &[u8]) {
+        const DELETE_JOB: u8 = 4;
+        let order = frame.get(23..31).and_then(|order| order.try_into().ok()).map(u64::from_le_bytes);
+        for name in self.sim.list().unwrap_or_default() {
+            if frame.get(20) == Some(&DELETE_JOB) && name.parse().ok().map(MessageId::order) == order {
+                let _ = self.sim.remove(&name);
+                let _ = self.sim.sync_folder();
             }
-            // The power goes between the answer and the commit.
-            Fault::AnswerBeforeCommit if self.chance.lock().unwrap().below(10) == 0 => {
-                connection.execute_batch("ROLLBACK")?;
-                self.sim.cut_here();
+        }
+    }
+}
+
+impl JournalFile for Journal {
+    fn read(&mut self) -> io::Result<Vec<u8>> {
+        self.file.read()
+    }
+
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<usize> {
+        match self.fault {
+            Fault::AnswerBeforeJournal => {
+                self.catch_up()?;
+                self.kept = Some((offset, data.to_vec()));
+                return Ok(data.len());
+            }
+            Fault::FreedBeforeSettled => self.free_early(data),
+            _ => {}
+        }
+        let n = self.file.write_at(offset, data)?;
+        Ok(if self.fault == Fault::ShortWriteIgnored { data.len() } else { n })
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        match self.fault {
+            Fault::NoJournalSync | Fault::AnswerBeforeJournal => Ok(()),
+            Fault::JournalErrorIgnored => {
+                let _ = self.file.sync();
                 Ok(())
             }
             Fault::RowBeforeFile => {
-                self.sim.commit(connection)?;
+                self.file.sync()?;
                 for (from, to) in std::mem::take(&mut *self.renames.lock().unwrap()) {
                     let _ = self.sim.rename(&from, &to);
                 }
                 let _ = self.sim.sync_folder();
                 Ok(())
             }
-            _ => self.sim.commit(connection),
+            _ => self.file.sync(),
         }
     }
-}
 
-fn named(connection: &Connection) -> rusqlite::Result<Vec<MessageId>> {
-    let half = |value: i64| u64::from_ne_bytes(value.to_ne_bytes());
-    let mut statement = connection.prepare("SELECT id, random FROM message WHERE body IS NULL")?;
-    let ids = statement.query_map([], |row| Ok(MessageId::from_parts(half(row.get(0)?), half(row.get(1)?))))?;
-    ids.collect()
+    fn clear(&mut self) -> io::Result<()> {
+        self.file.clear()
+    }
 }
 
 struct Open {

@@ -1,12 +1,12 @@
 //! A disk that forgets what was not synced, and fails when it is told to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rusqlite::Connection;
 
-use crate::sqlite::disk::{Disk, DiskFile};
+use crate::sqlite::disk::{Disk, DiskFile, JournalFile};
 
 /// Numbers by chance, the same for a seed.
 #[derive(Debug, Clone)]
@@ -45,6 +45,7 @@ struct State {
     /// Changes of names that no sync has made last.
     pending: Vec<Change>,
     files: HashMap<u64, File>,
+    journal: File,
     next: u64,
     /// Operations until the power is cut.
     fuse: Option<u64>,
@@ -57,8 +58,9 @@ struct State {
 struct File {
     content: Vec<u8>,
     durable: Vec<u8>,
-    /// A sync failed: what was written before it is lost, though nobody is told again.
-    lost: bool,
+    /// Sectors that the next sync makes last. After a sync that failed, what was written before is not among them,
+    /// though nobody is told again.
+    dirty: BTreeSet<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -78,6 +80,7 @@ impl Sim {
             durable_names: BTreeMap::new(),
             pending: Vec::new(),
             files: HashMap::new(),
+            journal: File::default(),
             next: 0,
             fuse: None,
             cut: false,
@@ -118,36 +121,52 @@ impl Sim {
                 file.tear(chance);
             }
         }
-    }
-
-    /// Cuts the power without leaving anything to chance.
-    pub(super) fn cut_here(&self) {
-        self.state().cut = true;
+        let State { journal, chance, .. } = &mut *state;
+        journal.tear(chance);
     }
 }
 
 impl File {
+    fn write(&mut self, at: usize, data: &[u8]) {
+        let end = at + data.len();
+        if self.content.len() < end {
+            self.content.resize(end, 0);
+        }
+        self.content[at..end].copy_from_slice(data);
+        self.dirty.extend(at / SECTOR..end.div_ceil(SECTOR));
+    }
+
+    fn sync(&mut self, works: bool) {
+        let dirty = std::mem::take(&mut self.dirty);
+        if works {
+            self.durable.resize(self.content.len(), 0);
+            for sector in dirty {
+                let range = sector * SECTOR..((sector + 1) * SECTOR).min(self.content.len());
+                self.durable[range.clone()].copy_from_slice(&self.content[range]);
+            }
+        }
+    }
+
     /// Sectors that were not synced are new, old or nothing, each for itself; so is the length.
     fn tear(&mut self, chance: &mut Chance) {
         if self.content != self.durable {
-            let longest = self.content.len().max(self.durable.len());
             let length = if chance.below(2) == 0 { self.content.len() } else { self.durable.len() };
-            let mut torn = vec![0; longest];
-            for start in (0..longest).step_by(SECTOR) {
-                let from = match chance.below(3) {
-                    0 => &self.content,
-                    1 => &self.durable,
-                    _ => continue,
-                };
-                for (n, octet) in torn.iter_mut().enumerate().skip(start).take(SECTOR) {
-                    *octet = from.get(n).copied().unwrap_or_default();
+            let mut torn = self.durable.clone();
+            torn.resize(self.content.len().max(self.durable.len()), 0);
+            self.content.resize(torn.len(), 0);
+            for (torn, new) in torn.chunks_mut(SECTOR).zip(self.content.chunks(SECTOR)) {
+                match chance.below(3) {
+                    _ if torn == new => {}
+                    0 => torn.copy_from_slice(new),
+                    1 => torn.fill(0),
+                    _ => {}
                 }
             }
             torn.truncate(length);
             self.durable = torn;
         }
         self.content.clone_from(&self.durable);
-        self.lost = false;
+        self.dirty.clear();
     }
 }
 
@@ -244,6 +263,10 @@ impl Disk for Sim {
         Ok(u64::MAX)
     }
 
+    fn journal(&self) -> io::Result<Box<dyn JournalFile>> {
+        Ok(Box::new(self.clone()))
+    }
+
     /// Atomic, but a failure leaves open whether it happened.
     fn commit(&self, connection: &Connection) -> rusqlite::Result<()> {
         let (result, happens) = {
@@ -270,7 +293,7 @@ impl DiskFile for Open {
             _ => data.len(),
         };
         if let Some(file) = state.files.get_mut(&self.1) {
-            file.content.extend_from_slice(&data[..n]);
+            file.write(file.content.len(), &data[..n]);
         }
         Ok(n)
     }
@@ -279,12 +302,37 @@ impl DiskFile for Open {
         let mut state = self.0.state();
         let result = state.tick();
         if let Some(file) = state.files.get_mut(&self.1) {
-            if result.is_err() {
-                file.lost = true;
-            } else if !file.lost {
-                file.durable.clone_from(&file.content);
-            }
+            file.sync(result.is_ok());
         }
         result
+    }
+}
+
+impl JournalFile for Sim {
+    fn read(&mut self) -> io::Result<Vec<u8>> {
+        Ok(self.state().journal.content.clone())
+    }
+
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<usize> {
+        let mut state = self.state();
+        state.tick()?;
+        let n = match state.chance.below(4) {
+            0 => data.len().div_ceil(2),
+            _ => data.len(),
+        };
+        state.journal.write(usize::try_from(offset).unwrap(), &data[..n]);
+        Ok(n)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let mut state = self.state();
+        let result = state.tick();
+        state.journal.sync(result.is_ok());
+        result
+    }
+
+    fn clear(&mut self) -> io::Result<()> {
+        // In the simulation a store never ends in peace.
+        Ok(())
     }
 }

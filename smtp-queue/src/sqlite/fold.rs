@@ -1,0 +1,131 @@
+//! How journal and tables stay one: folding the journal in, and doing again what only the journal has.
+
+use std::collections::HashMap;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ErrorCode};
+
+use super::change::{Change, Statement};
+use super::journal::{Contents, new_salt};
+use super::lock;
+use super::rows::{FreshBody, SqlRows};
+use crate::error::Error;
+use crate::id::MessageId;
+
+impl SqlRows {
+    /// Whether the journal has what the database has not.
+    pub(super) const fn is_unfolded(&self) -> bool {
+        self.journal.len() > 0
+    }
+
+    /// Octets in the journal.
+    pub(super) const fn unfolded(&self) -> u64 {
+        self.journal.len()
+    }
+
+    /// Commits what the journal has made last, and makes it void there.
+    pub(super) fn fold(&mut self) -> Result<(), Error> {
+        let salt = new_salt();
+        let result = commit(self, salt);
+        match result {
+            Ok(()) => {
+                self.journal.restart(salt);
+                lock(&self.fresh).clear();
+                Ok(())
+            }
+            Err(error) => {
+                // Whether it happened or not: the database names the salt that counts.
+                self.restore()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets go of the transaction, so that another connection can have it.
+    pub(super) fn release(&mut self) {
+        if !self.connection.is_autocommit() {
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+    }
+
+    /// Brings the rows to what is on disk: what the database has, and what the journal has beyond it.
+    pub(super) fn restore(&mut self) -> Result<(), Error> {
+        // Whoever looks for content waits meanwhile, or would take it for missing.
+        let held = std::sync::Arc::clone(&self.fresh);
+        let mut fresh = lock(&held);
+        self.release();
+        fresh.clear();
+        let contents = self.journal.read(salt(&self.connection)?).map_err(|e| Error::io("read the journal", &e))?;
+        if contents.damaged {
+            self.keep(&contents);
+        }
+        if self.is_unfolded() {
+            self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        }
+        for change in contents.changes() {
+            match change.0.execute(&self.connection, &change.1) {
+                Ok(()) => follow(&mut fresh, &change),
+                // Only where frames before it are missing, or somebody has changed the database.
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                    tracing::error!(%error, "a change in the journal of the queue does not fit the database; skipped");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.read_lanes()
+    }
+
+    /// Puts a journal aside that is not as it was written.
+    fn keep(&self, contents: &Contents) {
+        let name = format!("damaged-journal-{:016x}", new_salt());
+        let written = self.disk.create(&name).and_then(|mut file| {
+            let mut octets = contents.octets();
+            while !octets.is_empty() {
+                let n = file.write(octets)?;
+                octets = octets.get(n.max(1)..).unwrap_or_default();
+            }
+            file.sync()
+        });
+        tracing::error!(
+            copy = name,
+            kept = written.is_ok(),
+            "the journal of the queue is not what was written: messages may be missing, and others may be sent again; \
+             a copy is in the folder of the bodies; look at the disk"
+        );
+    }
+}
+
+fn salt(connection: &Connection) -> Result<u64, Error> {
+    let salt: i64 = connection.query_row("SELECT salt FROM journal WHERE id = 1", [], |row| row.get(0))?;
+    Ok(u64::from_ne_bytes(salt.to_ne_bytes()))
+}
+
+fn commit(rows: &SqlRows, salt: u64) -> Result<(), Error> {
+    let connection = &rows.connection;
+    if connection.is_autocommit() {
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    }
+    let salt = i64::from_ne_bytes(salt.to_ne_bytes());
+    connection.prepare_cached("UPDATE journal SET salt = ?1 WHERE id = 1")?.execute([salt])?;
+    Ok(rows.disk.commit(connection)?)
+}
+
+/// Where size and checksum of a body are among the values of [`Statement::InsertMessage`].
+const SIZE: usize = 6;
+const SUM: usize = 7;
+
+/// A body that comes or goes with a change.
+fn follow(fresh: &mut HashMap<MessageId, FreshBody>, (statement, values): &Change<'_>) {
+    let number = |n: usize| values.get(n)?.as_i64().ok().map(|number| u64::from_ne_bytes(number.to_ne_bytes()));
+    let (Some(order), Some(random)) = (number(0), number(1)) else { return };
+    let body = match (statement, values.last()) {
+        (Statement::DeleteMessage, _) => FreshBody::Gone,
+        (Statement::InsertMessage, Some(ValueRef::Blob(content))) => FreshBody::Row(content.to_vec().into()),
+        (Statement::InsertMessage, _) => {
+            let (Some(size), Some(Ok(sum))) = (number(SIZE), number(SUM).map(u32::try_from)) else { return };
+            FreshBody::File { size, sum }
+        }
+        _ => return,
+    };
+    fresh.insert(MessageId::from_parts(order, random), body);
+}
