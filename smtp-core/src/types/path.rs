@@ -64,9 +64,17 @@ impl From<Mailbox> for ForwardPath {
 fn bracketed(text: &str) -> Result<(&str, &str), Invalid> {
     const WHAT: &str = "path";
     let inner = text.strip_prefix('<').ok_or(Invalid::new(WHAT, "stands in '<' and '>' (RFC 5321 §4.1.2)"))?;
-    let mut quoted = false;
-    let mut escaped = false;
-    let end = inner.bytes().position(|b| {
+    let end = end(inner).ok_or(Invalid::new(WHAT, "the closing '>' is missing (RFC 5321 §4.1.2)"))?;
+    let (inside, rest) = inner.split_at(end);
+    Ok((without_source_route(inside)?, rest.get(1..).unwrap_or_default()))
+}
+
+/// Where the first `>` is that does not stand in quotes.
+fn end(inner: &str) -> Option<usize> {
+    // Mostly there are no quotes.
+    let start = inner.bytes().position(|b| matches!(b, b'>' | b'"'))?;
+    let (mut quoted, mut escaped) = (false, false);
+    let end = inner.bytes().skip(start).position(|b| {
         match b {
             _ if escaped => escaped = false,
             b'\\' if quoted => escaped = true,
@@ -76,9 +84,7 @@ fn bracketed(text: &str) -> Result<(&str, &str), Invalid> {
         }
         false
     });
-    let end = end.ok_or(Invalid::new(WHAT, "the closing '>' is missing (RFC 5321 §4.1.2)"))?;
-    let (inside, rest) = inner.split_at(end);
-    Ok((without_source_route(inside)?, rest.get(1..).unwrap_or_default()))
+    Some(start + end?)
 }
 
 fn without_source_route(inside: &str) -> Result<&str, Invalid> {
