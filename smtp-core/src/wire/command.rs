@@ -50,8 +50,9 @@ pub fn decode_command(line: &[u8]) -> Result<Command, CommandError> {
     let arguments = arguments.unwrap_or_default().trim_ascii_start();
     let mut name = [0; VERB_MAX];
     let name = name.get_mut(..verb.len()).ok_or(CommandError::Unrecognized)?;
-    name.copy_from_slice(verb.as_bytes());
-    name.make_ascii_uppercase();
+    for (upper, letter) in name.iter_mut().zip(verb.bytes()) {
+        *upper = letter.to_ascii_uppercase();
+    }
     match &*name {
         b"RCPT" => {
             let (to, parameters) = path(arguments, "TO:", ForwardPath::parse)?;
@@ -113,6 +114,7 @@ fn hello(kind: HelloKind, arguments: &str) -> Result<Command, CommandError> {
     Ok(Command::Hello(Hello { kind, name }))
 }
 
+#[inline]
 fn path<'a, P>(
     arguments: &'a str,
     prefix: &'static str,
