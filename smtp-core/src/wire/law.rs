@@ -125,6 +125,8 @@ impl LineLaw {
 
 /// How many octets are plain: each CR has an LF behind it, each LF but a first octet has a CR before it, no dot stands
 /// behind an LF, and no line is longer than `line_max`, the first of them having had `line_len` octets already.
+///
+/// With `std` there are two of it, one for processors with AVX2.
 #[cfg_attr(feature = "std", multiversion::multiversion(targets("x86_64+avx2")))]
 fn plain_len(octets: &[u8], line_len: usize, line_max: usize) -> usize {
     let Some(last) = octets.len().checked_sub(BLOCK + 1) else { return 0 };
