@@ -1,17 +1,17 @@
-//! The codec and the session, beside smtp-proto and memchr: `cargo bench -p smtp-core --bench codec`.
+//! The codec, beside smtp-proto and memchr: `cargo bench -p smtp-core --bench codec`.
 //!
 //! `ours` gives typed values that were checked; `smtp_proto` gives borrowed text and checks less. Both read the same
-//! octets.
+//! octets, which lie in one place and are read again and again, and drop what came of them. What is allocated is counted
+//! in `tests/cost.rs`.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "nobody else calls it, and what fails is wrong")]
 
 use bytes::{Bytes, BytesMut};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use smtp_core::wire::{Content, DataDecoder, DataEncoder, LineDecoder, LineStep, ReplyDecoder, decode_command};
-
-#[global_allocator]
-static ALLOCATOR: divan::AllocProfiler = divan::AllocProfiler::system();
+use smtp_core::wire::{
+    Content, DataDecoder, DataEncoder, LineDecoder, LineLaw, LineStep, ReplyDecoder, decode_command,
+};
 
 fn main() {
     divan::main();
@@ -26,44 +26,62 @@ const REPLY: &[u8] = b"250 2.1.5 recipient ok\r\n";
 const EHLO_REPLY: &[u8] = b"250-mx.example greets you\r\n250-PIPELINING\r\n250-SIZE 52428800\r\n250-8BITMIME\r\n\
 250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250 SMTPUTF8\r\n";
 
+/// A read buffer that holds something again and again.
+fn refill(input: &mut BytesMut, octets: &[u8]) {
+    if input.is_empty() {
+        *input = BytesMut::from(octets.repeat(100).as_slice());
+    }
+}
+
 /// One command a line: what a read gives.
+#[divan::bench_group(sample_size = 1_000)]
 mod command {
     use super::*;
 
     #[divan::bench(args = [("RCPT", RCPT), ("MAIL", MAIL), ("EHLO", EHLO)].map(Named))]
     fn ours(bencher: Bencher<'_, '_>, line: Named) {
-        // The line decoder finds the end, as it does in a session.
-        bencher.with_inputs(|| BytesMut::from(line.0.1)).bench_local_refs(|input| {
-            let mut lines = LineDecoder::default();
-            let LineStep::Line(len) = lines.next(input, 512) else { unreachable!() };
-            decode_command(&input[..len]).unwrap()
+        let mut input = BytesMut::from(line.0.1);
+        bencher.bench_local(|| {
+            // The line decoder finds the end, as it does in a session.
+            let LineStep::Line(len) = LineDecoder::default().next(divan::black_box(&mut input), 512) else {
+                unreachable!()
+            };
+            divan::black_box_drop(decode_command(&input[..len]).unwrap());
         });
     }
 
     #[divan::bench(args = [("RCPT", RCPT), ("MAIL", MAIL), ("EHLO", EHLO)].map(Named))]
     fn smtp_proto(bencher: Bencher<'_, '_>, line: Named) {
-        bencher.bench_local(|| ::smtp_proto::Request::parse(&mut divan::black_box(line.0.1).iter()).unwrap());
+        bencher.bench_local(|| {
+            divan::black_box_drop(::smtp_proto::Request::parse(&mut divan::black_box(line.0.1).iter()).unwrap());
+        });
     }
 
     /// As a server must keep it beyond the read buffer.
     #[divan::bench(args = [("RCPT", RCPT), ("MAIL", MAIL), ("EHLO", EHLO)].map(Named))]
     fn smtp_proto_owned(bencher: Bencher<'_, '_>, line: Named) {
-        bencher
-            .bench_local(|| ::smtp_proto::Request::parse(&mut divan::black_box(line.0.1).iter()).unwrap().into_owned());
+        bencher.bench_local(|| {
+            let request = ::smtp_proto::Request::parse(&mut divan::black_box(line.0.1).iter()).unwrap();
+            divan::black_box_drop(request.into_owned());
+        });
     }
 }
 
 /// A group that came in one read.
+#[divan::bench_group(sample_size = 1_000)]
 mod group {
     use super::*;
 
     #[divan::bench]
     fn ours(bencher: Bencher<'_, '_>) {
-        bencher.counter(ItemsCount::new(4_usize)).with_inputs(|| BytesMut::from(GROUP)).bench_local_refs(|input| {
+        let mut input = BytesMut::new();
+        bencher.counter(ItemsCount::new(4_usize)).bench_local(|| {
+            refill(&mut input, GROUP);
             let mut lines = LineDecoder::default();
-            while let LineStep::Line(len) = lines.next(input, 512) {
-                divan::black_box(decode_command(&input[..len]).unwrap());
-                lines.consume(input, len);
+            for _ in 0..4 {
+                let LineStep::Line(len) = lines.next(&mut input, 512) else { unreachable!() };
+                divan::black_box_drop(decode_command(&input[..len]).unwrap());
+                lines.consume(&mut input, len);
             }
         });
     }
@@ -74,48 +92,60 @@ mod group {
             let mut receiver = ::smtp_proto::request::receiver::RequestReceiver::default();
             let mut octets = divan::black_box(GROUP).iter();
             for _ in 0..4 {
-                divan::black_box(receiver.ingest(&mut octets).unwrap());
+                divan::black_box_drop(receiver.ingest(&mut octets).unwrap());
             }
         });
     }
 }
 
 /// What a client reads.
+#[divan::bench_group(sample_size = 1_000)]
 mod reply {
     use super::*;
 
     #[divan::bench(args = [("250", REPLY), ("EHLO", EHLO_REPLY)].map(Named))]
     fn ours(bencher: Bencher<'_, '_>, reply: Named) {
-        bencher
-            .with_inputs(|| BytesMut::from(reply.0.1))
-            .bench_local_refs(|input| ReplyDecoder::default().next(input).unwrap().unwrap());
+        let mut input = BytesMut::new();
+        bencher.bench_local(|| {
+            refill(&mut input, reply.0.1);
+            divan::black_box_drop(ReplyDecoder::default().next(&mut input).unwrap().unwrap());
+        });
     }
 
     #[divan::bench(args = [("250", REPLY), ("EHLO", EHLO_REPLY)].map(Named))]
     fn smtp_proto(bencher: Bencher<'_, '_>, reply: Named) {
         bencher.bench_local(|| {
             let mut receiver = ::smtp_proto::response::parser::ResponseReceiver::default();
-            receiver.parse(&mut divan::black_box(reply.0.1).iter()).unwrap()
+            divan::black_box_drop(receiver.parse(&mut divan::black_box(reply.0.1).iter()).unwrap());
         });
     }
 }
 
-/// Content: 1 MiB in lines of 78, one in sixteen with a dot to be put on or taken off, in reads of 64 KiB.
+/// Content: 1 MiB in lines of 80, in reads of 64 KiB.
 mod data {
     use super::*;
 
     const SIZE: usize = 1 << 20;
     const READ: usize = 64 << 10;
+    /// No line with a dot, as in nearly all mail; and one line in sixteen with a dot to be put on or taken off.
+    const DOTS: [Dots; 2] = [Dots("no dots", usize::MAX), Dots("dots", 16)];
 
-    fn wire() -> Vec<u8> {
+    #[derive(Clone, Copy)]
+    struct Dots(&'static str, usize);
+
+    impl std::fmt::Display for Dots {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    fn wire(dots: Dots) -> Vec<u8> {
         let mut octets = Vec::with_capacity(SIZE);
-        for n in 0.. {
+        for n in 1.. {
             if octets.len() + 80 > SIZE {
                 break;
             }
-            let start = if n % 16 == 0 { b'.' } else { b'x' };
-            octets.push(start);
-            octets.extend_from_slice(&[start; 1]);
+            octets.extend_from_slice(&[if n % dots.1 == 0 { b'.' } else { b'x' }; 2]);
             octets.extend_from_slice(&[b'x'; 76]);
             octets.extend_from_slice(b"\r\n");
         }
@@ -123,31 +153,34 @@ mod data {
         octets
     }
 
-    #[divan::bench]
-    fn decode_ours(bencher: Bencher<'_, '_>) {
-        let wire = wire();
+    #[divan::bench(args = DOTS)]
+    fn decode_ours(bencher: Bencher<'_, '_>, dots: Dots) {
+        let wire = wire(dots);
         let reads = || wire.chunks(READ).map(BytesMut::from).collect::<Vec<_>>();
         bencher.counter(BytesCount::new(wire.len())).with_inputs(reads).bench_local_refs(|reads| {
             let mut decoder = DataDecoder::new(1_000);
-            let mut input = BytesMut::new();
-            for read in reads.iter_mut() {
+            let mut rest = BytesMut::new();
+            for read in reads {
                 // What is left of a read stands before the next, as in a read buffer.
-                if input.is_empty() {
-                    input = std::mem::take(read);
-                } else {
-                    input.extend_from_slice(read);
+                if !rest.is_empty() {
+                    rest.extend_from_slice(read);
+                    *read = std::mem::take(&mut rest);
                 }
-                while let Content::Data(data) = decoder.next(&mut input) {
-                    drop(divan::black_box(data));
+                while let Content::Data(data) = decoder.next(read) {
+                    divan::black_box_drop(data);
+                }
+                if !read.is_empty() {
+                    rest = std::mem::take(read);
                 }
             }
+            decoder.bad_line()
         });
     }
 
     /// It copies the content into one buffer.
-    #[divan::bench]
-    fn decode_smtp_proto(bencher: Bencher<'_, '_>) {
-        let wire = wire();
+    #[divan::bench(args = DOTS)]
+    fn decode_smtp_proto(bencher: Bencher<'_, '_>, dots: Dots) {
+        let wire = wire(dots);
         let mut message = Vec::with_capacity(wire.len());
         bencher.counter(BytesCount::new(wire.len())).bench_local(|| {
             let mut receiver = ::smtp_proto::request::receiver::DataReceiver::new();
@@ -158,9 +191,21 @@ mod data {
         });
     }
 
+    /// What BDAT costs beside.
     #[divan::bench]
-    fn encode_ours(bencher: Bencher<'_, '_>) {
-        let message: Vec<Bytes> = wire().chunks(READ).map(Bytes::copy_from_slice).collect();
+    fn line_law(bencher: Bencher<'_, '_>) {
+        let wire = wire(DOTS[0]);
+        bencher.counter(BytesCount::new(wire.len())).bench_local(|| {
+            let mut law = LineLaw::new(1_000);
+            for read in wire.chunks(READ) {
+                law.check(divan::black_box(read)).unwrap();
+            }
+        });
+    }
+
+    #[divan::bench(args = DOTS)]
+    fn encode_ours(bencher: Bencher<'_, '_>, dots: Dots) {
+        let message: Vec<Bytes> = wire(dots).chunks(READ).map(Bytes::copy_from_slice).collect();
         bencher.counter(BytesCount::new(SIZE)).with_inputs(|| message.clone()).bench_local_values(|message| {
             let mut encoder = DataEncoder::default();
             for piece in message {
@@ -172,7 +217,7 @@ mod data {
     /// The floor: every line end is looked for, and nothing is done with it.
     #[divan::bench]
     fn memchr_line_ends(bencher: Bencher<'_, '_>) {
-        let wire = wire();
+        let wire = wire(DOTS[1]);
         bencher
             .counter(BytesCount::new(wire.len()))
             .bench_local(|| memchr::memchr2_iter(b'\r', b'\n', divan::black_box(&wire)).count());
@@ -181,7 +226,7 @@ mod data {
     /// The floor of one who looks for nothing but dots at line starts.
     #[divan::bench]
     fn memmem_dots(bencher: Bencher<'_, '_>) {
-        let wire = wire();
+        let wire = wire(DOTS[1]);
         bencher
             .counter(BytesCount::new(wire.len()))
             .bench_local(|| memchr::memmem::find_iter(divan::black_box(&wire), b"\r\n.").count());

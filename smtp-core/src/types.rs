@@ -49,14 +49,44 @@ impl Invalid {
     }
 }
 
+/// True if a control character, of US-ASCII or beyond it, is in `text`.
+pub(crate) fn has_control(text: &str) -> bool {
+    any_octet(text.as_bytes(), |octet| octet.is_ascii_control())
+        || (!text.is_ascii() && text.chars().any(char::is_control))
+}
+
+/// What stands before the first `byte`, which is of US-ASCII, and what behind it. Texts are short here; `str::split_once`
+/// is made for long ones.
+pub(crate) fn split_at_byte(text: &str, byte: u8) -> (&str, Option<&str>) {
+    debug_assert!(byte.is_ascii());
+    match text.bytes().position(|b| b == byte) {
+        Some(i) => (text.get(..i).unwrap_or_default(), text.get(i + 1..)),
+        None => (text, None),
+    }
+}
+
 /// Text from outside with everything that a terminal, a log line or a reply could trip over replaced by `?`.
 #[must_use]
 pub fn printable(text: &[u8]) -> String {
-    // What nearly all text is, and is told at once.
-    if text.iter().all(|b| matches!(b, b' '..=b'~')) {
+    if is_plain(text) {
         return String::from_utf8_lossy(text).into_owned();
     }
     String::from_utf8_lossy(text).chars().map(|c| if c.is_control() || c == '\u{FFFD}' { '?' } else { c }).collect()
+}
+
+/// True if all is printable US-ASCII, as nearly all text is.
+pub(crate) fn is_plain(text: &[u8]) -> bool {
+    !any_octet(text, |octet| !matches!(octet, b' '..=b'~'))
+}
+
+/// True if `wrong` holds for any octet. Eight of them are looked at together, without a branch for each; the last eight may
+/// overlap with those before.
+pub(crate) fn any_octet(octets: &[u8], wrong: impl Fn(u8) -> bool) -> bool {
+    let any = |octets: &[u8]| octets.iter().fold(false, |any, octet| any | wrong(*octet));
+    match octets.last_chunk::<8>() {
+        Some(last) => octets.as_chunks::<8>().0.iter().any(|chunk| any(chunk)) || any(last),
+        None => any(octets),
+    }
 }
 
 /// `Box<str>` of the ASCII upper-case form, used for keywords and verbs, which compare without case.
@@ -64,4 +94,29 @@ pub(crate) fn upper(text: &str) -> Box<str> {
     let mut text = String::from(text);
     text.make_ascii_uppercase();
     text.into_boxed_str()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn one_wrong_octet_is_found_wherever_it_stands(len in 0..40_usize, at in any::<prop::sample::Index>()) {
+            let mut octets: Vec<u8> = [b'x'].repeat(len);
+            prop_assert!(is_plain(&octets));
+            if len > 0 {
+                octets[at.index(len)] = 0;
+                prop_assert!(!is_plain(&octets));
+            }
+        }
+
+        #[test]
+        fn printable_text_is_shown_as_it_is_and_nothing_else_is(text in any::<Vec<u8>>()) {
+            let plainly = |c: char| if c.is_control() || c == '\u{FFFD}' { '?' } else { c };
+            prop_assert_eq!(printable(&text), String::from_utf8_lossy(&text).chars().map(plainly).collect::<String>());
+        }
+    }
 }

@@ -5,12 +5,14 @@
 
 mod command;
 mod data;
+mod law;
 mod line;
 mod reply;
 #[cfg(test)]
 mod round_trip;
 
 pub use command::{CommandError, decode_command, decode_response, encode_command};
-pub use data::{BadLine, Content, DataDecoder, DataEncoder, LineLaw, canonical};
+pub use data::{Content, DataDecoder, DataEncoder, canonical};
+pub use law::{BadLine, LineLaw};
 pub use line::{LineDecoder, LineError, LineStep};
 pub use reply::{ReplyDecoder, ReplyError, encode_reply};

@@ -120,6 +120,26 @@ impl EnhancedCode {
     }
 }
 
+impl EnhancedCode {
+    /// Takes a code off the start of `text`.
+    pub(crate) fn split(text: &[u8]) -> Option<(Self, &[u8])> {
+        let (class, text) = number(text)?;
+        let (subject, text) = number(text.strip_prefix(b".")?)?;
+        let (detail, text) = number(text.strip_prefix(b".")?)?;
+        Some((Self::new(u8::try_from(class).ok()?, subject, detail).ok()?, text))
+    }
+}
+
+/// Takes one to three digits off the start of `text`; behind them stands none.
+fn number(text: &[u8]) -> Option<(u16, &[u8])> {
+    let len = text.iter().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
+    if !(1..=3).contains(&len) {
+        return None;
+    }
+    let (digits, rest) = text.split_at(len);
+    Some((digits.iter().fold(0, |n, digit| n * 10 + u16::from(digit - b'0')), rest))
+}
+
 impl fmt::Debug for EnhancedCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -136,22 +156,10 @@ impl FromStr for EnhancedCode {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        const BAD: Invalid = Invalid::new("enhanced status code", "class.subject.detail (RFC 3463 §2)");
-        fn number(text: Option<&str>) -> Result<u16, Invalid> {
-            let text = text.ok_or(BAD)?;
-            if text.is_empty() || text.len() > 3 || !text.bytes().all(|b| b.is_ascii_digit()) {
-                return Err(BAD);
-            }
-            text.parse().map_err(|_| BAD)
+        match Self::split(text.as_bytes()) {
+            Some((code, [])) => Ok(code),
+            _ => Err(Invalid::new("enhanced status code", "class.subject.detail (RFC 3463 §2)")),
         }
-        let mut parts = text.split('.');
-        let class = number(parts.next())?;
-        let subject = number(parts.next())?;
-        let detail = number(parts.next())?;
-        if parts.next().is_some() {
-            return Err(BAD);
-        }
-        Self::new(u8::try_from(class).map_err(|_| BAD)?, subject, detail)
     }
 }
 

@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
 
-use super::Invalid;
+use super::{Invalid, has_control, split_at_byte};
 
 /// A typed parameter of MAIL or RCPT, such as `SIZE=1000`. One implementation stands in the file of each extension.
 pub trait Parameter: Sized {
@@ -39,7 +39,13 @@ impl Parameters {
     /// [`Invalid`] for bad syntax, and for a keyword that occurs twice.
     pub fn new(text: &str) -> Result<Self, Invalid> {
         const WHAT: &str = "parameter";
-        let text = text.trim_matches(' ');
+        const VALUE: Invalid = Invalid::new(WHAT, "the value is printable and not empty (RFC 5321 §4.1.2)");
+        // esmtp-value = 1*(%d33-60 / %d62-126), and UTF-8 under RFC 6531 §3.3. '=' inside a value is let through:
+        // AUTH=<> style values of old clients carry it.
+        if has_control(text) {
+            return Err(VALUE);
+        }
+        let text = text.trim_ascii();
         for (i, (keyword, value)) in pairs(text).enumerate() {
             let mut bytes = keyword.bytes();
             // esmtp-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-")
@@ -48,11 +54,8 @@ impl Parameters {
             {
                 return Err(Invalid::new(WHAT, "the keyword is letters, digits and '-' (RFC 5321 §4.1.2)"));
             }
-            // esmtp-value = 1*(%d33-60 / %d62-126), and UTF-8 under RFC 6531 §3.3. '=' inside a value is let
-            // through: AUTH=<> style values of old clients carry it.
-            let fine = |c| matches!(c, '!'..='~') || (!c.is_ascii() && !c.is_control());
-            if value.is_some_and(|value| value.is_empty() || !value.chars().all(fine)) {
-                return Err(Invalid::new(WHAT, "the value is printable and not empty (RFC 5321 §4.1.2)"));
+            if value.is_some_and(str::is_empty) {
+                return Err(VALUE);
             }
             if pairs(text).take(i).any(|(other, _)| other.eq_ignore_ascii_case(keyword)) {
                 return Err(Invalid::new(WHAT, "each parameter at most once (RFC 5321 §4.1.1.11)"));
@@ -132,10 +135,8 @@ impl Parameters {
 }
 
 fn pairs(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
-    text.split(' ').filter(|p| !p.is_empty()).map(|p| match p.split_once('=') {
-        Some((keyword, value)) => (keyword, Some(value)),
-        None => (p, None),
-    })
+    // No other white space is left that it could split at.
+    text.split_ascii_whitespace().map(|pair| split_at_byte(pair, b'='))
 }
 
 impl fmt::Debug for Parameters {

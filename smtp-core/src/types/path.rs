@@ -3,6 +3,8 @@
 use core::fmt;
 use core::str::FromStr;
 
+use memchr::memchr2;
+
 use super::host::check_domain;
 use super::{Invalid, Mailbox};
 
@@ -61,12 +63,21 @@ impl From<Mailbox> for ForwardPath {
 /// Parses a path in angle brackets at the start of `text`; gives the mailbox text and what follows the `>`.
 ///
 /// A source route (`@a,@b:`) is checked and dropped, as RFC 5321 §4.1.1.3 and appendix C ask.
+#[inline]
 fn bracketed(text: &str) -> Result<(&str, &str), Invalid> {
     const WHAT: &str = "path";
     let inner = text.strip_prefix('<').ok_or(Invalid::new(WHAT, "stands in '<' and '>' (RFC 5321 §4.1.2)"))?;
-    let mut quoted = false;
-    let mut escaped = false;
-    let end = inner.bytes().position(|b| {
+    let end = end(inner).ok_or(Invalid::new(WHAT, "the closing '>' is missing (RFC 5321 §4.1.2)"))?;
+    let (inside, rest) = inner.split_at(end);
+    Ok((without_source_route(inside)?, rest.get(1..).unwrap_or_default()))
+}
+
+/// Where the first `>` is that does not stand in quotes.
+fn end(inner: &str) -> Option<usize> {
+    // Mostly there are no quotes.
+    let start = memchr2(b'>', b'"', inner.as_bytes())?;
+    let (mut quoted, mut escaped) = (false, false);
+    let end = inner.bytes().skip(start).position(|b| {
         match b {
             _ if escaped => escaped = false,
             b'\\' if quoted => escaped = true,
@@ -76,9 +87,7 @@ fn bracketed(text: &str) -> Result<(&str, &str), Invalid> {
         }
         false
     });
-    let end = end.ok_or(Invalid::new(WHAT, "the closing '>' is missing (RFC 5321 §4.1.2)"))?;
-    let (inside, rest) = inner.split_at(end);
-    Ok((without_source_route(inside)?, rest.get(1..).unwrap_or_default()))
+    Some(start + end?)
 }
 
 fn without_source_route(inside: &str) -> Result<&str, Invalid> {
@@ -96,6 +105,7 @@ fn without_source_route(inside: &str) -> Result<&str, Invalid> {
 
 impl ReversePath {
     /// Parses a path with its brackets; gives what follows.
+    #[inline]
     pub(crate) fn parse(text: &str) -> Result<(Self, &str), Invalid> {
         let (inside, rest) = bracketed(text)?;
         let path = if inside.is_empty() { Self::Null } else { Self::Mailbox(Mailbox::new(inside)?) };
@@ -105,6 +115,7 @@ impl ReversePath {
 
 impl ForwardPath {
     /// Parses a path with its brackets; gives what follows.
+    #[inline]
     pub(crate) fn parse(text: &str) -> Result<(Self, &str), Invalid> {
         let (inside, rest) = bracketed(text)?;
         let path = if inside.eq_ignore_ascii_case("postmaster") {

@@ -4,7 +4,7 @@ use alloc::borrow::Cow;
 use alloc::string::String;
 use core::fmt;
 
-use super::{Code, EnhancedCode, Invalid, Severity};
+use super::{Code, EnhancedCode, Invalid, Severity, any_octet};
 
 /// A server's answer: code, enhanced code, and text of one or more lines (RFC 5321 §4.2, RFC 2034).
 ///
@@ -22,6 +22,11 @@ impl Reply {
     #[must_use]
     pub fn new(code: Code, enhanced: Option<EnhancedCode>, text: impl Into<Cow<'static, str>>) -> Self {
         Self { code, enhanced, text: clean(text.into()) }
+    }
+
+    /// A reply with a text that holds no control character but `\n`.
+    pub(crate) const fn of(code: Code, enhanced: Option<EnhancedCode>, text: String) -> Self {
+        Self { code, enhanced, text: Cow::Owned(text) }
     }
 
     /// A reply whose code, `class.subject.detail` and text are known when the program is written.
@@ -65,6 +70,10 @@ impl Reply {
 
 fn clean(text: Cow<'static, str>) -> Cow<'static, str> {
     let bad = |c: char| c.is_control() && c != '\n';
+    // What nearly all text is, and is told at once.
+    if !any_octet(text.as_bytes(), |octet| !matches!(octet, b' '..=b'~' | b'\n')) {
+        return text;
+    }
     if text.contains(bad) {
         Cow::Owned(text.chars().map(|c| if bad(c) { '?' } else { c }).collect::<String>())
     } else {

@@ -9,7 +9,8 @@ use bytes::{BufMut, BytesMut};
 
 use super::LineError;
 use crate::types::{
-    Command, EhloName, ForwardPath, Hello, HelloKind, Invalid, Mail, Parameters, Rcpt, ReversePath, Secret, upper,
+    Command, EhloName, ForwardPath, Hello, HelloKind, Invalid, Mail, Parameters, Rcpt, ReversePath, Secret, any_octet,
+    split_at_byte, upper,
 };
 
 /// Why a line is not a command.
@@ -41,67 +42,48 @@ pub enum CommandError {
 /// # Errors
 /// [`CommandError`].
 pub fn decode_command(line: &[u8]) -> Result<Command, CommandError> {
-    let text = str::from_utf8(line).map_err(|_| CommandError::Unrecognized)?;
-    if text.bytes().any(|b| b.is_ascii_control()) {
+    if any_octet(line, |octet| octet.is_ascii_control()) {
         return Err(CommandError::Unrecognized);
     }
-    let text = text.trim_end_matches(' ');
-    let (verb, arguments) = text.split_once(' ').unwrap_or((text, ""));
-    let arguments = arguments.trim_start_matches(' ');
-    let is = |name: &str| verb.eq_ignore_ascii_case(name);
-    // The two that come most often stand first.
-    if is("RCPT") {
-        let (to, parameters) = path(arguments, "TO:", ForwardPath::parse)?;
-        return Ok(Command::Rcpt(Rcpt { to, parameters }));
+    let text = str::from_utf8(line.trim_ascii_end()).map_err(|_| CommandError::Unrecognized)?;
+    let (verb, arguments) = split_at_byte(text, b' ');
+    let arguments = arguments.unwrap_or_default().trim_ascii_start();
+    let mut name = [0; VERB_MAX];
+    let name = name.get_mut(..verb.len()).ok_or(CommandError::Unrecognized)?;
+    for (upper, letter) in name.iter_mut().zip(verb.bytes()) {
+        *upper = letter.to_ascii_uppercase();
     }
-    if is("MAIL") {
-        let (from, parameters) = path(arguments, "FROM:", ReversePath::parse)?;
-        return Ok(Command::Mail(Mail { from, parameters }));
+    match &*name {
+        b"RCPT" => {
+            let (to, parameters) = path(arguments, "TO:", ForwardPath::parse)?;
+            Ok(Command::Rcpt(Rcpt { to, parameters }))
+        }
+        b"MAIL" => {
+            let (from, parameters) = path(arguments, "FROM:", ReversePath::parse)?;
+            Ok(Command::Mail(Mail { from, parameters }))
+        }
+        b"DATA" => bare(arguments, Command::Data),
+        b"BDAT" => bdat(arguments).map_err(|_| CommandError::ChunkSize),
+        b"EHLO" => hello(HelloKind::Ehlo, arguments),
+        b"HELO" => hello(HelloKind::Helo, arguments),
+        b"LHLO" => hello(HelloKind::Lhlo, arguments),
+        b"RSET" => bare(arguments, Command::Rset),
+        b"QUIT" => bare(arguments, Command::Quit),
+        b"NOOP" => Ok(Command::Noop),
+        b"AUTH" => auth(arguments),
+        b"STARTTLS" => bare(arguments, Command::StartTls),
+        b"VRFY" => Ok(Command::Vrfy(needed(arguments, "VRFY")?.into())),
+        b"EXPN" => Ok(Command::Expn(needed(arguments, "EXPN")?.into())),
+        b"HELP" => Ok(Command::Help((!arguments.is_empty()).then(|| arguments.into()))),
+        name if name.len() >= 3 && name.iter().all(u8::is_ascii_alphanumeric) => {
+            Ok(Command::Other { verb: upper(verb), arguments: arguments.into() })
+        }
+        _ => Err(CommandError::Unrecognized),
     }
-    if is("DATA") {
-        return bare(arguments, Command::Data);
-    }
-    if is("BDAT") {
-        return bdat(arguments).map_err(|_| CommandError::ChunkSize);
-    }
-    if is("EHLO") {
-        return hello(HelloKind::Ehlo, arguments);
-    }
-    if is("HELO") {
-        return hello(HelloKind::Helo, arguments);
-    }
-    if is("LHLO") {
-        return hello(HelloKind::Lhlo, arguments);
-    }
-    if is("RSET") {
-        return bare(arguments, Command::Rset);
-    }
-    if is("QUIT") {
-        return bare(arguments, Command::Quit);
-    }
-    if is("NOOP") {
-        return Ok(Command::Noop);
-    }
-    if is("AUTH") {
-        return auth(arguments);
-    }
-    if is("STARTTLS") {
-        return bare(arguments, Command::StartTls);
-    }
-    if is("VRFY") {
-        return Ok(Command::Vrfy(needed(arguments, "VRFY")?.into()));
-    }
-    if is("EXPN") {
-        return Ok(Command::Expn(needed(arguments, "EXPN")?.into()));
-    }
-    if is("HELP") {
-        return Ok(Command::Help((!arguments.is_empty()).then(|| arguments.into())));
-    }
-    if !(3..=16).contains(&verb.len()) || !verb.bytes().all(|b| b.is_ascii_alphanumeric()) {
-        return Err(CommandError::Unrecognized);
-    }
-    Ok(Command::Other { verb: upper(verb), arguments: arguments.into() })
 }
+
+/// The longest verb, in octets.
+const VERB_MAX: usize = 16;
 
 /// Reads the line that answers a SASL challenge; `None` for `*`, which cancels (RFC 4954 §4).
 ///
@@ -132,13 +114,14 @@ fn hello(kind: HelloKind, arguments: &str) -> Result<Command, CommandError> {
     Ok(Command::Hello(Hello { kind, name }))
 }
 
+#[inline]
 fn path<'a, P>(
     arguments: &'a str,
     prefix: &'static str,
     parse: impl FnOnce(&'a str) -> Result<(P, &'a str), Invalid>,
 ) -> Result<(P, Parameters), CommandError> {
     let rest = match arguments.split_at_checked(prefix.len()) {
-        Some((head, rest)) if head.eq_ignore_ascii_case(prefix) => rest.trim_start_matches(' '),
+        Some((head, rest)) if head.eq_ignore_ascii_case(prefix) => rest.trim_ascii_start(),
         _ => return Err(Invalid::new(prefix, "must stand before the path (RFC 5321 §4.1.1)").into()),
     };
     let (path, rest) = parse(rest)?;
@@ -153,12 +136,12 @@ fn path<'a, P>(
 
 /// `chunk-size = 1*20DIGIT`, `end-marker = "LAST"` (RFC 3030 §2).
 fn bdat(arguments: &str) -> Result<Command, Invalid> {
-    let (size, rest) = arguments.split_once(' ').unwrap_or((arguments, ""));
+    let (size, rest) = split_at_byte(arguments, b' ');
     if size.is_empty() || size.len() > 20 || !size.bytes().all(|b| b.is_ascii_digit()) {
         return Err(Invalid::new("BDAT size", "1 to 20 digits (RFC 3030 §2)"));
     }
     let size = size.parse().map_err(|_| Invalid::new("BDAT size", "too large"))?;
-    let rest = rest.trim_matches(' ');
+    let rest = rest.unwrap_or_default().trim_matches(' ');
     let last = match rest {
         "" => false,
         last if last.eq_ignore_ascii_case("LAST") => true,
@@ -168,10 +151,7 @@ fn bdat(arguments: &str) -> Result<Command, Invalid> {
 }
 
 fn auth(arguments: &str) -> Result<Command, CommandError> {
-    let (mechanism, initial) = match arguments.split_once(' ') {
-        Some((mechanism, initial)) => (mechanism, Some(initial)),
-        None => (arguments, None),
-    };
+    let (mechanism, initial) = split_at_byte(arguments, b' ');
     // sasl-mech = 1*20mech-char (RFC 4422 §3.1)
     if mechanism.is_empty()
         || mechanism.len() > 20

@@ -1,16 +1,19 @@
 //! Replies (RFC 5321 §4.2).
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use bytes::{BufMut, BytesMut};
 
 use super::{LineDecoder, LineError, LineStep};
-use crate::types::{Code, EnhancedCode, Reply};
+use crate::types::{Code, EnhancedCode, Reply, is_plain, printable};
 
 /// The longest reply line that is taken, CRLF included. RFC 5321 §4.5.3.1.5 has 512; servers in the field write more.
 const LINE_MAX: usize = 4096;
 /// What a line has beside its text, in octets: two codes, what parts them, and CRLF.
 const OVERHEAD: usize = 4 + 10 + 2;
+/// Room for the text of a reply of several lines, in octets: the one to EHLO seldom has more.
+const MANY_LINES: usize = 256;
 /// The most octets a reply may have.
 const REPLY_MAX: usize = 64 * 1024;
 
@@ -78,7 +81,8 @@ pub struct ReplyDecoder {
     lines: LineDecoder,
     code: Option<Code>,
     enhanced: Option<EnhancedCode>,
-    text: String,
+    /// Printable, and so UTF-8.
+    text: Vec<u8>,
 }
 
 impl ReplyDecoder {
@@ -102,8 +106,9 @@ impl ReplyDecoder {
                 continue;
             }
             if let Some(code) = self.code.take() {
-                let text = core::mem::take(&mut self.text);
-                return Ok(Some(Reply::new(code, self.enhanced.take(), text)));
+                let text = String::from_utf8(core::mem::take(&mut self.text));
+                let text = text.unwrap_or_else(|error| printable(error.as_bytes()));
+                return Ok(Some(Reply::of(code, self.enhanced.take(), text)));
             }
         }
     }
@@ -128,24 +133,18 @@ impl ReplyDecoder {
             Some((b'-', text)) => (false, text),
             Some(_) => return Err(ReplyError::NotAReply),
         };
-        let text = crate::types::printable(text);
+        let (enhanced, rest) = split_enhanced(code, text);
         match self.code {
             None => {
                 self.code = Some(code);
-                let (enhanced, rest) = split_enhanced(code, &text);
-                let cut = text.len() - rest.len();
                 self.enhanced = enhanced;
-                // The text's own memory serves on.
-                self.text = text;
-                self.text.drain(..cut);
+                self.text.reserve(if last { rest.len() } else { MANY_LINES });
+                self.push(rest);
             }
             Some(first) if first != code => return Err(ReplyError::MixedCodes),
             Some(_) => {
-                self.text.push('\n');
-                match split_enhanced(code, &text) {
-                    (enhanced @ Some(_), text) if enhanced == self.enhanced => self.text.push_str(text),
-                    _ => self.text.push_str(&text),
-                }
+                self.text.push(b'\n');
+                self.push(if enhanced == self.enhanced { rest } else { text });
             }
         }
         if self.text.len() > REPLY_MAX {
@@ -153,12 +152,23 @@ impl ReplyDecoder {
         }
         Ok(last)
     }
+
+    fn push(&mut self, text: &[u8]) {
+        if is_plain(text) {
+            self.text.extend_from_slice(text);
+        } else {
+            self.text.extend_from_slice(printable(text).as_bytes());
+        }
+    }
 }
 
-fn split_enhanced(code: Code, text: &str) -> (Option<EnhancedCode>, &str) {
-    let (head, rest) = text.split_once(' ').unwrap_or((text, ""));
-    match head.parse::<EnhancedCode>() {
-        Ok(enhanced) if u16::from(enhanced.class()) == code.get() / 100 => (Some(enhanced), rest),
+/// Takes an enhanced code of the class of `code` off the text.
+fn split_enhanced(code: Code, text: &[u8]) -> (Option<EnhancedCode>, &[u8]) {
+    match EnhancedCode::split(text) {
+        Some((enhanced, [])) if u16::from(enhanced.class()) == code.get() / 100 => (Some(enhanced), &[]),
+        Some((enhanced, [b' ', rest @ ..])) if u16::from(enhanced.class()) == code.get() / 100 => {
+            (Some(enhanced), rest)
+        }
         _ => (None, text),
     }
 }
@@ -166,7 +176,6 @@ fn split_enhanced(code: Code, text: &str) -> (Option<EnhancedCode>, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::vec::Vec;
     use proptest::prelude::*;
 
     fn decode(wire: &[u8]) -> Result<Vec<Reply>, ReplyError> {
