@@ -28,10 +28,10 @@ cpu() {
 # without NAME REASON: says that a peer is left out.
 without() { echo "$1 is left out: $2" >&2; }
 
-# from_npm NAME VERSION: installs it below $home.
+# from_npm NAME VERSION: installs it into NAME below $home.
 from_npm() {
-    [ "$(node -p 'require(process.argv[1]).version' "$home/node_modules/$1/package.json" 2>/dev/null)" = "$2" ] ||
-        npm install --silent --no-save --no-package-lock --omit=optional --prefix "$home" "$1@$2" >/dev/null ||
+    [ "$(node -p 'require(process.argv[1]).version' "$home/$1/node_modules/$1/package.json" 2>/dev/null)" = "$2" ] ||
+        npm install --silent --omit=optional --prefix "$home/$1" "$1@$2" >/dev/null ||
         { without "$1" "npm does not give it"; return 1; }
 }
 
@@ -129,7 +129,8 @@ CONF
 }
 
 # opensmtpd_at DIR PORT: starts an OpenSMTPD (from_debian unpacks it) that queues and does not deliver. Its folders and
-# users are compiled in: it has a /var and lists of users of its own, in a mount namespace. Its main process is $!.
+# users are compiled in: it has a /var and lists of users of its own, in a mount namespace; and asks no DNS for its clients' names,
+# as it would for each connection. Its main process is $!.
 opensmtpd_at() {
     local dir=$1 port=$2
     mkdir -p "$dir"/var/{spool,run,lib/opensmtpd/empty}
@@ -140,6 +141,7 @@ opensmtpd:x:64101:64101::/var/lib/opensmtpd/empty:/usr/sbin/nologin
 opensmtpq:x:64102:64102::/var/lib/opensmtpd/empty:/usr/sbin/nologin
 USERS
     printf '%s\n' opensmtpd:x:64101: opensmtpq:x:64102: | cat /etc/group - >"$dir/group"
+    echo lookup file >"$dir/resolv.conf"
     cat >"$dir/var/smtpd.conf" <<CONF
 smtp limit max-mails 1000000
 listen on 127.0.0.1 port $port hostname opensmtpd.test
@@ -147,7 +149,7 @@ action "queue" relay host smtp://127.0.0.1:1
 match from any for domain "perf.test" action "queue"
 CONF
     # -P mta: nothing goes out.
-    unshare --mount sh -c "mount --bind '$dir/passwd' /etc/passwd && mount --bind '$dir/group' /etc/group &&
-        mount --bind '$dir/var' /var && exec /var/smtpd -d -P mta -f /var/smtpd.conf" >"$dir/log" 2>&1 &
+    unshare --mount sh -ec "for name in passwd group resolv.conf; do mount --bind '$dir/'\$name /etc/\$name; done
+        mount --bind '$dir/var' /var; exec /var/smtpd -d -P mta -f /var/smtpd.conf" >"$dir/log" 2>&1 &
     wait_for_port "$port"
 }

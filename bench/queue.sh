@@ -55,7 +55,7 @@ one() {
 }
 
 printf '| sessions | server | msg/s | CPU s/1,000 | CPU ratio to smtp serve |\n|---|---|---|---|---|\n'
-for case in "1 ${MESSAGES_1:-1000}" "20 ${MESSAGES_20:-4000}" "200 ${MESSAGES_200:-4000}"; do
+for case in "1 ${MESSAGES_1:-500}" "20 ${MESSAGES_20:-2000}" "200 ${MESSAGES_200:-2000}"; do
     for _ in $(seq "$rounds"); do
         # shellcheck disable=SC2086
         for n in "${!names[@]}"; do one "$n" $case; done

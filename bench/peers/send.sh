@@ -39,7 +39,7 @@ if from_cargo "lettre, mail-send"; then
 fi
 client smtplib python3 "$here/smtplib_source.py" "$port" "$messages"
 if from_npm nodemailer 10.6.1; then
-    client nodemailer env NODE_PATH="$home/node_modules" node "$here/nodemailer_source.js" "$port" "$messages"
+    client nodemailer env NODE_PATH="$home/nodemailer/node_modules" node "$here/nodemailer_source.js" "$port" "$messages"
 fi
 
 TIMEFORMAT='%R %U %S'
