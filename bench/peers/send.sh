@@ -47,7 +47,8 @@ for _ in $(seq "$rounds"); do
     for n in "${!clients[@]}"; do
         # Words without blanks: paths of this machine and numbers.
         # shellcheck disable=SC2086
-        { time timeout 120 ${clients[n]} >/dev/null 2>"$work/errors"; } 2>>"$work/$n" || { cat "$work/errors" >&2; exit 1; }
+        { time timeout 120 ${clients[n]} >"$work/output" 2>&1; } 2>>"$work/$n" ||
+            { echo "${names[n]} failed ($?):" >&2; cat "$work/output" >&2; exit 1; }
     done
 done
 printf '| client | msg/s | CPU s/1,000 | CPU ratio to smtp bench, lock-step |\n|---|---|---|---|\n'
