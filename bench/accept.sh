@@ -17,7 +17,7 @@ trap 'kill $ours $theirs 2>/dev/null; rm -rf "$work"' EXIT
 taskset -c 0 "$smtp" sink --listen smtp://127.0.0.1:0 >"$work/ours" 2>"$work/log" &
 ours=$!
 # As root, smtp-sink wants to be told as whom to run.
-user=$([ "$(id -u)" = 0 ] && echo "-u nobody" || true)
+user=$(if [ "$(id -u)" = 0 ]; then echo "-u nobody"; fi)
 theirs_port=12526
 # shellcheck disable=SC2086
 taskset -c 0 smtp-sink $user 127.0.0.1:$theirs_port 1000 &
@@ -49,6 +49,7 @@ for case in "1 3000 4096 -d" "20 20000 4096 -d" "200 10000 4096 -d" "20 5000 409
         one $ours "$ours_port" $case >>"$work/a"
         one $theirs $theirs_port $case >>"$work/b"
     done
+    # shellcheck disable=SC2086
     set -- $case
     a_rate=$(cut -d' ' -f1 "$work/a" | median) a_cpu=$(cut -d' ' -f2 "$work/a" | median)
     b_rate=$(cut -d' ' -f1 "$work/b" | median) b_cpu=$(cut -d' ' -f2 "$work/b" | median)

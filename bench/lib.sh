@@ -1,13 +1,17 @@
 # What the scripts here share: to be sourced, not run. Needs `bc`, Postfix's package and, for a Postfix or an Exim, root.
+# shellcheck shell=bash
+# shellcheck disable=SC2034
 
 smtp=${SMTP:-${CARGO_TARGET_DIR:-target}/release/smtp}
 peers=${SMTP_TEST_PEERS:-target/peers}
+# Where the peers that are no part of the tests are installed.
+home=$(realpath -m "$peers/bench")
 rounds=${ROUNDS:-3}
 
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 wait_for_port() {
-    for _ in $(seq 100); do (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && return; sleep 0.1; done
+    for _ in $(seq 300); do (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && return; sleep 0.1; done
     echo "nobody listens on port $1" >&2
     return 1
 }
@@ -21,13 +25,40 @@ cpu() {
     done | awk '{ s += $1 } END { printf "%.6f", s }'
 }
 
+# without NAME REASON: says that a peer is left out.
+without() { echo "$1 is left out: $2" >&2; }
+
+# from_npm NAME VERSION: installs it into NAME below $home.
+from_npm() {
+    [ "$(node -p 'require(process.argv[1]).version' "$home/$1/node_modules/$1/package.json" 2>/dev/null)" = "$2" ] ||
+        npm install --silent --omit=optional --prefix "$home/$1" "$1@$2" >/dev/null ||
+        { without "$1" "npm does not give it"; return 1; }
+}
+
+# from_cargo NAME: builds it, and the other programs of bench/peers/rust, below $home.
+from_cargo() {
+    cargo build --quiet --release --locked --manifest-path bench/peers/rust/Cargo.toml --target-dir "$home/rust" >&2 ||
+        { without "$1" "cargo does not build it"; return 1; }
+}
+
+# from_debian NAME PACKAGE…: unpacks Debian packages into NAME below $home, and installs nothing.
+from_debian() {
+    local dir=$home/$1 deb
+    [ -d "$dir" ] && return
+    rm -rf "$dir.part" && mkdir -p "$dir.part/debs"
+    (cd "$dir.part/debs" && apt-get -q -o APT::Sandbox::User=root download "${@:2}" >/dev/null 2>&1) ||
+        { without "$1" "apt-get does not give it; does it want an apt-get update?"; return 1; }
+    for deb in "$dir.part"/debs/*.deb; do dpkg -x "$deb" "$dir.part"; done
+    rm -r "$dir.part/debs" && mv "$dir.part" "$dir"
+}
+
 median() { sort -n | awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] }'; }
 
 # column N FILE: its median.
 column() { cut -d' ' -f"$1" "$2" | median; }
 
 # As root, smtp-sink wants to be told as whom to run.
-sink_user=$([ "$(id -u)" = 0 ] && echo "-u nobody" || true)
+sink_user=$(if [ "$(id -u)" = 0 ]; then echo "-u nobody"; fi)
 
 # postfix_at DIR PORT LINES: starts a Postfix with its spool below DIR, which keeps mail unless LINES say where it goes.
 # Its limits are out of the way. Its main process is in DIR/master.pid.
@@ -94,5 +125,31 @@ begin transports
 begin retry
 CONF
     "$dir/exim4" -C "$dir/exim.conf" -bdf >"$dir/log/output" 2>&1 &
+    wait_for_port "$port"
+}
+
+# opensmtpd_at DIR PORT: starts an OpenSMTPD (from_debian unpacks it) that queues and does not deliver. Its folders and
+# users are compiled in: it has a /var and lists of users of its own, in a mount namespace; and asks no DNS for its clients' names,
+# as it would for each connection. Its main process is $!.
+opensmtpd_at() {
+    local dir=$1 port=$2
+    mkdir -p "$dir"/var/{spool,run,lib/opensmtpd/empty}
+    chmod -R 755 "$dir"
+    cp "$home/opensmtpd/usr/sbin/smtpd" "$dir/var/smtpd"
+    cat /etc/passwd - >"$dir/passwd" <<USERS
+opensmtpd:x:64101:64101::/var/lib/opensmtpd/empty:/usr/sbin/nologin
+opensmtpq:x:64102:64102::/var/lib/opensmtpd/empty:/usr/sbin/nologin
+USERS
+    printf '%s\n' opensmtpd:x:64101: opensmtpq:x:64102: | cat /etc/group - >"$dir/group"
+    echo lookup file >"$dir/resolv.conf"
+    cat >"$dir/var/smtpd.conf" <<CONF
+smtp limit max-mails 1000000
+listen on 127.0.0.1 port $port hostname opensmtpd.test
+action "queue" relay host smtp://127.0.0.1:1
+match from any for domain "perf.test" action "queue"
+CONF
+    # -P mta: nothing goes out.
+    unshare --mount sh -ec "for name in passwd group resolv.conf; do mount --bind '$dir/'\$name /etc/\$name; done
+        mount --bind '$dir/var' /var; exec /var/smtpd -d -P mta -f /var/smtpd.conf" >"$dir/log" 2>&1 &
     wait_for_port "$port"
 }
