@@ -13,6 +13,7 @@ use super::run_as::RunAs;
 use super::spooling::Spooling;
 use crate::logging::{Format, Level};
 use crate::settings::layered;
+use crate::source::SourceAddress;
 use crate::terms::TermsArguments;
 use crate::transport::EarlyDataChoice;
 use crate::url::Url;
@@ -159,7 +160,7 @@ pub(crate) struct Arguments {
     ///
     /// Keys: user and password-file, auth (a SASL mechanism; EXTERNAL needs no password), tls-cert and tls-key (the
     /// certificate to show it), tls-ca or pin or the word insecure (how its own is checked), hello (the name to greet
-    /// with). Who logs in does so only under TLS with a verified certificate.
+    /// with). ?source=ADDRESS in the URL is where to connect from. Who logs in does so only under TLS with a verified certificate.
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "values::parsed")]
     pub(super) relay_host: Option<Hop>,
@@ -238,6 +239,15 @@ pub(crate) struct Arguments {
     #[serde(deserialize_with = "values::list")]
     pub(super) own_address: Vec<Many<IpAddr>>,
 
+    /// The address of this machine from which other hosts are connected to, over TCP and QUIC: one IPv4 and one IPv6
+    /// address. Default: the system's choice.
+    ///
+    /// With an address of one family alone no host is connected to over the other. 0.0.0.0 and :: leave the choice to the
+    /// system, within their family. A route or relay host whose URL has ?source=ADDRESS is connected to from there.
+    #[arg(long, value_name = "IP")]
+    #[serde(deserialize_with = "values::list")]
+    pub(super) source_address: Vec<Many<SourceAddress>>,
+
     /// The port at which other hosts take mail, for networks of tests. Default: 25.
     #[arg(long, value_name = "PORT")]
     pub(super) mx_port: Option<u16>,
@@ -308,6 +318,7 @@ layered!(Arguments {
     etrn,
     dns,
     own_address,
+    source_address,
     mx_port,
     mx_tls_ca,
     mx_sts_port,

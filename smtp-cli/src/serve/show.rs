@@ -59,6 +59,7 @@ impl fmt::Display for Plan {
         writeln!(f, "hold_max = {}", self.terms.hold_max)?;
         list(f, "dns", &self.dns)?;
         list(f, "own_address", &self.own_addresses)?;
+        list(f, "source_address", &self.source.iter().collect::<Vec<_>>())?;
         self.mx_port.map_or(Ok(()), |port| writeln!(f, "mx_port = {port}"))?;
         one(f, "mx_tls_ca", self.mx_tls_ca.as_ref().map(|path| path.display()))?;
         self.mx_sts_port.map_or(Ok(()), |port| writeln!(f, "mx_sts_port = {port}"))

@@ -33,5 +33,6 @@ mod serve;
 mod settings;
 mod shell;
 mod sink;
+mod source;
 mod transports;
 mod user;
