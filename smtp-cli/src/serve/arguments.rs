@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use smtp_core::types::{Domain, Mailbox};
 
+use super::bodies::Bodies;
 use super::hop::{Hop, Route};
 use super::local::{QuotaOf, Separator};
 use super::owed::TlsRule;
@@ -148,9 +149,12 @@ pub(crate) struct Arguments {
     pub(super) queue: Option<Spooling>,
 
     /// Where messages over 256 KiB wait that are in a queue in PostgreSQL: a folder that all nodes see, for none but this
-    /// program. Default: in the database.
-    #[arg(long, value_name = "FOLDER")]
-    pub(super) queue_bodies: Option<PathBuf>,
+    /// program, or s3://BUCKET/PREFIX. Default: in the database.
+    ///
+    /// Keys, region and endpoint of a bucket are in the environment (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL and
+    /// so on). It takes a program that was built with the feature s3.
+    #[arg(long, value_name = "PLACE")]
+    pub(super) queue_bodies: Option<Bodies>,
 
     /// How long a node that says nothing keeps its part of a queue in PostgreSQL, until others take it over. Default: 1m.
     #[arg(long, value_name = "TIME")]

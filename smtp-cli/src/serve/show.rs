@@ -35,7 +35,7 @@ impl fmt::Display for Plan {
         one(f, "qlog_dir", self.quic.qlog_dir.as_ref().map(|path| path.display()))?;
         writeln!(f, "drain_deadline = {}", self.drain_time().as_secs_f64())?;
         one(f, "queue", Some(self.queue.as_ref().map_or_else(|| "none".into(), ToString::to_string)))?;
-        one(f, "queue_bodies", self.queue.as_ref().and_then(Place::bodies).map(|path| path.display()))?;
+        one(f, "queue_bodies", self.queue.as_ref().and_then(Place::bodies))?;
         if let Some(lease) = self.queue.as_ref().and_then(Place::lease) {
             writeln!(f, "queue_lease = {}", lease.0.as_secs_f64())?;
         }

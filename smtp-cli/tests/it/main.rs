@@ -28,6 +28,8 @@ mod play;
 mod promises;
 mod relay;
 mod replay;
+#[cfg(feature = "s3")]
+mod s3;
 mod send;
 mod serve;
 mod settings;
