@@ -114,9 +114,9 @@ mod store {
         fn bucket(&self, bucket: &str, prefix: &str) -> Result<Arc<dyn ObjectStore>, Failure> {
             use std::time::Duration;
 
+            use object_store::RetryConfig;
             use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
             use object_store::prefix::PrefixStore;
-            use object_store::{ClientOptions, RetryConfig};
 
             /// A sender waits for its 250 meanwhile, and tries again after a 451.
             const PATIENCE: Duration = Duration::from_secs(30);
