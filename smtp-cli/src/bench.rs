@@ -382,7 +382,7 @@ fn job(arguments: &Arguments, url: Url, content: Content, pid: Option<u32>) -> R
     let policy = tls.policy(&url, arguments.login.is_there())?;
     let wait = arguments.timeout.map_or(Duration::from_secs(30), |wait| wait.0);
     let quic = Quic::new(arguments.early_data, None)?;
-    let way = tls.way(&url, Calling { wait: Some(wait), quic, observer: None })?;
+    let way = tls.way(&url, Calling { wait: Some(wait), quic, ..Calling::default() })?;
     let mut plan = plan(arguments, &url, content, wait)?;
     plan.credentials = arguments.login.credentials("SMTP_BENCH_PASSWORD", tls.insecure)?;
     let generator = Generator::new(Arc::clone(&way.connector), url.target(), policy, plan);

@@ -27,6 +27,7 @@ mod serve;
 mod settings;
 mod shell;
 mod sink;
+mod source;
 mod terms;
 mod transcript;
 mod transport;

@@ -209,6 +209,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         wait: Some(wait),
         quic: Quic::new(arguments.early_data, arguments.qlog_dir)?,
         observer: page.verbose.then(|| Observer::new(move |event| page.note(event))),
+        ..Calling::default()
     };
     let way = tls.way(&url, calling)?;
     let runner = Runner::default()

@@ -82,7 +82,8 @@ pub(crate) struct Arguments {
     /// The ports are 25 and 465 if none is named; QUIC has no usual one. smtp:// without a parameter uses STARTTLS if it
     /// is offered and does not verify the certificate. It is verified with ?tls=required, smtps://, smtp+quic://,
     /// --tls-ca, --pin, and when authenticating. smtp+ws:// and smtp+wss:// are WebSockets; pipe:/usr/bin/ssh host
-    /// smtpd -bs talks to a program. smtp+quic://host:port?service=submission is for mail from its author.
+    /// smtpd -bs talks to a program. smtp+quic://host:port?service=submission is for mail from its author. ?source=ADDRESS
+    /// is the address of this machine to connect from.
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "values::parsed")]
     server: Option<Url>,

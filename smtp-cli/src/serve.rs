@@ -2,6 +2,7 @@
 
 mod admin;
 mod arguments;
+mod bodies;
 mod etrn;
 mod hop;
 mod local;

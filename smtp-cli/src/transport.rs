@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Deserialize;
 use smtp_core::session::server::Protocol;
-use smtp_core::stream::{AcceptProxy, Connector, Listener};
+use smtp_core::stream::{AcceptProxy, Connector, Listener, LocalAddresses};
 use smtp_tls::{ClientTls, ServerTls};
 use smtp_transport_quic::{
     ConnectOptions as QuicConnectOptions, EarlyData, Observer, QuicConnector, QuicListener, QuicOptions, Service,
@@ -352,6 +352,8 @@ fn quic_options(url: &Url, quic: &Quic) -> QuicOptions {
 pub(crate) struct Calling {
     /// How long connecting may take.
     pub(crate) wait: Option<Duration>,
+    /// Where to connect from, if the URL does not say.
+    pub(crate) source: LocalAddresses,
     /// Settings of QUIC.
     pub(crate) quic: Quic,
     /// Who is told what happens below SMTP.
@@ -388,9 +390,9 @@ pub(crate) fn way(url: &Url, tls: ClientTls, calling: Calling) -> Result<Way, Fa
         return Err(Failure::usage(format!("{url}: there is a parameter that is a listener's"))
             .help("leave role=, proxy=, xclient=, xclient-login= and xforward= out"));
     }
-    let wait = calling.wait;
+    let (wait, local) = (calling.wait, url.source().or(calling.source));
     let tcp = |tls| {
-        let mut options = ConnectOptions::default();
+        let mut options = ConnectOptions { local, ..ConnectOptions::default() };
         if let Some(wait) = wait {
             options.attempt_timeout = wait;
             options.timeout = wait;
@@ -412,6 +414,7 @@ pub(crate) fn way(url: &Url, tls: ClientTls, calling: Calling) -> Result<Way, Fa
                 transport: calling.quic.transport(),
                 early_data: calling.quic.early_data(),
                 observer: calling.observer,
+                local,
                 ..QuicConnectOptions::default()
             };
             if let Some(wait) = wait {

@@ -11,6 +11,8 @@
 //! fd:[name|number][?tls=…|service=…]                      sockets that a service manager handed down
 //! ```
 //!
+//! For connecting over any with a host, `?source=` is the address of this machine to connect from, once for each family.
+//!
 //! For listening on any but `pipe:`, `?role=mx|submission` says what a listener is for, and `?proxy=`, `?xclient=`,
 //! `?xclient-login=` and `?xforward=` whom it believes what they say of others ([`Trust`]).
 //!
@@ -23,11 +25,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use smtp_core::session::server::Protocol;
-use smtp_core::stream::{Address, Target};
+use smtp_core::stream::{Address, LocalAddresses, Target};
 use smtp_core::types::{AddressLiteral, Domain, Host};
 use smtp_transport_quic::Service;
 use smtp_transport_unix::{PipeConnector, unix_target};
 
+use crate::source;
 use crate::trust::{self, Trust};
 
 /// What carries the octets of a scheme.
@@ -158,6 +161,8 @@ pub(crate) struct Url {
     role: Option<Role>,
     /// Whom a listener believes.
     trust: Trust,
+    /// What `?source=` says; nothing if it is not there.
+    source: LocalAddresses,
     /// As it was written behind `?`.
     query: String,
 }
@@ -201,6 +206,11 @@ impl Url {
         &self.trust
     }
 
+    /// Where to connect from; nothing if that is not said.
+    pub(crate) const fn source(&self) -> LocalAddresses {
+        self.source
+    }
+
     /// True if a parameter is there that means nothing to a client.
     pub(crate) fn is_for_listening(&self) -> bool {
         self.role.is_some() || !self.trust.is_nobody()
@@ -220,8 +230,12 @@ impl Url {
     /// The address to listen on.
     ///
     /// # Errors
-    /// For any name but `localhost`: what it stands for can change, and with it who can reach the server.
+    /// For any name but `localhost`: what it stands for can change, and with it who can reach the server. If there is a
+    /// parameter that is a client's.
     pub(crate) fn listen_address(&self) -> Result<SocketAddr, UrlError> {
+        if !self.source.is_empty() {
+            return Err(UrlError(format!("{self}: source= is for connecting; a listener's address is its host")));
+        }
         let (ip, port) = match &self.place {
             Place::Host { host: Host::Literal(AddressLiteral::V4(ip)), port, .. } => (IpAddr::V4(*ip), port),
             Place::Host { host: Host::Literal(AddressLiteral::V6(ip)), port, .. } => (IpAddr::V6(*ip), port),
@@ -362,7 +376,16 @@ pub(crate) fn ascii(name: &str) -> String {
 
 impl Url {
     fn of(scheme: &'static Scheme, place: Place) -> Self {
-        Self { scheme, place, tls: None, service: None, role: None, trust: Trust::default(), query: String::new() }
+        Self {
+            scheme,
+            place,
+            tls: None,
+            service: None,
+            role: None,
+            trust: Trust::default(),
+            source: LocalAddresses::default(),
+            query: String::new(),
+        }
     }
 
     /// The same with what stands behind `?`.
@@ -381,6 +404,11 @@ impl Url {
                 continue;
             }
             if self.trust.read(parameter, self.scheme.carrier).map_err(fault)? {
+                continue;
+            }
+            if let (Some(value), Place::Host { .. }) = (parameter.strip_prefix("source="), &self.place) {
+                let added = value.parse().map_err(str::to_owned).and_then(|ip| source::add(&mut self.source, ip));
+                added.map_err(|why| fault(format!("source={value}: {why}")))?;
                 continue;
             }
             if !self.scheme.parameters.contains(&parameter) {
@@ -414,9 +442,14 @@ impl Url {
             (known, Carrier::Quic) => format!("TLS is always there; {} are known", known.join(" and ")),
             (known, _) => format!("{} are known", known.join(", ")),
         };
+        let of_clients = match &self.place {
+            Place::Host { .. } => "for connecting also source=ADDRESS; ",
+            Place::Path { .. } | Place::Program(_) | Place::Handed(_) => "",
+        };
         let of_listeners = trust::PARAMETERS;
         fault(format!(
-            "{name}: has no parameter {parameter:?}; {known}; for listening also role=mx, role=submission, {of_listeners}"
+            "{name}: has no parameter {parameter:?}; {known}; {of_clients}for listening also role=mx, role=submission, \
+             {of_listeners}"
         ))
     }
 }
@@ -475,6 +508,8 @@ mod tests {
             ("smtps://[::1]?role=submission", "smtps://[::1]:465?role=submission"),
             ("smtp://[::1]?tls=none&role=mx", "smtp://[::1]:25?tls=none&role=mx"),
             ("FD:submission?tls=required", "fd:submission?tls=required"),
+            ("smtp+quic://x:1?source=::1&source=127.0.0.2", "smtp+quic://x:1?source=::1&source=127.0.0.2"),
+            ("smtp://x?tls=none&source=0.0.0.0", "smtp://x:25?tls=none&source=0.0.0.0"),
             ("smtp://[::1]?proxy=10.0.0.0/8&proxy=::1&tls=none", "smtp://[::1]:25?proxy=10.0.0.0/8&proxy=::1&tls=none"),
             ("smtp+unix:///run/x?xclient-login=uid:7", "smtp+unix:///run/x?xclient-login=uid:7"),
         ] {
@@ -495,6 +530,14 @@ mod tests {
             ("smtp://x?role=mx&role=mx", "role= is there twice"),
             ("smtp://x?role=relay", "no parameter \"role=relay\""),
             ("smtp://x?proxy=localhost", "proxy=localhost: "),
+            ("smtp://x?source=192.0.2.7:25", "source=192.0.2.7:25: not an IP address"),
+            ("smtp://x?source=", "source=: not an IP address"),
+            (
+                "smtp://x?source=127.0.0.1&source=::ffff:127.0.0.2",
+                "source=::ffff:127.0.0.2: there is 127.0.0.1 already",
+            ),
+            ("smtp+unix:///x?source=127.0.0.1", "no parameter \"source=127.0.0.1\""),
+            ("fd:x?source=127.0.0.1", "no parameter \"source=127.0.0.1\""),
             ("smtp+quic://x:1?proxy=::1", "does not go over QUIC"),
             ("smtp://", "host is missing"),
             ("smtp://:25", "host is missing"),
@@ -546,5 +589,7 @@ mod tests {
         assert_eq!(address("smtps://0.0.0.0:0").unwrap().to_string(), "0.0.0.0:0");
         assert_eq!(address("smtp+quic://0.0.0.0:443").unwrap().to_string(), "0.0.0.0:443");
         assert!(address("smtp://mx.example").unwrap_err().to_string().contains("0.0.0.0"));
+        let error = address("smtp://127.0.0.1?source=127.0.0.2").unwrap_err().to_string();
+        assert!(error.contains("source= is for connecting"), "{error}");
     }
 }

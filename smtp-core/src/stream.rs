@@ -6,6 +6,7 @@
 
 mod backoff;
 mod connect;
+mod local;
 mod plain;
 mod proxy;
 mod race;
@@ -13,6 +14,7 @@ mod resolve;
 
 pub use backoff::Backoff;
 pub use connect::{Address, ConnectError, ConnectStep, Dane, Target, TlsMode, TlsPolicy, Tlsa, Verification};
+pub use local::LocalAddresses;
 pub use plain::{Plain, Single};
 pub use proxy::{AcceptProxy, ProxyError, ProxyFault, ProxyHeader, ProxyInfo, ProxyVersion};
 pub use race::race;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -262,6 +263,10 @@ impl Attempt<'_> {
             if self.left == 0 {
                 break;
             }
+            if let Err(why) = self.shared.settings.local.towards(*ip) {
+                self.out_of_reach(&shown, *ip, &why);
+                continue;
+            }
             self.left -= 1;
             if let Some(outcome) = self.address(&shown, *ip, rule).await? {
                 tracing::debug!(host = %self.host, server = shown, %ip, "answered");
@@ -317,6 +322,14 @@ impl Attempt<'_> {
             self.lasting &= !refusal.is_transient();
             self.last = Some(refusal.into());
         }
+    }
+
+    /// What was tried says more to a sender than what was not.
+    fn out_of_reach(&mut self, shown: &str, ip: IpAddr, why: &io::Error) {
+        tracing::info!(host = %self.host, server = shown, %ip, %why, "passed over");
+        self.unreached = true;
+        let refusal = || Refusal::new(451, (4, 4, 4), format!("{shown}: {ip}: {why}"));
+        self.last.get_or_insert_with(|| refusal().into());
     }
 
     fn note(&self, applied: &Applied, result: Result<(), Failed>) {

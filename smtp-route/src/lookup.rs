@@ -1,5 +1,6 @@
 //! The decision, over a DNS.
 
+use smtp_core::stream::LocalAddresses;
 use smtp_core::types::{AddressLiteral, Domain, Host, Refusal};
 use smtp_dns::{Dns, Kind, LookupError, Name, Security};
 
@@ -17,11 +18,14 @@ pub struct Settings {
     pub attempts: usize,
     /// Servers whose idle sessions are kept for reuse: 500.
     pub clients: usize,
+    /// What the connector connects from, so that addresses of a family for which it has none are passed over and do not
+    /// count as tried: the system's choice.
+    pub local: LocalAddresses,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { port: 25, hosts: 20, attempts: 10, clients: 500 }
+        Self { port: 25, hosts: 20, attempts: 10, clients: 500, local: LocalAddresses::default() }
     }
 }
 

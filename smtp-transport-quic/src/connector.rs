@@ -147,6 +147,7 @@ impl Inner {
 
     /// The endpoint for peers of one family.
     fn endpoint(&self, peer: SocketAddr) -> io::Result<Endpoint> {
+        let local = self.options.local.towards(peer.ip())?;
         let own = match &self.sockets {
             Sockets::Given(endpoint) => return Ok(endpoint.clone()),
             Sockets::Own(own) => own,
@@ -160,7 +161,7 @@ impl Inner {
         if let Some(endpoint) = place {
             return Ok(endpoint.clone());
         }
-        let local = self.options.local.unwrap_or(any);
+        let local = local.unwrap_or(any);
         let socket = udp_socket(SocketAddr::new(local, 0), true).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot send from {local}: {error}; is it this machine's?"))
         })?;
@@ -224,7 +225,7 @@ impl Connector for QuicConnector {
         let deadline = Instant::now() + inner.options.timeout;
         let late = |step| ConnectError::transient(address, step, timed_out(inner.options.timeout));
 
-        let addresses = socket_addresses(&*inner.resolver, address, inner.options.local, "QUIC");
+        let addresses = socket_addresses(&*inner.resolver, address, "QUIC");
         let addresses = timeout_at(deadline, addresses).await.map_err(|_| late(ConnectStep::Resolve))??;
         let attempts = race(&addresses, inner.options.stagger, |peer| inner.attempt(&prepared, peer));
         let link = timeout_at(deadline, attempts)

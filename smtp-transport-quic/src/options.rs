@@ -1,13 +1,13 @@
 //! Settings.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
 use quinn::{IdleTimeout, TransportConfig, VarInt};
+use smtp_core::stream::LocalAddresses;
 
 use crate::observer::Observer;
 use crate::window::{Completed, Roomy};
@@ -297,8 +297,8 @@ pub struct ConnectOptions {
     pub timeout: Duration,
     /// How long an address may stay silent until the next one is tried beside it. Default: 250 ms (RFC 8305 §8).
     pub stagger: Duration,
-    /// The local address to connect from. Only addresses of its family are tried then. Default: the system's choice.
-    pub local: Option<IpAddr>,
+    /// The addresses to connect from. Default: the system's choice.
+    pub local: LocalAddresses,
     /// Who is told of the connections. Default: nobody.
     pub observer: Option<Observer>,
 }
@@ -313,7 +313,7 @@ impl Default for ConnectOptions {
             attempt_timeout: Duration::from_secs(30),
             timeout: Duration::from_secs(5 * 60),
             stagger: Duration::from_millis(250),
-            local: None,
+            local: LocalAddresses::default(),
             observer: None,
         }
     }

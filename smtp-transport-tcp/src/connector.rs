@@ -2,15 +2,15 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use rustls_pki_types::ServerName;
 use smtp_core::stream::{
-    Address, ConnectError, ConnectStep, Connection, Connector, ProxyHeader, Resolve, Single, SystemResolver, Target,
-    TlsMode, TlsPolicy, Verification, race, socket_addresses,
+    Address, ConnectError, ConnectStep, Connection, Connector, LocalAddresses, ProxyHeader, Resolve, Single,
+    SystemResolver, Target, TlsMode, TlsPolicy, Verification, race, socket_addresses,
 };
 use smtp_core::types::Host;
 use smtp_tls::{ClientTls, HandshakeError};
@@ -31,8 +31,8 @@ pub struct ConnectOptions {
     pub timeout: Duration,
     /// How long an address may stay silent until the next one is tried beside it. Default: 250 ms (RFC 8305 §8).
     pub stagger: Duration,
-    /// The local address to connect from. Only addresses of its family are tried then. Default: the system's choice.
-    pub local: Option<IpAddr>,
+    /// The addresses to connect from. Default: the system's choice.
+    pub local: LocalAddresses,
     /// The congestion control algorithm, such as `cubic` or `bbr`, on Linux and FreeBSD. Default: the system's.
     pub congestion: Option<String>,
     /// The PROXY header to begin each connection with, before TLS, for a client that speaks for another one. Only a
@@ -46,7 +46,7 @@ impl Default for ConnectOptions {
             attempt_timeout: Duration::from_secs(30),
             timeout: Duration::from_secs(5 * 60),
             stagger: Duration::from_millis(250),
-            local: None,
+            local: LocalAddresses::default(),
             congestion: None,
             proxy: None,
         }
@@ -126,7 +126,7 @@ impl Connector for TcpConnector {
         let deadline = Instant::now() + self.options.timeout;
         let late = |step| ConnectError::transient(address, step, timed_out(self.options.timeout));
 
-        let addresses = socket_addresses(&*self.resolver, address, self.options.local, "TCP");
+        let addresses = socket_addresses(&*self.resolver, address, "TCP");
         let addresses = timeout_at(deadline, addresses).await.map_err(|_| late(ConnectStep::Resolve))??;
         let (mut socket, peer) =
             timeout_at(deadline, race(&addresses, self.options.stagger, |peer| attempt(peer, &self.options)))
@@ -175,8 +175,9 @@ impl Prepared {
 }
 
 async fn attempt(peer: SocketAddr, options: &ConnectOptions) -> io::Result<(Socket, SocketAddr)> {
+    let local = options.local.towards(peer.ip())?;
     let socket = if peer.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(local) = options.local {
+    if let Some(local) = local {
         socket.bind(SocketAddr::new(local, 0)).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot connect from {local}: {error}; is it this machine's?"))
         })?;
@@ -229,15 +230,18 @@ fn tls_failed(address: &Address, error: io::Error) -> ConnectError {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[tokio::test]
     async fn connected_sockets_do_not_delay() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let options = ConnectOptions { local: Some("127.0.0.9".parse().unwrap()), ..ConnectOptions::default() };
+        let local: IpAddr = "127.0.0.9".parse().unwrap();
+        let options = ConnectOptions { local: [local].into_iter().collect(), ..ConnectOptions::default() };
         let (socket, _) = attempt(listener.local_addr().unwrap(), &options).await.unwrap();
         assert!(socket.nodelay().unwrap());
-        assert_eq!(socket.local_addr().unwrap().ip(), options.local.unwrap());
+        assert_eq!(socket.local_addr().unwrap().ip(), local);
     }
 
     #[cfg(target_os = "linux")]

@@ -34,7 +34,15 @@ pub fn path() -> Result<PathBuf, Skip> {
 /// # Errors
 /// [`Skip`] if the binary is not there or cannot be started.
 pub fn run<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Result<Output, Skip> {
-    crate::peers::tools::tool(&path()?, arguments, b"")
+    run_with(arguments, b"")
+}
+
+/// The same with `input` on its standard input.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with<S: AsRef<std::ffi::OsStr>>(arguments: &[S], input: &[u8]) -> Result<Output, Skip> {
+    crate::peers::tools::tool(&path()?, arguments, input)
 }
 
 /// A running `smtp serve`, with a data folder of its own; ended when it is dropped.

@@ -91,7 +91,7 @@ impl Job {
         let observer = Some(Observer::new(move |event| seen.note(event)));
         let early = arguments.early_data == Some(EarlyDataChoice::Gated) && url.carrier() == Carrier::Quic;
         let quic = Quic::new(arguments.early_data, arguments.qlog_dir)?;
-        let way = tls.way(&url, Calling { wait, quic, observer })?;
+        let way = tls.way(&url, Calling { wait, quic, observer, ..Calling::default() })?;
         let credentials = arguments.login.credentials("SMTP_SEND_PASSWORD", tls.insecure)?;
         let message = match (&arguments.data, &from) {
             (Some(path), _) => message::read(path, &arguments.header)?,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use smtp_core::types::{Domain, Mailbox};
 
+use super::bodies::Bodies;
 use super::hop::{Hop, Route};
 use super::local::{QuotaOf, Separator};
 use super::owed::TlsRule;
@@ -13,6 +14,7 @@ use super::run_as::RunAs;
 use super::spooling::Spooling;
 use crate::logging::{Format, Level};
 use crate::settings::layered;
+use crate::source::SourceAddress;
 use crate::terms::TermsArguments;
 use crate::transport::EarlyDataChoice;
 use crate::url::Url;
@@ -147,9 +149,12 @@ pub(crate) struct Arguments {
     pub(super) queue: Option<Spooling>,
 
     /// Where messages over 256 KiB wait that are in a queue in PostgreSQL: a folder that all nodes see, for none but this
-    /// program. Default: in the database.
-    #[arg(long, value_name = "FOLDER")]
-    pub(super) queue_bodies: Option<PathBuf>,
+    /// program, or s3://BUCKET/PREFIX. Default: in the database.
+    ///
+    /// Keys, region and endpoint of a bucket are in the environment (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL and
+    /// so on). It takes a program that was built with the feature s3.
+    #[arg(long, value_name = "PLACE")]
+    pub(super) queue_bodies: Option<Bodies>,
 
     /// How long a node that says nothing keeps its part of a queue in PostgreSQL, until others take it over. Default: 1m.
     #[arg(long, value_name = "TIME")]
@@ -159,7 +164,7 @@ pub(crate) struct Arguments {
     ///
     /// Keys: user and password-file, auth (a SASL mechanism; EXTERNAL needs no password), tls-cert and tls-key (the
     /// certificate to show it), tls-ca or pin or the word insecure (how its own is checked), hello (the name to greet
-    /// with). Who logs in does so only under TLS with a verified certificate.
+    /// with). ?source=ADDRESS in the URL is where to connect from. Who logs in does so only under TLS with a verified certificate.
     #[arg(long, value_name = "URL")]
     #[serde(deserialize_with = "values::parsed")]
     pub(super) relay_host: Option<Hop>,
@@ -238,6 +243,15 @@ pub(crate) struct Arguments {
     #[serde(deserialize_with = "values::list")]
     pub(super) own_address: Vec<Many<IpAddr>>,
 
+    /// The address of this machine from which other hosts are connected to, over TCP and QUIC: one IPv4 and one IPv6
+    /// address. Default: the system's choice.
+    ///
+    /// With an address of one family alone no host is connected to over the other. 0.0.0.0 and :: leave the choice to the
+    /// system, within their family. A route or relay host whose URL has ?source=ADDRESS is connected to from there.
+    #[arg(long, value_name = "IP")]
+    #[serde(deserialize_with = "values::list")]
+    pub(super) source_address: Vec<Many<SourceAddress>>,
+
     /// The port at which other hosts take mail, for networks of tests. Default: 25.
     #[arg(long, value_name = "PORT")]
     pub(super) mx_port: Option<u16>,
@@ -308,6 +322,7 @@ layered!(Arguments {
     etrn,
     dns,
     own_address,
+    source_address,
     mx_port,
     mx_tls_ca,
     mx_sts_port,

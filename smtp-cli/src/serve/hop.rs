@@ -13,6 +13,7 @@ use std::sync::Arc;
 use smtp_client::sasl::Credentials;
 use smtp_client::{Client, Options, Settings};
 use smtp_core::session::server::Protocol;
+use smtp_core::stream::LocalAddresses;
 use smtp_core::types::EhloName;
 use smtp_route::Named;
 use smtp_server::delivery::Invocation;
@@ -120,11 +121,12 @@ impl Hop {
         }
     }
 
-    /// What delivers there. Nothing is connected yet.
+    /// What delivers there, greeting with `hello` from `source` where its words say nothing else. Nothing is connected
+    /// yet.
     ///
     /// # Errors
     /// If a file that it names cannot be used, or TLS is not what its words need.
-    pub(super) fn client(&self, hello: &EhloName) -> Result<Named<Client>, Failure> {
+    pub(super) fn client(&self, hello: &EhloName, source: LocalAddresses) -> Result<Named<Client>, Failure> {
         let identity = self.certificate.clone().zip(self.key.clone());
         let tls = TlsOptions {
             ca: self.ca.clone(),
@@ -134,7 +136,7 @@ impl Hop {
             ..TlsOptions::default()
         };
         let policy = tls.policy(&self.url, self.user.is_some() || self.mechanism.is_some())?;
-        let way = tls.way(&self.url, Calling::default())?;
+        let way = tls.way(&self.url, Calling { source, ..Calling::default() })?;
         let lmtp = self.url.protocol() == Protocol::Lmtp;
         let settings = Settings {
             options: Options { lmtp, ..Options::new(self.hello.clone().unwrap_or_else(|| hello.clone())) },
@@ -284,9 +286,10 @@ mod tests {
         let hop = |url: &str, more: &str| {
             format!("{url} user=jo password-file={}{more}", file.path().display()).parse::<Hop>().unwrap()
         };
-        assert!(hop("smtp://x?tls=none", "").client(&hello).is_err());
-        assert!(hop("smtp://x?tls=none", " insecure").client(&hello).is_ok());
+        let client = |hop: Hop| hop.client(&hello, LocalAddresses::default());
+        assert!(client(hop("smtp://x?tls=none", "")).is_err());
+        assert!(client(hop("smtp://x?tls=none", " insecure")).is_ok());
         let missing = "smtps://x user=jo password-file=/nowhere".parse::<Hop>().unwrap();
-        assert!(missing.client(&hello).unwrap_err().what().contains("/nowhere"));
+        assert!(client(missing).unwrap_err().what().contains("/nowhere"));
     }
 }

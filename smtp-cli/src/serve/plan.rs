@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use smtp_core::extension::Terms;
 use smtp_core::session::server::Limits;
+use smtp_core::stream::LocalAddresses;
 use smtp_core::types::{Domain, Mailbox};
 use smtp_queue::Schedule;
 
@@ -18,10 +19,11 @@ use super::run_as::RunAs;
 use super::spooling::{Place, Spooling};
 use crate::exit::Failure;
 use crate::listen;
+use crate::source::{self, SourceAddress};
 use crate::terms;
 use crate::transport::Quic;
 use crate::url::Url;
-use crate::values::{Hidden, Size, Wait, flatten};
+use crate::values::{Hidden, Many, Size, Wait, flatten};
 
 /// The settings with their defaults, checked as far as they can be alone.
 #[derive(Debug)]
@@ -63,9 +65,26 @@ pub(super) struct Plan {
     pub(super) terms: Terms,
     pub(super) dns: Vec<SocketAddr>,
     pub(super) own_addresses: Vec<IpAddr>,
+    /// Where to connect from, unless a route says otherwise.
+    pub(super) source: LocalAddresses,
     pub(super) mx_port: Option<u16>,
     pub(super) mx_tls_ca: Option<PathBuf>,
     pub(super) mx_sts_port: Option<u16>,
+}
+
+/// The addresses to connect from, one of each family.
+///
+/// # Errors
+/// If there are two of one.
+fn sources(given: Vec<Many<SourceAddress>>) -> Result<LocalAddresses, Failure> {
+    let mut sources = LocalAddresses::default();
+    for address in flatten(given) {
+        source::add(&mut sources, address).map_err(|why| {
+            Failure::config(format!("--source-address {address}: {why}"))
+                .help("a route whose URL has ?source=ADDRESS has one of its own")
+        })?;
+    }
+    Ok(sources)
 }
 
 impl Plan {
@@ -141,6 +160,7 @@ impl Plan {
             terms,
             dns: flatten(arguments.dns),
             own_addresses: flatten(arguments.own_address),
+            source: sources(arguments.source_address)?,
             mx_port: arguments.mx_port,
             mx_tls_ca: arguments.mx_tls_ca,
             mx_sts_port: arguments.mx_sts_port,

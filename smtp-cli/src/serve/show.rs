@@ -35,7 +35,7 @@ impl fmt::Display for Plan {
         one(f, "qlog_dir", self.quic.qlog_dir.as_ref().map(|path| path.display()))?;
         writeln!(f, "drain_deadline = {}", self.drain_time().as_secs_f64())?;
         one(f, "queue", Some(self.queue.as_ref().map_or_else(|| "none".into(), ToString::to_string)))?;
-        one(f, "queue_bodies", self.queue.as_ref().and_then(Place::bodies).map(|path| path.display()))?;
+        one(f, "queue_bodies", self.queue.as_ref().and_then(Place::bodies))?;
         if let Some(lease) = self.queue.as_ref().and_then(Place::lease) {
             writeln!(f, "queue_lease = {}", lease.0.as_secs_f64())?;
         }
@@ -59,6 +59,7 @@ impl fmt::Display for Plan {
         writeln!(f, "hold_max = {}", self.terms.hold_max)?;
         list(f, "dns", &self.dns)?;
         list(f, "own_address", &self.own_addresses)?;
+        list(f, "source_address", &self.source.iter().collect::<Vec<_>>())?;
         self.mx_port.map_or(Ok(()), |port| writeln!(f, "mx_port = {port}"))?;
         one(f, "mx_tls_ca", self.mx_tls_ca.as_ref().map(|path| path.display()))?;
         self.mx_sts_port.map_or(Ok(()), |port| writeln!(f, "mx_sts_port = {port}"))

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use smtp_queue::{Limits, Spool, SqliteSpool};
 
 use super::Plan;
+use super::bodies::Bodies;
 use crate::exit::{Exit, Failure};
 use crate::values::{Hidden, Wait};
 
@@ -57,7 +58,7 @@ pub(super) enum Place {
 pub(super) struct Shared {
     url: Hidden,
     /// Where large bodies are, if not in their rows.
-    bodies: Option<PathBuf>,
+    bodies: Option<Bodies>,
     lease: Option<Wait>,
 }
 
@@ -69,7 +70,7 @@ impl Place {
     pub(super) fn new(
         spooling: Spooling,
         usual: PathBuf,
-        bodies: Option<PathBuf>,
+        bodies: Option<Bodies>,
         lease: Option<Wait>,
     ) -> Result<Option<Self>, Failure> {
         let is_shared = matches!(spooling, Spooling::Postgres(_));
@@ -109,8 +110,8 @@ impl Place {
         url != shown && std::env::args().any(|word| word == url || word.strip_prefix("--queue=") == Some(url))
     }
 
-    /// The folder of large bodies, if there is one.
-    pub(super) fn bodies(&self) -> Option<&PathBuf> {
+    /// Where large bodies are, if not in their rows.
+    pub(super) fn bodies(&self) -> Option<&Bodies> {
         match self {
             Self::Folder(_) => None,
             Self::Shared(shared) => shared.bodies.as_ref(),
@@ -138,18 +139,13 @@ impl fmt::Display for Place {
 
 #[cfg(feature = "postgres")]
 mod postgres {
-    use std::fs::DirBuilder;
-    use std::os::unix::fs::DirBuilderExt;
-    use std::path::Path;
     use std::time::Duration;
 
-    use object_store::ObjectStore;
-    use object_store::local::LocalFileSystem;
     use smtp_core::stream::Verification;
     use smtp_queue::{PgSettings, PgSpool};
     use smtp_tls::ClientTls;
 
-    use super::{Arc, Exit, Failure, Limits, Plan, Shared, Spool};
+    use super::{Arc, Bodies, Exit, Failure, Limits, Plan, Shared, Spool};
 
     /// The shortest lease: a node has to be able to renew it in time.
     const LEASE_MIN: Duration = Duration::from_secs(1);
@@ -164,6 +160,7 @@ mod postgres {
 
         pub(super) fn check(&self) -> Result<(), Failure> {
             self.settings()?;
+            self.bodies.as_ref().map_or(Ok(()), Bodies::check)?;
             match self.lease {
                 Some(lease) if lease.0 < LEASE_MIN => Err(Failure::config("--queue-lease: less than a second")),
                 _ => Ok(()),
@@ -187,22 +184,15 @@ mod postgres {
             settings.name = plan.hostname.to_string();
             settings.limits = limits;
             settings.lease = self.lease.map_or(settings.lease, |lease| lease.0);
-            settings.bodies = self.bodies.as_deref().map(folder).transpose()?;
+            settings.bodies = self.bodies.as_ref().map(Bodies::open).transpose()?;
             if settings.bodies.is_none() {
-                tracing::info!("large messages are in the database too; --queue-bodies names a folder for them");
+                tracing::info!(
+                    "large messages are in the database too; --queue-bodies names a folder or a bucket for them"
+                );
             }
             let spool = PgSpool::open(settings).await;
             Ok(Arc::new(spool.map_err(|error| Failure::new(Exit::Unavailable, error))?))
         }
-    }
-
-    /// The folder for large bodies, made if it is not there, for its owner alone.
-    fn folder(path: &Path) -> Result<Arc<dyn ObjectStore>, Failure> {
-        let unusable = |why: String| Failure::config(format!("--queue-bodies {}: {why}", path.display()));
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| unusable(error.to_string()))?;
-        let store = LocalFileSystem::new_with_prefix(path).map_err(|error| unusable(error.to_string()))?;
-        // A 250 is on disk.
-        Ok(Arc::new(store.with_fsync(true)))
     }
 }
 
@@ -246,6 +236,6 @@ mod tests {
     fn what_is_for_shared_queues_is_refused_for_others() {
         let lease = Some(Wait(std::time::Duration::from_secs(60)));
         assert!(Place::new(Spooling::Sqlite(None), "usual".into(), None, lease).is_err());
-        assert!(Place::new(Spooling::None, "usual".into(), Some("bodies".into()), None).is_err());
+        assert!(Place::new(Spooling::None, "usual".into(), Some("bodies".parse().unwrap()), None).is_err());
     }
 }

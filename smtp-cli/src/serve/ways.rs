@@ -17,8 +17,8 @@ use smtp_server::delivery::RunAs;
 use smtp_server::{AliasLayer, Mailboxes, Maildir, Program};
 use smtp_tls::ClientTls;
 use smtp_tls_policy::{HttpsFetch, Results, Settings as StsSettings, Sts};
-use smtp_transport_quic::{ConnectOptions, QuicConnector};
-use smtp_transport_tcp::TcpConnector;
+use smtp_transport_quic::{ConnectOptions as QuicOptions, QuicConnector};
+use smtp_transport_tcp::{ConnectOptions, TcpConnector};
 use tower_layer::Layer;
 
 use super::Plan;
@@ -191,7 +191,7 @@ fn set(plan: &Plan, mailboxes: &Mailboxes, hello: &EhloName) -> Result<Set, Fail
     let mut routes = Routes::default();
     for route in &plan.routes {
         let way = match (&route.by, &run_as) {
-            (By::Server(hop), _) => Way::Server(hop.client(hello)?),
+            (By::Server(hop), _) => Way::Server(hop.client(hello, plan.source)?),
             (By::Program(invocation), Some(run_as)) => {
                 let program = Program::new(Arc::clone(invocation), run_as.clone());
                 Way::Program(program.with_separator(mailboxes.separator()))
@@ -205,7 +205,7 @@ fn set(plan: &Plan, mailboxes: &Mailboxes, hello: &EhloName) -> Result<Set, Fail
             return Err(Failure::config(format!("--route: two routes for {}", route.destination)));
         }
     }
-    let relay = plan.relay_host.as_ref().map(|hop| hop.client(hello)).transpose()?;
+    let relay = plan.relay_host.as_ref().map(|hop| hop.client(hello, plan.source)).transpose()?;
     Ok(Set { routes, relay, run_as })
 }
 
@@ -221,13 +221,15 @@ fn exchanges(plan: &Plan, hello: EhloName, own: &[IpAddr]) -> Result<Exchanges, 
     // On another port than that of mail this machine's own addresses may be other servers, as in tests.
     let own = Own::new(names, own.iter().copied()).with_loopback(plan.mx_port.is_none());
     let client = smtp_client::Settings { options: Options::new(hello), ..smtp_client::Settings::default() };
-    let settings = RouteSettings { port: plan.mx_port.unwrap_or(25), ..RouteSettings::default() };
+    let local = plan.source;
+    let settings = RouteSettings { port: plan.mx_port.unwrap_or(25), local, ..RouteSettings::default() };
     // A host that says so in the DNS is reached over QUIC, raced against TCP.
-    let options = ConnectOptions { transport: plan.quic.transport(), ..ConnectOptions::default() };
+    let options = QuicOptions { transport: plan.quic.transport(), local, ..QuicOptions::default() };
     let quic = QuicConnector::new(&tls, options).map_err(Failure::config)?;
     let discovery = SvcbDiscovery::new(Arc::clone(&dns), "smtp-quic-00");
     let sts = sts(plan, &dns, &tls)?;
-    let connector = RacingConnector::new(quic, TcpConnector::new(tls), discovery, RacingOptions::default());
+    let tcp = TcpConnector::new(tls).with_options(ConnectOptions { local, ..ConnectOptions::default() });
+    let connector = RacingConnector::new(quic, tcp, discovery, RacingOptions::default());
     Ok(Exchanges::new(dns, connector, own, client, settings).with_sts(Arc::new(sts)))
 }
 

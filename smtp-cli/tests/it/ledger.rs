@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -40,13 +40,14 @@ pub(crate) struct Hop {
     pub(crate) url: String,
     mood: Arc<AtomicU8>,
     arrived: Arc<Mutex<Vec<Arrival>>>,
+    peers: Arc<Mutex<HashSet<IpAddr>>>,
 }
 
 impl Hop {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("smtp://{}?tls=none", listener.local_addr().unwrap());
-        let hop = Self { url, mood: Arc::default(), arrived: Arc::default() };
+        let hop = Self { url, mood: Arc::default(), arrived: Arc::default(), peers: Arc::default() };
         let serving = hop.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -66,12 +67,18 @@ impl Hop {
         self.mood.load(Ordering::SeqCst) == mood as u8
     }
 
+    /// Who has connected.
+    pub(crate) fn peers(&self) -> Vec<IpAddr> {
+        self.peers.lock().unwrap().iter().copied().collect()
+    }
+
     /// All that arrived, dot-stuffed as it came.
     pub(crate) fn arrived(&self) -> Vec<Arrival> {
         self.arrived.lock().unwrap().clone()
     }
 
     fn serve(&self, stream: TcpStream) -> std::io::Result<()> {
+        self.peers.lock().unwrap().insert(stream.peer_addr()?.ip());
         if self.is(Mood::Gone) {
             return Ok(());
         }

@@ -28,10 +28,13 @@ mod play;
 mod promises;
 mod relay;
 mod replay;
+#[cfg(feature = "s3")]
+mod s3;
 mod send;
 mod serve;
 mod settings;
 mod shell;
 mod sink;
+mod source;
 mod transports;
 mod user;

@@ -82,3 +82,17 @@ fn secrets_are_not_in_the_help() {
         assert!(!help.stdout.contains("hunter2") && help.stdout.contains("in the environment"), "{}", help.stdout);
     }
 }
+
+#[cfg(all(feature = "postgres", not(feature = "s3")))]
+#[test]
+fn a_bucket_takes_a_program_that_was_built_for_it() {
+    let queue = ["--queue", "postgres://smtp@127.0.0.1:1/mail", "--queue-bodies", "s3://mail-bodies/queue"];
+    let folder = tempfile::tempdir().unwrap();
+    let ended = run({
+        let mut command = smtp(["serve"].iter().chain(&queue));
+        command.current_dir(folder.path());
+        command
+    });
+    assert_eq!(ended.code, Some(78), "{ended:?}");
+    assert!(ended.stderr.contains("built without S3") && ended.stderr.contains("--features s3"), "{ended:?}");
+}

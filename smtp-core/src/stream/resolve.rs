@@ -58,14 +58,13 @@ impl Resolve for SystemResolver {
 }
 
 /// The socket addresses of `address`, in the order in which to try them, at most 16: the families alternate
-/// (RFC 8305 §4). With `local`, only those that can be reached from there. `transport` names it in errors.
+/// (RFC 8305 §4). `transport` names it in errors.
 ///
 /// # Errors
 /// Permanent if `address` is not one for sockets, or has certainly no address; else it may pass.
 pub async fn socket_addresses(
     resolver: &dyn Resolve,
     address: &Address,
-    local: Option<IpAddr>,
     transport: &str,
 ) -> Result<Vec<SocketAddr>, ConnectError> {
     let permanent =
@@ -85,13 +84,6 @@ pub async fn socket_addresses(
         return Err(permanent(io::ErrorKind::NotFound, "the name has no address".to_owned()));
     }
     let mut usable = interleave(&found);
-    if let Some(local) = local {
-        usable.retain(|ip| ip.is_ipv4() == local.is_ipv4());
-        if usable.is_empty() {
-            let text = format!("none of its addresses can be reached from {local}: they are of the other family");
-            return Err(permanent(io::ErrorKind::AddrNotAvailable, text));
-        }
-    }
     usable.truncate(MAX_ADDRESSES);
     Ok(usable.into_iter().map(|ip| SocketAddr::new(ip, *port)).collect())
 }

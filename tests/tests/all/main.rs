@@ -18,6 +18,7 @@ mod routing;
 mod rust_clients;
 mod sasl;
 mod served;
+mod strict;
 mod tls_policy;
 mod transports;
 
