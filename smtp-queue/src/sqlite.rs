@@ -2,6 +2,7 @@
 
 mod bodies;
 mod change;
+mod checkpoint;
 #[cfg(test)]
 mod crash;
 mod disk;

@@ -58,7 +58,7 @@ pub(super) fn open(path: &Path, limits: Limits, disk: Arc<dyn Disk>) -> Result<S
     let (requests, queue) = mpsc::channel(writer::WAITING_MAX);
     let readers = Readers::new(database.clone(), Arc::clone(&fresh));
     let home = Database { path: database, disk: Arc::clone(&disk), fresh };
-    let writer = Writer::new(engine, home, Arc::clone(&state), Some(lock));
+    let writer = Writer::new(engine, home, Arc::clone(&state), Some(lock)).checkpointing().map_err(folder)?;
     let timer = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(folder)?;
     std::thread::Builder::new().name("spool".into()).spawn(move || writer.run(queue, &timer)).map_err(folder)?;
     Ok(SqliteSpool(Arc::new(Shared { requests, disk, readers, limits, ids, state, space: Mutex::default() })))

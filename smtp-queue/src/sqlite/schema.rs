@@ -72,27 +72,37 @@ INSERT INTO journal(id, salt) VALUES (1, 0);
 /// The newest schema that is known here.
 pub(crate) const NEWEST: i64 = 2;
 
+/// Pages of the log, 64 MiB, after which a commit does not end before they are copied.
+const LOG_PAGES: i64 = 16_384;
+
 /// Sets a connection up for durable commits.
 ///
 /// Until a commit the changes are in memory, up to 16 MiB; the journal has them on disk.
 ///
 /// Freed pages are kept for new mail and given back to the disk a few at a time (see `SqlRows::give_back`); that has to be
-/// said before the file has its first page. WAL with `synchronous = FULL` syncs the log at every commit. The writer alone
-/// checkpoints; a log that grew under a long reader is cut back.
+/// said before the file has its first page. WAL with `synchronous = FULL` syncs the log at every commit. It is copied into
+/// the database beside the writer (see [`Checkpointer`](super::checkpoint::Checkpointer)), and by the writer once it is
+/// long; a log that grew under a long reader is cut back.
 ///
 /// The plan of a statement must not depend on what is bound to it: SQLite would make it anew for each mail, to see whether
 /// a partial index fits the values, and that costs more than all the rest.
 pub(crate) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "fullfsync", true)?;
+    sync_all(connection)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "cache_size", -16_384)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
+}
+
+/// Makes commits and copies of the log wait for the disk.
+pub(super) fn sync_all(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "fullfsync", true)
 }
 
 /// Brings the schema up to date.

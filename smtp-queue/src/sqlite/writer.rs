@@ -1,6 +1,7 @@
 //! The one thread that writes: takes what waits, does it as one group, and answers when the group lasts.
 
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,6 +10,7 @@ use rusqlite::Connection;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
+use super::checkpoint::Checkpointer;
 use super::disk::Disk;
 use super::rows::{Fresh, SqlRows};
 use super::{State, bodies, lock, schema};
@@ -57,6 +59,7 @@ pub(super) struct Writer {
     claim: Option<Claim>,
     /// Octets of the journal after which it is folded in.
     fold_at: u64,
+    checkpointer: Option<Checkpointer>,
 }
 
 /// What is to be done, and who waits for it.
@@ -64,9 +67,15 @@ pub(crate) type Waiting = (Op, oneshot::Sender<Result<Answer, Error>>);
 
 impl Writer {
     pub(super) fn new(engine: Engine<SqlRows>, home: Database, state: Arc<State>, lock: Option<File>) -> Self {
-        let writer = Self { engine, home, state, lock, claim: None, fold_at: FOLD_OCTETS };
+        let writer = Self { engine, home, state, lock, claim: None, fold_at: FOLD_OCTETS, checkpointer: None };
         writer.publish();
         writer
+    }
+
+    /// With a thread that copies the log.
+    pub(super) fn checkpointing(mut self) -> io::Result<Self> {
+        self.checkpointer = Some(Checkpointer::start(self.home.path.clone(), Arc::clone(&self.state))?);
+        Ok(self)
     }
 
     /// Folds the journal in after so many octets.
@@ -114,8 +123,11 @@ impl Writer {
 
     /// Folds the journal in. What it says lasts if that fails, but nobody can go on with it.
     fn fold(&mut self) {
-        if let Err(error) = self.engine.rows.fold() {
-            self.state.poison(&error.to_string());
+        let octets = self.engine.rows.unfolded();
+        match (self.engine.rows.fold(), &mut self.checkpointer) {
+            (Ok(()), Some(checkpointer)) => checkpointer.folded(octets),
+            (Ok(()), None) => {}
+            (Err(error), _) => self.state.poison(&error.to_string()),
         }
     }
 
@@ -225,7 +237,13 @@ impl Writer {
         self.engine.rows.release();
         let reopened = self.reopen(now);
         match reopened {
-            Ok(rows) => self.engine.rows = rows,
+            Ok(rows) => {
+                self.engine.rows = rows;
+                if self.checkpointer.take().is_some() {
+                    let fresh = Checkpointer::start(self.home.path.clone(), Arc::clone(&self.state));
+                    self.checkpointer = fresh.inspect_err(|error| tracing::warn!(%error, "no thread for the log")).ok();
+                }
+            }
             // What is known can still be looked at.
             Err(error) => {
                 self.engine.rows.rollback();
@@ -248,6 +266,7 @@ impl Writer {
             // If that fails the next opening does it.
             let _ = self.engine.rows.fold();
         }
+        self.checkpointer = None;
         self.engine.rows.release();
         let connection = self.engine.rows.into_connection();
         // The log is folded into the database; if that fails, the next opening does it.
