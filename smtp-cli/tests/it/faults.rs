@@ -103,7 +103,7 @@ fn no_250_is_lost_when_syncs_fail() {
 
 #[test]
 fn no_250_is_lost_when_writes_find_no_room() {
-    no_250_is_lost("pwrite64", "error=ENOSPC:when=50+70");
+    no_250_is_lost("pwrite64", "error=ENOSPC:when=100+40");
 }
 
 /// A file as the server sees it, who has a file system of its own.
