@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode};
 use super::change::{Change, Statement};
 use super::journal::{Contents, new_salt};
 use super::lock;
-use super::rows::{FreshBody, SqlRows};
+use super::rows::{FreshBody, SqlRows, signed, unsigned};
 use crate::error::Error;
 use crate::id::MessageId;
 
@@ -96,8 +96,7 @@ impl SqlRows {
 }
 
 fn salt(connection: &Connection) -> Result<u64, Error> {
-    let salt: i64 = connection.query_row("SELECT salt FROM journal WHERE id = 1", [], |row| row.get(0))?;
-    Ok(u64::from_ne_bytes(salt.to_ne_bytes()))
+    Ok(unsigned(connection.query_row("SELECT salt FROM journal WHERE id = 1", [], |row| row.get(0))?))
 }
 
 fn commit(rows: &SqlRows, salt: u64) -> Result<(), Error> {
@@ -105,8 +104,7 @@ fn commit(rows: &SqlRows, salt: u64) -> Result<(), Error> {
     if connection.is_autocommit() {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     }
-    let salt = i64::from_ne_bytes(salt.to_ne_bytes());
-    connection.prepare_cached("UPDATE journal SET salt = ?1 WHERE id = 1")?.execute([salt])?;
+    connection.prepare_cached("UPDATE journal SET salt = ?1 WHERE id = 1")?.execute([signed(salt)])?;
     Ok(rows.disk.commit(connection)?)
 }
 
@@ -116,7 +114,7 @@ const SUM: usize = 7;
 
 /// A body that comes or goes with a change.
 fn follow(fresh: &mut HashMap<MessageId, FreshBody>, (statement, values): &Change<'_>) {
-    let number = |n: usize| values.get(n)?.as_i64().ok().map(|number| u64::from_ne_bytes(number.to_ne_bytes()));
+    let number = |n: usize| values.get(n)?.as_i64().ok().map(unsigned);
     let (Some(order), Some(random)) = (number(0), number(1)) else { return };
     let body = match (statement, values.last()) {
         (Statement::DeleteMessage, _) => FreshBody::Gone,

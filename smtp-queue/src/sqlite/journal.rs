@@ -6,7 +6,7 @@
 //! it, and the next is written at the start again. After a crash the frames that carry the salt of the database are done
 //! again. The salt cannot be guessed, so that nothing inside a mail can be taken for a frame.
 //!
-//! So what SQLite writes it writes once for thousands of messages, and not at all for those that have left by then; and
+//! So what SQLite writes it writes once for up to a thousand messages, and not at all for those that have left by then; and
 //! a file that does not grow is synced faster than one that does.
 //!
 //! A frame: salt (8 octets), its number since the salt (4), length of the changes (4), CRC-32 of all but itself (4), the

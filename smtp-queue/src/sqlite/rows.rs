@@ -58,11 +58,11 @@ impl From<rusqlite::Error> for Error {
 }
 
 /// A number of 64 bits as SQLite has them, with a sign.
-const fn signed(value: u64) -> i64 {
+pub(super) const fn signed(value: u64) -> i64 {
     i64::from_ne_bytes(value.to_ne_bytes())
 }
 
-const fn unsigned(value: i64) -> u64 {
+pub(super) const fn unsigned(value: i64) -> u64 {
     u64::from_ne_bytes(value.to_ne_bytes())
 }
 

@@ -164,6 +164,7 @@ async fn what_was_answered_stays_when_the_database_cannot_take_it() {
     let leased = claim(&spool, at(1), 1).await.unwrap().remove(0);
     failing.store(ROWS, Ordering::Relaxed);
     let first = put(&spool, b"first").await.unwrap();
+    let large = put(&spool, &[b'l'; 400_000]).await.unwrap();
     let done = settle_all(&leased, &Settled::Delivered("250".into()), at(1));
     spool.settle(leased.lease, at(1), done).await.unwrap();
     assert!(matches!(spool.maintain(at(2)).await, Err(Error::Storage(_))));
@@ -172,6 +173,8 @@ async fn what_was_answered_stays_when_the_database_cannot_take_it() {
     for _ in 0..2 {
         assert_eq!(spool.get(first).await.unwrap().len(), 1);
         assert_eq!(content(&spool, first).await.unwrap(), "first");
+        assert_eq!(content(&spool, large).await.unwrap().len(), 400_000);
+        assert!(content(&spool, settled).await.is_err(), "what has left is read");
         assert!(spool.maintain(at(3)).await.is_err(), "a probe succeeds on a disk that fails");
     }
     failing.store(FINE, Ordering::Relaxed);
@@ -180,7 +183,48 @@ async fn what_was_answered_stays_when_the_database_cannot_take_it() {
     assert_eq!(content(&spool, first).await.unwrap(), "first");
     assert!(spool.get(settled).await.unwrap().is_empty());
     put(&spool, b"third").await.unwrap();
+    assert_eq!(spool.stats().messages, 3);
+}
+
+#[tokio::test]
+async fn a_queue_from_before_the_journal_is_taken_over() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
+    let id = put(&spool, b"old").await.unwrap();
+    spool.close().await.unwrap();
+    let connection = Connection::open(SqliteSpool::database(root.path())).unwrap();
+    connection.execute_batch("DROP TABLE journal; PRAGMA user_version = 1").unwrap();
+    drop(connection);
+    std::fs::remove_file(root.path().join("journal")).unwrap();
+    let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
+    assert_eq!(content(&spool, id).await.unwrap(), "old");
+    put(&spool, b"new").await.unwrap();
     assert_eq!(spool.stats().messages, 2);
+}
+
+#[tokio::test]
+async fn a_journal_that_the_disk_has_changed_costs_one_group_and_is_kept() {
+    let (root, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
+    let mut ids = Vec::new();
+    for body in [b"one", b"two", b"six"] {
+        ids.push(put(&spool, body).await.unwrap());
+    }
+    // As after a crash: what is on disk, before the journal is folded in.
+    for name in ["spool.db", "spool.db-wal", "journal"] {
+        std::fs::copy(root.path().join(name), after.path().join(name)).unwrap();
+    }
+    let journal = after.path().join("journal");
+    let mut octets = std::fs::read(&journal).unwrap();
+    let second = octets.windows(3).position(|octets| octets == b"two").expect("the journal is folded in already");
+    octets[second] ^= 1;
+    std::fs::write(&journal, octets).unwrap();
+    let spool = SqliteSpool::open(after.path(), Limits::default()).unwrap();
+    assert_eq!(content(&spool, ids[0]).await.unwrap(), "one");
+    assert!(spool.get(ids[1]).await.unwrap().is_empty());
+    assert_eq!(content(&spool, ids[2]).await.unwrap(), "six");
+    let mut names = std::fs::read_dir(after.path().join(BODIES)).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.any(|name| name.to_string_lossy().starts_with("damaged-journal-")), "no copy is kept");
 }
 
 #[tokio::test]

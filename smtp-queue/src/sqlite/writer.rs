@@ -115,20 +115,20 @@ impl Writer {
             let request = timer.block_on(async { tokio::time::timeout(FOLD_IDLE, queue.recv()).await });
             match request {
                 Ok(request) => return request,
-                Err(_) => self.fold(),
+                Err(_) => drop(self.fold()),
             }
         }
         queue.blocking_recv()
     }
 
     /// Folds the journal in. What it says lasts if that fails, but nobody can go on with it.
-    fn fold(&mut self) {
+    fn fold(&mut self) -> Result<(), Error> {
         let octets = self.engine.rows.unfolded();
-        match (self.engine.rows.fold(), &mut self.checkpointer) {
-            (Ok(()), Some(checkpointer)) => checkpointer.folded(octets),
-            (Ok(()), None) => {}
-            (Err(error), _) => self.state.poison(&error.to_string()),
+        self.engine.rows.fold().inspect_err(|error| self.state.poison(&error.to_string()))?;
+        if let Some(checkpointer) = &mut self.checkpointer {
+            checkpointer.folded(octets);
         }
+        Ok(())
     }
 
     /// Does a group and answers.
@@ -164,7 +164,7 @@ impl Writer {
                 }
                 free(&*self.home.disk, files);
                 if self.engine.rows.unfolded() >= self.fold_at {
-                    self.fold();
+                    let _ = self.fold();
                 }
             }
             Err(error) => {
@@ -214,7 +214,7 @@ impl Writer {
         free(&*self.home.disk, files);
         self.publish();
         if self.engine.rows.is_unfolded() {
-            self.engine.rows.fold().inspect_err(|error| self.state.poison(&error.to_string()))?;
+            self.fold()?;
         }
         let used = self.engine.lanes_in_use();
         self.engine.rows.bound_lanes(used)?;
