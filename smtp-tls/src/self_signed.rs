@@ -1,6 +1,6 @@
 //! A certificate for trying out, made by this program itself.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -97,13 +97,13 @@ impl SelfSigned {
                 let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
                 let pem = issue(&key, names, now)?;
                 // Whoever comes second takes what the first has made, hence the read below.
-                created = publish(&file, pem.as_bytes(), 0o600, Publish::IfMissing).map_err(|e| fault(&file, e))?;
+                created = publish(&file, pem.as_bytes(), Publish::IfMissing).map_err(|e| fault(&file, e))?;
             }
             Some(kept) if !kept.is_good(names, now) => {
                 let mut all: Vec<&str> = kept.names.iter().map(String::as_str).collect();
                 all.extend(names);
                 let pem = issue(&kept.key, &all, now)?;
-                publish(&file, pem.as_bytes(), 0o600, Publish::Replace).map_err(|e| fault(&file, e))?;
+                publish(&file, pem.as_bytes(), Publish::Replace).map_err(|e| fault(&file, e))?;
             }
             Some(_) => {}
         }
@@ -112,7 +112,7 @@ impl SelfSigned {
         };
         let certificate_file = dir.join(CERTIFICATE_FILE);
         if fs::read_to_string(&certificate_file).ok().as_deref() != Some(&*kept.certificate_pem) {
-            publish(&certificate_file, kept.certificate_pem.as_bytes(), 0o600, Publish::Replace)
+            publish(&certificate_file, kept.certificate_pem.as_bytes(), Publish::Replace)
                 .map_err(|e| fault(&certificate_file, e))?;
         }
         Ok(Self { identity_file: file, certificate_file, pin: kept.pin, not_after: kept.not_after, created })
@@ -233,60 +233,37 @@ enum Publish {
     Replace,
 }
 
-/// Writes `path` so that it is there in full or not at all, even after a power cut: a temporary file, fsync, then
-/// link or rename, then fsync of the folder. False if it was there already and was to be left alone.
-fn publish(path: &Path, bytes: &[u8], mode: u32, how: Publish) -> io::Result<bool> {
-    let (temporary, mut file) = create_temporary(path, mode)?;
-    let done = (|| {
-        set_mode(&file, mode)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        match how {
-            Publish::Replace => fs::rename(&temporary, path).map(|()| true),
-            Publish::IfMissing => match fs::hard_link(&temporary, path) {
-                Ok(()) => Ok(true),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-                // Some file systems have no links. What is lost is only that two first runs at once agree.
-                Err(_) if !path.exists() => fs::rename(&temporary, path).map(|()| true),
-                Err(error) => Err(error),
-            },
-        }
-    })();
-    // After a rename it is gone, which is as good as removed.
-    let _ = fs::remove_file(&temporary);
-    let done = done?;
+/// Writes `path`, readable by its owner only, so that it is there in full or not at all, even after a power cut: a
+/// temporary file, fsync, then link or rename, then fsync of the folder. False if it was there already and was to be
+/// left alone.
+fn publish(path: &Path, bytes: &[u8], how: Publish) -> io::Result<bool> {
+    let mut file = tempfile::Builder::new().suffix(".tmp").tempfile_in(path.parent().unwrap_or(Path::new(".")))?;
+    set_private(file.as_file())?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    let done = match how {
+        Publish::Replace => file.persist(path).map(|_| true),
+        Publish::IfMissing => match file.persist_noclobber(path) {
+            Ok(_) => Ok(true),
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            // Some file systems can do neither. What is lost is only that two first runs at once agree.
+            Err(error) if !path.exists() => error.file.persist(path).map(|_| true),
+            Err(error) => Err(error),
+        },
+    };
+    let done = done.map_err(|error| error.error)?;
     sync_dir(path)?;
     Ok(done)
 }
 
-/// Opens a file beside `path` that did not exist before, with no more rights than `mode` from its first moment.
-fn create_temporary(path: &Path, mode: u32) -> io::Result<(PathBuf, File)> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
-    #[cfg(not(unix))]
-    let _ = mode;
-    let mut attempt = 0_u32;
-    loop {
-        let temporary = path.with_extension(format!("{}-{attempt}.tmp", std::process::id()));
-        match options.open(&temporary) {
-            Ok(file) => return Ok((temporary, file)),
-            // A leftover of a process that died, or another thread's.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 100 => attempt += 1,
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 /// The umask can only have taken rights away; the owner must have them back.
 #[cfg(unix)]
-fn set_mode(file: &File, mode: u32) -> io::Result<()> {
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
+fn set_private(file: &File) -> io::Result<()> {
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
 }
 
 #[cfg(not(unix))]
-fn set_mode(_: &File, _: u32) -> io::Result<()> {
+fn set_private(_: &File) -> io::Result<()> {
     Ok(())
 }
 
