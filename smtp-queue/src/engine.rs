@@ -90,6 +90,11 @@ pub(crate) trait Rows: LaneIndex + Sized {
         false
     }
 
+    /// Whether others write these rows too, and a job that was stored here may be theirs to deliver.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// When each of these lanes has its first job that nobody has.
     fn first_free(&mut self, lanes: &[Lane], leases: &Leases) -> Result<Vec<Option<SystemTime>>, Error> {
         lanes.iter().map(|lane| first_free(self, lane, leases)).collect()
@@ -147,7 +152,10 @@ pub(crate) struct Engine<R> {
 /// What a batch has done so far beside the rows.
 #[derive(Debug, Default)]
 struct Batch {
+    /// Lanes that are to be looked at again.
     dirty: HashSet<Lane>,
+    /// Lanes that got jobs, and when the first of these is due. Nobody has it, so there is nothing to look at.
+    added: HashMap<Lane, SystemTime>,
     granted: Vec<JobId>,
     ended: Vec<(JobId, Held)>,
     files: Vec<MessageId>,
@@ -225,6 +233,7 @@ impl<R: Rows> Engine<R> {
         match result {
             Ok(answers) => {
                 self.stats = batch.stats;
+                self.lanes.add(batch.added);
                 for (lane, due) in self.look(batch.dirty)? {
                     if due.is_none() {
                         self.cursors.remove(&lane);
@@ -361,7 +370,12 @@ impl<R: Rows> Engine<R> {
             (job.due, job.alarm, job.expires) = (round(job.due), round(job.alarm), round(job.expires));
             self.rows.insert_job(&job)?;
             self.batch.stats.jobs += 1;
-            self.batch.dirty.insert(job.lane());
+            if self.rows.is_shared() {
+                self.batch.dirty.insert(job.lane());
+            } else {
+                let due = self.batch.added.entry(job.lane()).or_insert(job.due);
+                *due = job.due.min(*due);
+            }
         }
         Ok(())
     }
@@ -401,6 +415,7 @@ impl<R: Rows> Engine<R> {
 
     /// Brings the lanes up to date with what this batch has done so far.
     fn look_again(&mut self) -> Result<(), Error> {
+        self.lanes.add(std::mem::take(&mut self.batch.added));
         for (lane, due) in self.look(self.batch.dirty.clone())? {
             self.lanes.set(lane, due);
         }

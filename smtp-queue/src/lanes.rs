@@ -42,6 +42,16 @@ impl Lanes {
         }
     }
 
+    /// Lanes have got jobs that nobody has, the first of which is ready then.
+    pub(crate) fn add(&mut self, added: HashMap<Lane, SystemTime>) {
+        for (lane, due) in added {
+            let known = self.due.get(&lane);
+            if known.is_none_or(|known| due < *known) {
+                self.set(lane, Some(due));
+            }
+        }
+    }
+
     /// Takes these for all that there are. True if one of them is due earlier than was known.
     pub(crate) fn replace(&mut self, found: Vec<(Lane, Option<SystemTime>)>) -> bool {
         let mut gone: HashSet<Lane> = self.due.keys().cloned().collect();

@@ -313,7 +313,8 @@ pub struct Limits {
     pub leases: usize,
     /// Recipients of one message, over all of its jobs: 10,000.
     pub recipients: usize,
-    /// New mail is refused while the disk has fewer free octets than this: 70 MiB, twice the largest body.
+    /// New mail is refused while the disk has fewer free octets than this: 70 MiB, twice the largest body. A store on disk
+    /// keeps 48 MiB free for itself, whatever is said here.
     pub free: u64,
 }
 

@@ -13,6 +13,7 @@ mod reader;
 mod rows;
 mod schema;
 mod staged;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -39,13 +40,14 @@ use reader::Readers;
 use staged::SqliteStaged;
 use writer::Request;
 
-/// A spool in one folder: `spool.db`, `journal`, and `bodies/` for content over [`Limits::inline`].
+/// A spool in one folder: `spool.db`, the journal (`journal` and `journal2`), and `bodies/` for content over
+/// [`Limits::inline`].
 ///
-/// **Durability.** What is done is written to a journal and synced before it is answered, for as many writers together as
-/// wait, up to about 1 MiB; none waits for a timer. SQLite has the same in a transaction that is committed when the journal
-/// holds 4 MiB, when nothing has come for a second, and at every [`Spool::maintain`]; then the journal begins anew. After
-/// a crash, opening does again what only the journal has. A large body is synced, renamed and its folder synced before
-/// the row that names it is written; what no row names is removed when the spool is opened.
+/// **Durability.** What is done is written to the journal and synced before it is answered, for as many writers together as
+/// wait, up to about 1 MiB; none waits for a timer. SQLite gets the same a moment later, in a transaction that is committed
+/// when the journal holds 4 MiB, when nothing has come for a second, and at every [`Spool::maintain`]. After a crash,
+/// opening does again what only the journal has. A large body is synced, renamed and its folder synced before the row that
+/// names it is written; what no row names is removed when the spool is opened.
 ///
 /// **Safety.** The folder is 0700 and files are 0600, whatever the umask. One process at a time: a lock keeps others out.
 /// `sqlite3` may read along, and sees what was committed. Leases are kept in memory, since they end with the process.
@@ -74,7 +76,7 @@ struct Space {
     free: u64,
     /// When the disk was asked.
     asked: Option<Instant>,
-    /// Octets that were let in since.
+    /// Octets that were written, or are about to be, since.
     taken: u64,
 }
 
@@ -82,6 +84,9 @@ struct Space {
 /// costs.
 const SPACE_KEPT: Duration = Duration::from_millis(50);
 const SPACE_TAKEN: u64 = 1 << 20;
+
+/// What is in the journal and in SQLite's log, up to 5 and 20 MiB, has yet to be written into the log and the database.
+const FREE_MIN: u64 = 48 << 20;
 
 /// What the writer tells the others.
 #[derive(Debug, Default)]
@@ -147,11 +152,16 @@ impl Shared {
             *space = Space { free, asked: Some(Instant::now()), taken: 0 };
         }
         let free = space.free;
-        if free < self.limits.free.saturating_add(size) {
+        if free < self.limits.free.max(FREE_MIN).saturating_add(size) {
             return Err(Error::Full(format!("{free} octets are free")));
         }
-        space.taken = space.taken.saturating_add(size);
         Ok(())
+    }
+
+    /// So many octets are about to be written.
+    fn taking(&self, size: u64) {
+        let mut space = lock(&self.space);
+        space.taken = space.taken.saturating_add(size);
     }
 }
 

@@ -632,6 +632,10 @@ impl Rows for PgRows {
         self.cached(job).is_some_and(|known| !self.shards.is_ours(known.shard))
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn first_free(&mut self, lanes: &[Lane], leases: &Leases) -> Result<Vec<Option<SystemTime>>, Error> {
         if lanes.is_empty() {
             return Ok(Vec::new());

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::bodies::{self, Writing};
 use super::disk::Disk;
 use super::reader::{Content, load};
-use super::rows::{Fresh, SqlRows};
+use super::rows::{FreshBodies, SqlRows};
 use super::writer::{Database, Writer};
 use super::{State, schema};
 use crate::engine::{Answer, Engine, Op, StoredBody};
@@ -43,8 +43,8 @@ struct Ledger {
     perhaps_settled: BTreeSet<MessageId>,
 }
 
-/// A few small messages.
-const FOLD_OCTETS: u64 = 6_000;
+/// A message or two.
+const FOLD_OCTETS: u64 = 2_000;
 
 struct Life {
     writer: Writer,
@@ -55,7 +55,7 @@ struct Life {
 
 /// Opens a store as `open` does, on what the disk and the database have.
 fn open(disk: &Arc<dyn Disk>, connection: Connection) -> Result<Life, Error> {
-    let fresh = Fresh::default();
+    let fresh = FreshBodies::default();
     let mut rows = SqlRows::open(connection, Arc::clone(disk), Arc::clone(&fresh))?;
     let named = rows.files()?;
     bodies::sweep(&**disk, &named).map_err(|e| Error::io("sweep", &e))?;
@@ -126,7 +126,7 @@ impl Life {
 }
 
 fn read(life: &Life, id: MessageId) -> Result<Vec<u8>, String> {
-    match load(life.writer.rows().connection(), &*life.disk, id).map_err(|e| e.to_string())? {
+    match load(life.writer.connection(), &*life.disk, id).map_err(|e| e.to_string())? {
         Content::Row(content) => Ok(content),
         Content::File(mut reading, _) => {
             let mut all = Vec::new();
@@ -159,8 +159,7 @@ fn check(life: &mut Life, sim: &Sim, ledger: &Ledger) -> Result<(), String> {
             return Err(format!("{id} is not what was written"));
         }
     }
-    let named =
-        there.iter().filter(|id| matches!(load(life.writer.rows().connection(), sim, **id), Ok(Content::File(..))));
+    let named = there.iter().filter(|id| matches!(load(life.writer.connection(), sim, **id), Ok(Content::File(..))));
     let (named, files) = (named.count(), sim.list().map_err(|e| e.to_string())?.len());
     if named != files {
         return Err(format!("{files} files for {named} messages"));
@@ -193,7 +192,7 @@ fn live(seed: u64, wrap: &dyn Fn(Sim) -> Arc<dyn Disk>) -> Result<u64, String> {
         }
         sim.cut();
         let rows = life.writer.into_rows();
-        connection = rows.into_connection();
+        connection = rows.into_connection().ok_or("the connection is gone")?;
         if !connection.is_autocommit() {
             connection.execute_batch("ROLLBACK").map_err(|e| e.to_string())?;
         }

@@ -20,8 +20,8 @@ pub(crate) trait Disk: Send + Sync + std::fmt::Debug + 'static {
     /// Free octets.
     fn free(&self) -> io::Result<u64>;
 
-    /// The journal, which is made if it is not there.
-    fn journal(&self) -> io::Result<Box<dyn JournalFile>>;
+    /// One of the two files of the journal, which is made if it is not there.
+    fn journal(&self, n: usize) -> io::Result<Box<dyn JournalFile>>;
 
     /// Commits the transaction that is open.
     fn commit(&self, connection: &Connection) -> rusqlite::Result<()> {
@@ -54,17 +54,17 @@ pub(crate) trait JournalFile: Send + std::fmt::Debug {
 #[derive(Debug)]
 pub(crate) struct Folder {
     bodies: PathBuf,
-    journal: PathBuf,
+    journals: [PathBuf; 2],
 }
 
 /// Where body files are, in a spool's folder.
 pub(super) const BODIES: &str = "bodies";
-/// The journal, in a spool's folder.
-const JOURNAL: &str = "journal";
+/// The files of the journal, in a spool's folder.
+const JOURNALS: [&str; 2] = ["journal", "journal2"];
 
 impl Folder {
     pub(crate) fn of(spool: &Path) -> Self {
-        Self { bodies: spool.join(BODIES), journal: spool.join(JOURNAL) }
+        Self { bodies: spool.join(BODIES), journals: JOURNALS.map(|name| spool.join(name)) }
     }
 }
 
@@ -101,9 +101,10 @@ impl Disk for Folder {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    fn journal(&self) -> io::Result<Box<dyn JournalFile>> {
+    fn journal(&self, n: usize) -> io::Result<Box<dyn JournalFile>> {
+        let path = self.journals.get(n).ok_or(io::ErrorKind::NotFound)?;
         let mut options = OpenOptions::new();
-        Ok(Box::new(options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.journal)?))
+        Ok(Box::new(options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?))
     }
 }
 

@@ -8,17 +8,17 @@ use rusqlite::{Connection, ErrorCode};
 use super::change::{Change, Statement};
 use super::journal::{Contents, new_salt};
 use super::lock;
-use super::rows::{FreshBody, SqlRows, signed, unsigned};
+use super::rows::{Fresh, FreshBody, SqlRows, unsigned};
 use crate::error::Error;
 use crate::id::MessageId;
 
 impl SqlRows {
     /// Whether the journal has what the database has not.
     pub(super) const fn is_unfolded(&self) -> bool {
-        self.journal.len() > 0
+        self.journal.len() > 0 || self.tables.committed() != self.journal.salt()
     }
 
-    /// Octets in the journal.
+    /// Octets of the journal that nobody folds in yet.
     pub(super) const fn unfolded(&self) -> u64 {
         self.journal.len()
     }
@@ -26,8 +26,7 @@ impl SqlRows {
     /// Commits what the journal has made last, and makes it void there.
     pub(super) fn fold(&mut self) -> Result<(), Error> {
         let salt = new_salt();
-        let result = commit(self, salt);
-        match result {
+        match self.tables.fold(salt) {
             Ok(()) => {
                 self.journal.restart(salt);
                 lock(&self.fresh).clear();
@@ -41,10 +40,34 @@ impl SqlRows {
         }
     }
 
+    /// Has somebody else make the changes that wait, if it is worth while; and has the journal folded in if it is longer
+    /// than `fold_at`, while others go on with its other file. Gives the octets that were folded in since the last time.
+    ///
+    /// # Errors
+    /// The tables cannot be written: they are to be [restored](Self::restore).
+    pub(super) fn pass_on(&mut self, fold_at: u64) -> Result<u64, Error> {
+        // The other file is not free while the database names a salt before this: after a failure, until a probe.
+        if !self.tables.is_home()? || self.tables.committed() != self.journal.salt() {
+            return Ok(0);
+        }
+        let (folded, salt) = (std::mem::take(&mut self.folding), self.journal.salt());
+        if folded > 0 {
+            lock(&self.fresh).retain(|_, fresh| fresh.salt == salt);
+        }
+        let fold = (self.journal.len() >= fold_at).then(|| {
+            self.folding = self.journal.len();
+            self.journal.switch()
+        });
+        self.tables.send(fold);
+        Ok(folded)
+    }
+
     /// Lets go of the transaction, so that another connection can have it.
     pub(super) fn release(&mut self) {
-        if !self.connection.is_autocommit() {
-            let _ = self.connection.execute_batch("ROLLBACK");
+        if let Ok(connection) = self.tables.home()
+            && !connection.is_autocommit()
+        {
+            let _ = connection.execute_batch("ROLLBACK");
         }
     }
 
@@ -55,16 +78,20 @@ impl SqlRows {
         let mut fresh = lock(&held);
         self.release();
         fresh.clear();
-        let contents = self.journal.read(salt(&self.connection)?).map_err(|e| Error::io("read the journal", &e))?;
+        self.folding = 0;
+        let committed = salt(self.tables.home()?)?;
+        self.tables.restored(committed);
+        let contents = self.journal.read(committed).map_err(|e| Error::io("read the journal", &e))?;
         if contents.damaged {
             self.keep(&contents);
         }
-        if self.is_unfolded() {
-            self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        let (connection, salt) = (self.tables.home()?, self.journal.salt());
+        if contents.changes().next().is_some() {
+            connection.execute_batch("BEGIN IMMEDIATE")?;
         }
         for change in contents.changes() {
-            match change.0.execute(&self.connection, &change.1) {
-                Ok(()) => follow(&mut fresh, &change),
+            match change.0.execute(connection, &change.1) {
+                Ok(()) => follow(&mut fresh, &change, salt),
                 // Only where frames before it are missing, or somebody has changed the database.
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
                     tracing::error!(%error, "a change in the journal of the queue does not fit the database; skipped");
@@ -79,10 +106,11 @@ impl SqlRows {
     fn keep(&self, contents: &Contents) {
         let name = format!("damaged-journal-{:016x}", new_salt());
         let written = self.disk.create(&name).and_then(|mut file| {
-            let mut octets = contents.octets();
-            while !octets.is_empty() {
-                let n = file.write(octets)?;
-                octets = octets.get(n.max(1)..).unwrap_or_default();
+            for mut octets in contents.octets() {
+                while !octets.is_empty() {
+                    let n = file.write(octets)?;
+                    octets = octets.get(n.max(1)..).unwrap_or_default();
+                }
             }
             file.sync()
         });
@@ -99,21 +127,12 @@ fn salt(connection: &Connection) -> Result<u64, Error> {
     Ok(unsigned(connection.query_row("SELECT salt FROM journal WHERE id = 1", [], |row| row.get(0))?))
 }
 
-fn commit(rows: &SqlRows, salt: u64) -> Result<(), Error> {
-    let connection = &rows.connection;
-    if connection.is_autocommit() {
-        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-    }
-    connection.prepare_cached("UPDATE journal SET salt = ?1 WHERE id = 1")?.execute([signed(salt)])?;
-    Ok(rows.disk.commit(connection)?)
-}
-
 /// Where size and checksum of a body are among the values of [`Statement::InsertMessage`].
 const SIZE: usize = 6;
 const SUM: usize = 7;
 
 /// A body that comes or goes with a change.
-fn follow(fresh: &mut HashMap<MessageId, FreshBody>, (statement, values): &Change<'_>) {
+fn follow(fresh: &mut HashMap<MessageId, Fresh>, (statement, values): &Change<'_>, salt: u64) {
     let number = |n: usize| values.get(n)?.as_i64().ok().map(unsigned);
     let (Some(order), Some(random)) = (number(0), number(1)) else { return };
     let body = match (statement, values.last()) {
@@ -125,5 +144,5 @@ fn follow(fresh: &mut HashMap<MessageId, FreshBody>, (statement, values): &Chang
         }
         _ => return,
     };
-    fresh.insert(MessageId::from_parts(order, random), body);
+    fresh.insert(MessageId::from_parts(order, random), Fresh { body, salt });
 }

@@ -1,20 +1,22 @@
 //! The journal: changes of rows that last before SQLite commits them.
 //!
-//! One file, written over from its start. A group of changes is a frame, written and synced before anybody is answered;
-//! SQLite holds the same changes in an open transaction. Now and then the transaction is committed (the journal is
-//! *folded in*), and in the same transaction the journal gets a new salt: all frames that are in the file are void with
-//! it, and the next is written at the start again. After a crash the frames that carry the salt of the database are done
-//! again. The salt cannot be guessed, so that nothing inside a mail can be taken for a frame.
+//! A group of changes is a frame, written and synced before anybody is answered; SQLite gets the same changes in an open
+//! transaction, a little later. Now and then the transaction is committed (the journal is *folded in*), and in the same
+//! transaction the journal gets the next salt: all frames with the one before are void then. There are two files, each
+//! written over from its start: while what one has is being folded in, the other is written, with the next salt. After a
+//! crash the frames that carry the salt of the database are done again, and then those of the next. Now and then the
+//! salt is a new one altogether. It cannot be guessed, so that nothing inside a mail can be taken for a frame.
 //!
 //! So what SQLite writes it writes once for up to a thousand messages, and not at all for those that have left by then; and
 //! a file that does not grow is synced faster than one that does.
 //!
-//! A frame: salt (8 octets), its number since the salt (4), length of the changes (4), CRC-32 of all but itself (4), the
+//! A frame: salt (8 octets), its number (4), which is one more than that of the frame before, length of the changes (4), CRC-32 of all but itself (4), the
 //! changes, zeros up to a multiple of 512. Little-endian. No frame shares a sector with another: one that is being written
 //! when the power goes damages no other.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::ops::Range;
 
 use rusqlite::types::ValueRef;
 
@@ -29,9 +31,11 @@ const KEPT_MAX: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Journal {
-    file: Box<dyn JournalFile>,
+    files: [Box<dyn JournalFile>; 2],
+    /// Which of them is written.
+    at: usize,
     salt: u64,
-    /// Frames since the salt.
+    /// The number of the next frame.
     frames: u32,
     end: u64,
     /// The frame that is being made.
@@ -41,10 +45,10 @@ pub(super) struct Journal {
 /// What a journal holds.
 #[derive(Debug)]
 pub(super) struct Contents {
-    /// The whole file.
-    octets: Vec<u8>,
-    /// Where in it the changes of each frame are.
-    groups: Vec<std::ops::Range<usize>>,
+    /// All of both files.
+    files: [Vec<u8>; 2],
+    /// In which of them, and where, the changes of each frame are.
+    groups: Vec<(usize, Range<usize>)>,
     /// Frames are missing between others: the disk has changed what was synced.
     pub(super) damaged: bool,
 }
@@ -55,11 +59,16 @@ pub(super) fn new_salt() -> u64 {
 }
 
 impl Journal {
-    pub(super) fn new(file: Box<dyn JournalFile>) -> Self {
-        Self { file, salt: 0, frames: 0, end: 0, frame: Vec::new() }
+    pub(super) fn new(files: [Box<dyn JournalFile>; 2]) -> Self {
+        Self { files, at: 0, salt: 0, frames: 0, end: 0, frame: Vec::new() }
     }
 
-    /// Octets that are to be folded in.
+    /// The salt of what is written now.
+    pub(super) const fn salt(&self) -> u64 {
+        self.salt
+    }
+
+    /// Octets that carry the salt of now.
     pub(super) const fn len(&self) -> u64 {
         self.end
     }
@@ -76,9 +85,9 @@ impl Journal {
         statement.write(values, &mut self.frame);
     }
 
-    /// Whether nothing was noted.
-    pub(super) fn is_idle(&self) -> bool {
-        self.frame.len() <= HEADER
+    /// What was noted.
+    pub(super) fn group(&self) -> &[u8] {
+        self.frame.get(HEADER..).unwrap_or_default()
     }
 
     /// Makes the group last.
@@ -87,38 +96,23 @@ impl Journal {
     /// [`Error::Full`] if it could not be written, [`Error::Storage`] if it is not known whether it lasts.
     pub(super) fn append(&mut self) -> Result<(), Error> {
         let too_large = Error::Invalid("a group of changes of more than 4 GiB");
-        let length = u32::try_from(self.frame.len().saturating_sub(HEADER)).map_err(|_| too_large)?;
+        let changes = self.frame.len();
+        let length = u32::try_from(changes.saturating_sub(HEADER)).map_err(|_| too_large)?;
         seal(&mut self.frame, self.salt, self.frames, length);
-        self.frame.resize(self.frame.len().next_multiple_of(SECTOR), 0);
+        self.frame.resize(changes.next_multiple_of(SECTOR), 0);
+        let file = &mut *self.files[self.at];
         // A sync that failed for want of space leaves as much open as any other.
-        let written = self
-            .write()
+        let written = write(file, self.end, &self.frame)
             .map_err(|e| Error::io("write the journal", &e))
-            .and_then(|()| self.file.sync().map_err(|e| Error::Storage(format!("cannot sync the journal: {e}"))));
+            .and_then(|()| file.sync().map_err(|e| Error::Storage(format!("cannot sync the journal: {e}"))));
         if written.is_err() {
             // Whoever is told so tries again: better not to find it here after all. It may be found after a crash.
-            let _ = self.file.write_at(self.end, &[0; HEADER]);
+            let _ = file.write_at(self.end, &[0; HEADER]);
         }
         written?;
         self.end += self.frame.len() as u64;
-        self.frames += 1;
-        self.begin();
-        Ok(())
-    }
-
-    fn write(&mut self) -> io::Result<()> {
-        let (mut at, mut data) = (self.end, &self.frame[..]);
-        while !data.is_empty() {
-            match self.file.write_at(at, data) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => {
-                    at += n as u64;
-                    data = data.get(n..).unwrap_or_default();
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        self.frames = self.frames.wrapping_add(1);
+        self.frame.truncate(changes);
         Ok(())
     }
 
@@ -128,53 +122,95 @@ impl Journal {
         self.begin();
     }
 
-    /// Reads the frames that carry `salt`, and goes on behind them.
+    /// Goes on in the other file, which has nothing that is of use, with the next salt, which is given.
+    pub(super) fn switch(&mut self) -> u64 {
+        (self.at, self.salt, self.end) = (self.at ^ 1, self.next_salt(), 0);
+        self.begin();
+        self.salt
+    }
+
+    const fn next_salt(&self) -> u64 {
+        self.salt.wrapping_add(1)
+    }
+
+    /// Reads the frames that carry `salt`, and those of the next, and goes on behind them.
     pub(super) fn read(&mut self, salt: u64) -> io::Result<Contents> {
         self.restart(salt);
-        let mut contents = Contents { octets: self.file.read()?, groups: Vec::new(), damaged: false };
-        let mut at = 0;
-        while let Some(start) = contents.next(salt, self.frames, at) {
-            let Some(frame) = frame(&contents.octets, salt, start) else { break };
-            contents.damaged |= start != at || frame.number != self.frames;
-            at = frame.changes.end.next_multiple_of(SECTOR);
-            self.frames = frame.number.saturating_add(1);
-            contents.groups.push(frame.changes);
+        let [one, other] = &mut self.files;
+        let mut contents = Contents { files: [one.read()?, other.read()?], groups: Vec::new(), damaged: false };
+        let holds = |contents: &Contents, salt| (0..2).find(|n| contents.next(*n, salt, 0, 0).is_some());
+        if let Some(file) = holds(&contents, salt) {
+            self.read_file(&mut contents, file);
         }
-        self.end = at as u64;
+        if let Some(file) = holds(&contents, self.next_salt()) {
+            contents.damaged |= contents.groups.is_empty();
+            (self.salt, self.end) = (self.next_salt(), 0);
+            self.read_file(&mut contents, file);
+        }
         Ok(contents)
     }
 
-    /// Leaves no mail behind in the file. Only when nothing is in it that is to be folded in.
+    fn read_file(&mut self, contents: &mut Contents, file: usize) {
+        let (mut at, mut first) = (0, contents.groups.is_empty());
+        self.at = file;
+        while let Some((start, frame)) = contents.next(file, self.salt, self.frames, at) {
+            contents.damaged |= start != at || (frame.number != self.frames && !first);
+            at = frame.changes.end.next_multiple_of(SECTOR);
+            self.frames = frame.number.wrapping_add(1);
+            contents.groups.push((file, frame.changes));
+            first = false;
+        }
+        self.end = at as u64;
+    }
+
+    /// Leaves no mail behind in the files. Only when nothing is in them that is to be folded in.
     pub(super) fn clear(&mut self) -> io::Result<()> {
-        self.file.clear()
+        self.files.iter_mut().try_for_each(|file| file.clear())
     }
 }
 
 impl Contents {
-    /// Where the next frame is: at `at`, if nothing is damaged; else further on, where a later one is. What was being
-    /// written when the power went is followed by no other: a frame is synced before the next is written.
-    fn next(&self, salt: u64, number: u32, at: usize) -> Option<usize> {
-        let later = |start: &usize| frame(&self.octets, salt, *start).is_some_and(|frame| frame.number >= number);
-        (at..self.octets.len()).step_by(SECTOR).find(later)
+    /// The next frame: at `at`, if nothing is damaged; else further on, where a later one is. What was being written when
+    /// the power went is followed by no other: a frame is synced before the next is written.
+    fn next(&self, file: usize, salt: u64, number: u32, at: usize) -> Option<(usize, Frame)> {
+        let octets = &self.files[file][..];
+        let later = |start: usize| frame(octets, salt, start).filter(|frame| frame.number >= number);
+        (at..octets.len()).step_by(SECTOR).find_map(|start| Some((start, later(start)?)))
     }
 
     /// The changes of all frames, in order.
     pub(super) fn changes(&self) -> impl Iterator<Item = Change<'_>> {
-        self.groups.iter().flat_map(|group| {
-            let mut rest = self.octets.get(group.clone()).unwrap_or_default();
+        self.groups.iter().flat_map(|(file, group)| {
+            let mut rest = self.files[*file].get(group.clone()).unwrap_or_default();
             std::iter::from_fn(move || change::read(&mut rest))
         })
     }
 
-    /// All octets of the file.
-    pub(super) fn octets(&self) -> &[u8] {
-        &self.octets
+    /// All octets of the files.
+    pub(super) fn octets(&self) -> impl Iterator<Item = &[u8]> {
+        self.files.iter().map(Vec::as_slice)
     }
 }
 
+fn write(file: &mut dyn JournalFile, mut at: u64, mut data: &[u8]) -> io::Result<()> {
+    while !data.is_empty() {
+        match file.write_at(at, data) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                at += n as u64;
+                data = data.get(n..).unwrap_or_default();
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
 struct Frame {
     number: u32,
-    changes: std::ops::Range<usize>,
+    changes: Range<usize>,
 }
 
 /// Fills in the header.
@@ -197,7 +233,7 @@ fn sum(header: &[u8], changes: &[u8]) -> u32 {
 /// The frame at `start`, if there is a whole one.
 fn frame(octets: &[u8], salt: u64, start: usize) -> Option<Frame> {
     let header = octets.get(start..)?.get(..HEADER)?;
-    let number = |range: std::ops::Range<usize>| header.get(range)?.try_into().ok().map(u32::from_le_bytes);
+    let number = |range: Range<usize>| header.get(range)?.try_into().ok().map(u32::from_le_bytes);
     let from = start + HEADER;
     let changes = from..from.checked_add(usize::try_from(number(12..16)?).ok()?)?;
     let whole =
@@ -239,6 +275,11 @@ mod tests {
         }
     }
 
+    /// A journal that has this file, and another.
+    fn journal_in(file: &Memory) -> Journal {
+        Journal::new([Box::new(file.clone()), Box::new(Memory::default())])
+    }
+
     /// A group that deletes the message with this number.
     fn group(journal: &mut Journal, n: i64) {
         journal.begin();
@@ -252,7 +293,7 @@ mod tests {
 
     fn written() -> (Memory, Journal) {
         let file = Memory::default();
-        let mut journal = Journal::new(Box::new(file.clone()));
+        let mut journal = journal_in(&file);
         journal.restart(5);
         (1..=4).for_each(|n| group(&mut journal, n));
         (file, journal)
@@ -261,7 +302,7 @@ mod tests {
     #[test]
     fn what_was_appended_is_read_and_appended_to() {
         let (file, _) = written();
-        let mut again = Journal::new(Box::new(file));
+        let mut again = journal_in(&file);
         let contents = again.read(5).unwrap();
         assert_eq!((numbers(&contents), contents.damaged), (vec![1, 2, 3, 4], false));
         group(&mut again, 5);
@@ -280,6 +321,38 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_while_it_is_folded_in_is_in_the_other_file() {
+        let (file, other) = (Memory::default(), Memory::default());
+        let journal = || Journal::new([Box::new(file.clone()), Box::new(other.clone())]);
+        let mut writing = journal();
+        writing.restart(5);
+        (1..=3).for_each(|n| group(&mut writing, n));
+        assert_eq!((writing.switch(), writing.len()), (6, 0));
+        (4..=5).for_each(|n| group(&mut writing, n));
+        // Not folded in yet: both. Folded in: the second.
+        let mut again = journal();
+        let contents = again.read(5).unwrap();
+        assert_eq!((numbers(&contents), contents.damaged, again.salt()), (vec![1, 2, 3, 4, 5], false, 6));
+        group(&mut again, 6);
+        let contents = again.read(6).unwrap();
+        assert_eq!((numbers(&contents), contents.damaged), (vec![4, 5, 6], false));
+        // And on into the first again, where the old frames are void.
+        assert_eq!(again.switch(), 7);
+        group(&mut again, 7);
+        assert_eq!(numbers(&journal().read(6).unwrap()), [4, 5, 6, 7]);
+        assert_eq!(numbers(&journal().read(7).unwrap()), [7]);
+        // What is missing at the end of the first is missed.
+        let mut short = journal();
+        let end = other.0.lock().unwrap().len();
+        other.0.lock().unwrap()[end - 512..].fill(0);
+        let contents = short.read(6).unwrap();
+        assert_eq!((numbers(&contents), contents.damaged), (vec![4, 5, 7], true));
+        other.0.lock().unwrap().clear();
+        let contents = short.read(6).unwrap();
+        assert_eq!((numbers(&contents), contents.damaged), (vec![7], true));
+    }
+
+    #[test]
     fn a_frame_cut_short_anywhere_is_none() {
         let (file, journal) = written();
         let whole = file.0.lock().unwrap().clone();
@@ -287,7 +360,7 @@ mod tests {
         // What is behind the changes is of no use.
         for cut in 0..HEADER + 66 {
             *file.0.lock().unwrap() = whole[..3 * frame + cut].to_vec();
-            let mut again = Journal::new(Box::new(file.clone()));
+            let mut again = journal_in(&file);
             let contents = again.read(5).unwrap();
             assert_eq!((numbers(&contents), contents.damaged), (vec![1, 2, 3], false), "{cut}");
         }
@@ -303,7 +376,7 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[at] ^= 0x40;
             *file.0.lock().unwrap() = damaged;
-            let contents = Journal::new(Box::new(file.clone())).read(5).unwrap();
+            let contents = journal_in(&file).read(5).unwrap();
             let lost = i64::try_from(at / frame + 1).unwrap();
             let expected: Vec<_> = (1..=4).filter(|n| *n != lost).collect();
             assert_eq!((numbers(&contents), contents.damaged), (expected, true), "{at}");
@@ -312,12 +385,12 @@ mod tests {
 
     #[test]
     fn a_forged_frame_needs_the_salt() {
-        let mut journal = Journal::new(Box::new(Memory::default()));
+        let mut journal = journal_in(&Memory::default());
         journal.restart(5);
-        let mut forged = Journal::new(Box::new(Memory::default()));
+        let mut forged = journal_in(&Memory::default());
         forged.restart(4);
         group(&mut forged, 66);
-        let inside = forged.read(4).unwrap().octets;
+        let inside = forged.read(4).unwrap().files[0].clone();
         journal.begin();
         journal.note(Statement::InsertMessage, &[ValueRef::Integer(1), ValueRef::Blob(&inside)]);
         journal.append().unwrap();

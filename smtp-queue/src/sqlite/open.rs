@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::disk::{BODIES, Disk};
 use super::reader::Readers;
-use super::rows::{Fresh, SqlRows};
+use super::rows::{FreshBodies, SqlRows};
 use super::writer::{self, Database, Writer};
 use super::{Shared, SqliteSpool, State, bodies, schema};
 use crate::clock::millis;
@@ -41,7 +41,7 @@ pub(super) fn open(path: &Path, limits: Limits, disk: Arc<dyn Disk>) -> Result<S
     schema::configure(&connection).map_err(|e| unreadable(e.to_string()))?;
     schema::migrate(&mut connection, &database)?;
     let refused = |error: Error| unreadable(error.to_string());
-    let fresh = Fresh::default();
+    let fresh = FreshBodies::default();
     let mut rows = SqlRows::open(connection, Arc::clone(&disk), Arc::clone(&fresh)).map_err(refused)?;
     // The names of the database, its log and the journal last from here on.
     File::open(path).and_then(|folder| folder.sync_all()).map_err(folder)?;

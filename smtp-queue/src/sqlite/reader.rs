@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::bodies::Reading;
 use super::disk::Disk;
 use super::lock;
-use super::rows::{Fresh, FreshBody};
+use super::rows::{FreshBodies, FreshBody};
 use crate::error::Error;
 use crate::id::MessageId;
 
@@ -25,7 +25,7 @@ const KEPT_MAX: usize = 8;
 #[derive(Debug)]
 pub(super) struct Readers {
     database: PathBuf,
-    fresh: Fresh,
+    fresh: FreshBodies,
     idle: Arc<Mutex<Vec<Connection>>>,
 }
 
@@ -36,13 +36,13 @@ struct Row {
 }
 
 impl Readers {
-    pub(super) fn new(database: PathBuf, fresh: Fresh) -> Self {
+    pub(super) fn new(database: PathBuf, fresh: FreshBodies) -> Self {
         Self { database, fresh, idle: Arc::default() }
     }
 
     pub(super) async fn body(&self, id: MessageId, disk: Arc<dyn Disk>) -> Result<Body, Error> {
         // What is in neither at this moment is in the database at the next.
-        let fresh = lock(&self.fresh).get(&id).cloned();
+        let fresh = lock(&self.fresh).get(&id).map(|fresh| fresh.body.clone());
         match fresh {
             Some(FreshBody::Row(content)) => return Ok(Body::from_bytes(content)),
             Some(FreshBody::Gone) => return Err(Error::NotFound),

@@ -13,6 +13,7 @@ use super::change::Statement;
 use super::disk::Disk;
 use super::journal::Journal;
 use super::lock;
+use super::tables::Tables;
 use crate::clock::{from_millis, millis};
 use crate::engine::{Read, Rows, StoredBody};
 use crate::error::Error;
@@ -25,8 +26,15 @@ use crate::text::{job_sum, message_sum, status_number};
 /// Lanes that are remembered whether they are in use or not.
 const LANES_MIN: usize = 10_000;
 
-/// Bodies that came or went, as only the writer's connection sees so far.
-pub(super) type Fresh = Arc<Mutex<HashMap<MessageId, FreshBody>>>;
+/// Bodies that came or went, as the database does not say so far.
+pub(super) type FreshBodies = Arc<Mutex<HashMap<MessageId, Fresh>>>;
+
+#[derive(Debug, Clone)]
+pub(super) struct Fresh {
+    pub(super) body: FreshBody,
+    /// The salt of the journal that says so.
+    pub(super) salt: u64,
+}
 
 #[derive(Debug, Clone)]
 pub(super) enum FreshBody {
@@ -35,13 +43,15 @@ pub(super) enum FreshBody {
     Gone,
 }
 
-/// The tables, the journal, and the one transaction on the tables, which is open while the journal holds something.
+/// The tables, and the journal that goes before them.
 #[derive(Debug)]
 pub(crate) struct SqlRows {
-    pub(super) connection: Connection,
+    pub(super) tables: Tables,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) journal: Journal,
-    pub(super) fresh: Fresh,
+    pub(super) fresh: FreshBodies,
+    /// Octets that are being folded in.
+    pub(super) folding: u64,
     /// Why tables and journal may not say the same.
     pub(super) broken: Option<Error>,
     lanes: HashMap<Lane, i64>,
@@ -81,29 +91,44 @@ fn column(row: &Row<'_>, n: usize) -> Option<String> {
 
 impl SqlRows {
     /// The rows, with all that the journal has and they have not.
-    pub(super) fn open(connection: Connection, disk: Arc<dyn Disk>, fresh: Fresh) -> Result<Self, Error> {
-        let journal = Journal::new(disk.journal().map_err(|e| Error::io("open the journal", &e))?);
+    pub(super) fn open(connection: Connection, disk: Arc<dyn Disk>, fresh: FreshBodies) -> Result<Self, Error> {
+        let file = |n| disk.journal(n).map_err(|e| Error::io("open the journal", &e));
+        let journal = Journal::new([file(0)?, file(1)?]);
         let (lanes, names) = (HashMap::new(), HashMap::new());
-        let mut rows = Self { connection, disk, journal, fresh, broken: None, lanes, names };
+        let tables = Tables::new(connection, Arc::clone(&disk));
+        let mut rows = Self { tables, disk, journal, fresh, folding: 0, broken: None, lanes, names };
         rows.restore()?;
         rows.fold()?;
         Ok(rows)
     }
 
-    /// Does a change and notes it for the journal.
-    fn change(&mut self, statement: Statement, values: &[ValueRef<'_>]) -> Result<(), Error> {
-        if self.connection.is_autocommit() {
-            self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        }
-        statement.execute(&self.connection, values)?;
+    /// Notes a change, for the journal and for the tables.
+    fn change(&mut self, statement: Statement, values: &[ValueRef<'_>]) {
         self.journal.note(statement, values);
+    }
+
+    /// The tables, with all that was noted.
+    fn tables(&mut self) -> Result<&Connection, Error> {
+        self.tables.current(self.journal.group())
+    }
+
+    /// Does a part of what the tables are behind. False if they are not, or somebody else is at it.
+    pub(super) fn step(&mut self) -> Result<bool, Error> {
+        self.tables.step(self.journal.group())
+    }
+
+    /// Makes the group last.
+    fn append(&mut self) -> Result<(), Error> {
+        self.journal.append()?;
+        self.tables.keep(self.journal.group());
+        self.journal.begin();
         Ok(())
     }
 
     pub(super) fn read_lanes(&mut self) -> Result<(), Error> {
         self.lanes.clear();
         self.names.clear();
-        let mut statement = self.connection.prepare_cached("SELECT id, next_hop, priority FROM lane")?;
+        let mut statement = self.tables.home()?.prepare_cached("SELECT id, next_hop, priority FROM lane")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let Ok(next_hop) = NextHop::new(&row.get::<_, String>(1)?) else { continue };
@@ -117,7 +142,7 @@ impl SqlRows {
     /// Removes jobs that were told to end by a process that ended before them, with their messages, and lanes that no
     /// job uses.
     pub(crate) fn tidy(&mut self) -> Result<(), Error> {
-        self.connection.execute_batch(
+        self.tables()?.execute_batch(
             "BEGIN IMMEDIATE;
              CREATE TEMP TABLE ended AS SELECT message FROM job WHERE cancelled <> 0;
              DELETE FROM job WHERE cancelled <> 0;
@@ -131,7 +156,7 @@ impl SqlRows {
 
     /// Forgets lanes that no job uses.
     fn forget_lanes(&mut self) -> Result<(), Error> {
-        self.connection.execute("DELETE FROM lane WHERE id NOT IN (SELECT lane FROM job)", [])?;
+        self.tables()?.execute("DELETE FROM lane WHERE id NOT IN (SELECT lane FROM job)", [])?;
         self.read_lanes()
     }
 
@@ -141,63 +166,59 @@ impl SqlRows {
     }
 
     /// Gives up to so many pages back to the disk, if more than a quarter of the file is empty.
-    pub(crate) fn give_back(&self, pages: i64) -> Result<(), Error> {
-        let number = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    pub(crate) fn give_back(&mut self, pages: i64) -> Result<(), Error> {
+        let tables = self.tables()?;
+        let number = |name| tables.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         if number("freelist_count")? * 4 < number("page_count")?.max(1_024) {
             return Ok(());
         }
-        let mut statement = self.connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+        let mut statement = self.tables()?.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
         let mut rows = statement.query([])?;
         while rows.next()?.is_some() {}
         drop(rows);
         drop(statement);
         // The file becomes shorter when the log is folded into it.
-        self.connection.pragma_query(None, "wal_checkpoint", |_| Ok(()))?;
+        self.tables()?.pragma_query(None, "wal_checkpoint", |_| Ok(()))?;
         Ok(())
     }
 
     /// Writes something for good, to see whether that works.
     pub(crate) fn probe(&mut self, now: SystemTime) -> Result<(), Error> {
         self.journal.begin();
-        self.journal.append()?;
-        self.connection.execute("INSERT OR REPLACE INTO probe(id, time) VALUES (1, ?1)", [millis(now)])?;
+        self.append()?;
+        self.tables()?.execute("INSERT OR REPLACE INTO probe(id, time) VALUES (1, ?1)", [millis(now)])?;
         self.fold()
     }
 
     /// Messages whose content is a file.
     pub(crate) fn files(&mut self) -> Result<HashSet<MessageId>, Error> {
-        let mut statement = self.connection.prepare("SELECT id, random FROM message WHERE body IS NULL")?;
+        let mut statement = self.tables()?.prepare("SELECT id, random FROM message WHERE body IS NULL")?;
         let ids = statement.query_map([], |row| message_id(row, 0, 1))?;
         Ok(ids.collect::<Result<_, _>>()?)
     }
 
     /// For the end: leaves no mail behind in the journal, all of which is folded in.
-    pub(crate) fn into_connection(mut self) -> Connection {
-        if self.journal.len() == 0 && self.broken.is_none() {
+    pub(crate) fn into_connection(mut self) -> Option<Connection> {
+        if !self.is_unfolded() && self.broken.is_none() {
             let _ = self.journal.clear();
         }
-        self.connection
+        self.tables.into_connection()
     }
 
-    #[cfg(test)]
-    pub(crate) const fn connection(&self) -> &Connection {
-        &self.connection
-    }
-
-    fn lane_id(&mut self, lane: &Lane) -> Result<i64, Error> {
+    fn lane_id(&mut self, lane: &Lane) -> i64 {
         if let Some(id) = self.lanes.get(lane) {
-            return Ok(*id);
+            return *id;
         }
         let id = self.names.keys().max().map_or(1, |last| last + 1);
         let values = [integer(id), text(lane.next_hop.as_str()), integer(lane.priority.into())];
-        self.change(Statement::InsertLane, &values)?;
+        self.change(Statement::InsertLane, &values);
         self.lanes.insert(lane.clone(), id);
         self.names.insert(id, lane.clone());
-        Ok(id)
+        id
     }
 
     fn times(&mut self, sql: &str, parameters: impl rusqlite::Params) -> Result<Vec<(SystemTime, JobId)>, Error> {
-        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut statement = self.tables()?.prepare_cached(sql)?;
         let rows = statement.query_map(parameters, |row| {
             let message = message_id(row, 1, 2)?;
             Ok((from_millis(row.get(0)?), JobId { message, n: row.get(3)? }))
@@ -216,10 +237,10 @@ fn limit(max: usize) -> i64 {
 
 impl LaneIndex for SqlRows {
     fn next_turn(&mut self, lane: &Lane, after: Option<i64>) -> Result<Option<i64>, Error> {
-        let Some(lane) = self.lanes.get(lane) else { return Ok(None) };
+        let Some(lane) = self.lanes.get(lane).copied() else { return Ok(None) };
         let sql = "SELECT turn FROM job WHERE lane = ?1 AND turn > ?2 AND status = 0 ORDER BY turn LIMIT 1";
-        let mut statement = self.connection.prepare_cached(sql)?;
-        Ok(statement.query_row([*lane, after.unwrap_or(i64::MIN)], |row| row.get(0)).optional()?)
+        let mut statement = self.tables()?.prepare_cached(sql)?;
+        Ok(statement.query_row([lane, after.unwrap_or(i64::MIN)], |row| row.get(0)).optional()?)
     }
 
     fn ready(
@@ -253,7 +274,7 @@ impl Rows for SqlRows {
     }
 
     fn commit(&mut self) -> Result<(), Error> {
-        if self.journal.is_idle() { Ok(()) } else { self.journal.append() }
+        if self.journal.group().is_empty() { Ok(()) } else { self.append() }
     }
 
     fn rollback(&mut self) {
@@ -281,29 +302,31 @@ impl Rows for SqlRows {
                 integer(message_sum(message, sum).into()),
                 content.map_or(ValueRef::Null, |content| ValueRef::Blob(content)),
             ],
-        )?;
+        );
         let body = match content {
             Some(content) => FreshBody::Row(content.clone()),
             None => FreshBody::File { size: message.size, sum },
         };
-        lock(&self.fresh).insert(message.id, body);
+        let salt = self.journal.salt();
+        lock(&self.fresh).insert(message.id, Fresh { body, salt });
         Ok(())
     }
 
     fn delete_message(&mut self, id: MessageId) -> Result<bool, Error> {
         let mut statement =
-            self.connection.prepare_cached("SELECT body IS NULL FROM message WHERE id = ?1 AND random = ?2")?;
+            self.tables()?.prepare_cached("SELECT body IS NULL FROM message WHERE id = ?1 AND random = ?2")?;
         let key = [signed(id.order()), signed(id.random())];
         let file = statement.query_row(key, |row| row.get(0)).optional()?;
         drop(statement);
         let values = [integer(signed(id.order())), integer(signed(id.random()))];
-        self.change(Statement::DeleteMessage, &values)?;
-        lock(&self.fresh).insert(id, FreshBody::Gone);
+        self.change(Statement::DeleteMessage, &values);
+        let salt = self.journal.salt();
+        lock(&self.fresh).insert(id, Fresh { body: FreshBody::Gone, salt });
         Ok(file.unwrap_or(false))
     }
 
     fn message(&mut self, id: MessageId) -> Result<Read<Message>, Error> {
-        let mut statement = self.connection.prepare_cached(
+        let mut statement = self.tables()?.prepare_cached(
             "SELECT accepted, mail_from, parameters, sender, size, body_sum, sum FROM message WHERE id = ?1 AND random = ?2",
         )?;
         let mut rows = statement.query([signed(id.order()), signed(id.random())])?;
@@ -326,7 +349,7 @@ impl Rows for SqlRows {
 
     fn insert_job(&mut self, job: &Job) -> Result<(), Error> {
         let recipients = crate::text::write(&job.recipients)?;
-        let lane = self.lane_id(&job.lane())?;
+        let lane = self.lane_id(&job.lane());
         self.change(
             Statement::WriteJob,
             &[
@@ -346,7 +369,8 @@ impl Rows for SqlRows {
                 integer(status_number(job.status)),
                 job.reason.as_deref().map_or(ValueRef::Null, text),
             ],
-        )
+        );
+        Ok(())
     }
 
     fn update_job(&mut self, job: &Job) -> Result<(), Error> {
@@ -354,17 +378,19 @@ impl Rows for SqlRows {
     }
 
     fn delete_job(&mut self, id: JobId) -> Result<(), Error> {
-        self.change(Statement::DeleteJob, &[integer(signed(id.message.order())), integer(id.n.into())])
+        self.change(Statement::DeleteJob, &[integer(signed(id.message.order())), integer(id.n.into())]);
+        Ok(())
     }
 
     fn job(&mut self, id: JobId) -> Result<Read<Job>, Error> {
-        let mut statement = self.connection.prepare_cached(
+        let Self { tables, journal, names, .. } = self;
+        let mut statement = tables.current(journal.group())?.prepare_cached(
             "SELECT lane, turn, due, alarm, expires, attempts, give_up, cancelled, recipients, sum, status, reason \
              FROM job WHERE message = ?1 AND n = ?2",
         )?;
         let mut rows = statement.query(params![signed(id.message.order()), id.n])?;
         let Some(row) = rows.next()? else { return Ok(Read::Missing) };
-        let lane = row.get(0).ok().and_then(|lane: i64| self.names.get(&lane));
+        let lane = row.get(0).ok().and_then(|lane: i64| names.get(&lane));
         let recipients = column(row, 8);
         let list = recipients.as_deref().and_then(crate::text::read);
         let whole = lane.is_some() && list.is_some();
@@ -398,14 +424,15 @@ impl Rows for SqlRows {
     }
 
     fn has_jobs(&mut self, message: MessageId) -> Result<bool, Error> {
-        let mut statement = self.connection.prepare_cached("SELECT 1 FROM job WHERE message = ?1 LIMIT 1")?;
+        let mut statement = self.tables()?.prepare_cached("SELECT 1 FROM job WHERE message = ?1 LIMIT 1")?;
         Ok(statement.exists([signed(message.order())])?)
     }
 
     fn set_status(&mut self, id: JobId, status: Status, reason: Option<&str>) -> Result<(), Error> {
         let (message, n) = (integer(signed(id.message.order())), integer(id.n.into()));
         let values = [message, n, integer(status_number(status)), reason.map_or(ValueRef::Null, text)];
-        self.change(Statement::SetStatus, &values)
+        self.change(Statement::SetStatus, &values);
+        Ok(())
     }
 
     fn alarms(&mut self, now: SystemTime, max: usize) -> Result<Vec<(SystemTime, JobId)>, Error> {
@@ -432,7 +459,8 @@ impl Rows for SqlRows {
     }
 
     fn stats(&mut self) -> Result<Stats, Error> {
-        let count = |sql: &str| self.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs);
+        let tables = self.tables()?;
+        let count = |sql: &str| tables.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs);
         Ok(Stats {
             messages: count("SELECT count(*) FROM message")?,
             jobs: count("SELECT count(*) FROM job")?,
@@ -443,7 +471,7 @@ impl Rows for SqlRows {
     }
 
     fn last_id(&mut self) -> Result<u64, Error> {
-        let last: Option<i64> = self.connection.query_row("SELECT max(id) FROM message", [], |row| row.get(0))?;
+        let last: Option<i64> = self.tables()?.query_row("SELECT max(id) FROM message", [], |row| row.get(0))?;
         Ok(last.map(unsigned).unwrap_or_default())
     }
 }

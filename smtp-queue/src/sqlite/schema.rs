@@ -15,7 +15,7 @@ const APPLICATION: i64 = 0x534d_5451;
 
 /// Each brings the schema one version further. Never changed once released; only added to. One that comes after the
 /// journal (2) is applied before what is in a journal: its statements have to work on the newest schema.
-const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
+const MIGRATIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
 
 const VERSION_1: &str = "
 CREATE TABLE lane(
@@ -69,11 +69,14 @@ CREATE TABLE journal(id INTEGER PRIMARY KEY, salt INTEGER NOT NULL);
 INSERT INTO journal(id, salt) VALUES (1, 0);
 ";
 
-/// The newest schema that is known here.
-pub(crate) const NEWEST: i64 = 2;
+/// The journal has two files. Who knows one only would forget what is in the other.
+const VERSION_3: &str = "";
 
-/// Pages of the log, 64 MiB, after which a commit does not end before they are copied.
-const LOG_PAGES: i64 = 16_384;
+/// The newest schema that is known here.
+pub(crate) const NEWEST: i64 = 3;
+
+/// Pages of the log, 16 MiB, after which a commit does not end before they are copied.
+const LOG_PAGES: i64 = 4_096;
 
 /// Sets a connection up for durable commits.
 ///
@@ -90,7 +93,7 @@ pub(crate) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     sync_all(connection)?;
-    connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
     connection.pragma_update(None, "wal_autocheckpoint", LOG_PAGES)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "cache_size", -16_384)?;

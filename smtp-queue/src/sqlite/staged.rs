@@ -50,6 +50,7 @@ impl SqliteStaged {
     async fn store_body(&mut self) -> Result<StoredBody, Error> {
         if self.file.is_none() {
             let content = self.held.split().freeze();
+            self.spool.0.taking(content.len() as u64);
             let sum = crc32fast::hash(&content);
             return Ok(StoredBody::Row { content, sum });
         }
@@ -84,6 +85,7 @@ impl Staged for SqliteStaged {
         // A row's worth at a time; the first time, this is where it stops being a row.
         if self.held.len() > limits.inline {
             self.spool.0.check(self.held.len() as u64)?;
+            self.spool.0.taking(self.held.len() as u64);
             self.spill().await?;
         }
         Ok(())

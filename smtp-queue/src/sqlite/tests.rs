@@ -76,8 +76,8 @@ impl Disk for Failing {
         self.folder.free()
     }
 
-    fn journal(&self) -> io::Result<Box<dyn JournalFile>> {
-        Ok(Box::new(FailingJournal(self.folder.journal()?, Arc::clone(&self.what))))
+    fn journal(&self, n: usize) -> io::Result<Box<dyn JournalFile>> {
+        Ok(Box::new(FailingJournal(self.folder.journal(n)?, Arc::clone(&self.what))))
     }
 
     fn commit(&self, connection: &Connection) -> rusqlite::Result<()> {

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::checkpoint::Checkpointer;
 use super::disk::Disk;
-use super::rows::{Fresh, SqlRows};
+use super::rows::{FreshBodies, SqlRows};
 use super::{State, bodies, lock, schema};
 use crate::engine::{Answer, Engine, Op, Rows};
 use crate::error::Error;
@@ -44,7 +44,7 @@ pub(crate) enum Request {
 pub(super) struct Database {
     pub(super) path: PathBuf,
     pub(super) disk: Arc<dyn Disk>,
-    pub(super) fresh: Fresh,
+    pub(super) fresh: FreshBodies,
 }
 
 /// Owns the rows.
@@ -80,7 +80,8 @@ impl Writer {
 
     /// Folds the journal in after so many octets.
     #[cfg(test)]
-    pub(super) fn folding_at(self, fold_at: u64) -> Self {
+    pub(super) fn folding_at(mut self, fold_at: u64) -> Self {
+        self.engine.rows.tables.later();
         Self { fold_at, ..self }
     }
 
@@ -96,6 +97,7 @@ impl Writer {
                         other => Err(other),
                     });
                     self.commit(group);
+                    self.catch_up(&queue);
                 }
                 Request::Maintain { now, reply } => {
                     let _ = reply.send(self.maintain(now));
@@ -121,13 +123,35 @@ impl Writer {
         queue.blocking_recv()
     }
 
+    /// Does what the tables are behind while nobody wants anything.
+    fn catch_up(&mut self, queue: &mpsc::Receiver<Request>) {
+        while queue.is_empty() {
+            match self.engine.rows.step() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return self.failed(&error),
+            }
+        }
+    }
+
+    /// The tables are not what they should be. What lasts is in the journal.
+    fn failed(&mut self, error: &Error) {
+        self.state.poison(&error.to_string());
+        self.engine.rows.rollback();
+    }
+
+    /// So many octets of the journal were folded in.
+    fn folded(&mut self, octets: u64) {
+        if let Some(checkpointer) = self.checkpointer.as_mut().filter(|_| octets > 0) {
+            checkpointer.folded(octets);
+        }
+    }
+
     /// Folds the journal in. What it says lasts if that fails, but nobody can go on with it.
     fn fold(&mut self) -> Result<(), Error> {
         let octets = self.engine.rows.unfolded();
         self.engine.rows.fold().inspect_err(|error| self.state.poison(&error.to_string()))?;
-        if let Some(checkpointer) = &mut self.checkpointer {
-            checkpointer.folded(octets);
-        }
+        self.folded(octets);
         Ok(())
     }
 
@@ -163,8 +187,9 @@ impl Writer {
                     let _ = reply.send(answer);
                 }
                 free(&*self.home.disk, files);
-                if self.engine.rows.unfolded() >= self.fold_at {
-                    let _ = self.fold();
+                match self.engine.rows.pass_on(self.fold_at) {
+                    Ok(folded) => self.folded(folded),
+                    Err(error) => self.failed(&error),
                 }
             }
             Err(error) => {
@@ -191,8 +216,8 @@ impl Writer {
     }
 
     #[cfg(test)]
-    pub(super) const fn rows(&self) -> &SqlRows {
-        &self.engine.rows
+    pub(super) fn connection(&self) -> &Connection {
+        self.engine.rows.tables.here().unwrap()
     }
 
     #[cfg(test)]
@@ -268,7 +293,7 @@ impl Writer {
         }
         self.checkpointer = None;
         self.engine.rows.release();
-        let connection = self.engine.rows.into_connection();
+        let connection = self.engine.rows.into_connection().ok_or(Error::Closed)?;
         // The log is folded into the database; if that fails, the next opening does it.
         let _ = connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
         let closed = connection.close().map_err(|(_, error)| error.into());

@@ -184,8 +184,8 @@ async fn nobody_else_may_read_it() {
             seen += 1;
         }
     }
-    // The lock, the journal, the database, its log and the log's index, one body.
-    assert_eq!(seen, 6);
+    // The lock, the journal's two, the database, its log and the log's index, one body.
+    assert_eq!(seen, 7);
     spool.close().await.unwrap();
 }
 

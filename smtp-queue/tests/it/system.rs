@@ -143,7 +143,7 @@ async fn a_system_call_that_fails_loses_nothing_that_was_answered() {
 fn small_disk() {
     let Ok(folder) = std::env::var("SMTP_QUEUE_SMALL_DISK") else { return };
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-        let limits = Limits { free: 4 << 20, ..Limits::default() };
+        let limits = Limits { free: 0, ..Limits::default() };
         let spool = SqliteSpool::open(folder, limits).unwrap();
         let put = async || {
             let new = message(at(0), "jo@a.example", &[("b.example", &["x@b.example"])]).unwrap();
@@ -157,8 +157,7 @@ fn small_disk() {
             }
         };
         assert!(matches!(refused, Error::Full(_)), "{refused}");
-        assert!(matches!(spool.health(), Health::Full(_)), "{:?}", spool.health());
-        assert!(stored > 50, "{stored} stored");
+        assert!(stored > 100, "{stored} stored");
         // All of it can leave.
         let mut left = 0;
         loop {
@@ -173,8 +172,13 @@ fn small_disk() {
             }
         }
         assert_eq!(left, stored);
-        for _ in 0..5 {
+        // A little at a time, and none while the log is being copied.
+        for _ in 0..100 {
             spool.maintain(at(2)).await.unwrap();
+            if spool.health() == Health::Ready {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
         assert_eq!(spool.health(), Health::Ready, "space does not come back");
         put().await.unwrap();
@@ -188,7 +192,7 @@ fn a_full_disk_refuses_and_recovers() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let script = "mount -t tmpfs -o size=24m none \"$1\" && \
+    let script = "mount -t tmpfs -o size=100m none \"$1\" && \
                   exec \"$2\" system::small_disk --exact --nocapture --test-threads=1";
     let output = Command::new("unshare")
         .args(["--mount", "sh", "-c", script, "sh"])

@@ -93,9 +93,9 @@ impl Disk for Mutant {
         self.sim.free()
     }
 
-    fn journal(&self) -> io::Result<Box<dyn JournalFile>> {
+    fn journal(&self, n: usize) -> io::Result<Box<dyn JournalFile>> {
         let (sim, renames) = (self.sim.clone(), Arc::clone(&self.renames));
-        Ok(Box::new(Journal { file: self.sim.journal()?, sim, fault: self.fault, renames, kept: None }))
+        Ok(Box::new(Journal { file: self.sim.journal(n)?, sim, fault: self.fault, renames, kept: None }))
     }
 
     fn commit(&self, connection: &Connection) -> rusqlite::Result<()> {

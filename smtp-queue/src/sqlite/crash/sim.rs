@@ -45,7 +45,7 @@ struct State {
     /// Changes of names that no sync has made last.
     pending: Vec<Change>,
     files: HashMap<u64, File>,
-    journal: File,
+    journals: [File; 2],
     next: u64,
     /// Operations until the power is cut.
     fuse: Option<u64>,
@@ -80,7 +80,7 @@ impl Sim {
             durable_names: BTreeMap::new(),
             pending: Vec::new(),
             files: HashMap::new(),
-            journal: File::default(),
+            journals: Default::default(),
             next: 0,
             fuse: None,
             cut: false,
@@ -121,8 +121,8 @@ impl Sim {
                 file.tear(chance);
             }
         }
-        let State { journal, chance, .. } = &mut *state;
-        journal.tear(chance);
+        let State { journals, chance, .. } = &mut *state;
+        journals.iter_mut().for_each(|journal| journal.tear(chance));
     }
 }
 
@@ -263,8 +263,8 @@ impl Disk for Sim {
         Ok(u64::MAX)
     }
 
-    fn journal(&self) -> io::Result<Box<dyn JournalFile>> {
-        Ok(Box::new(self.clone()))
+    fn journal(&self, n: usize) -> io::Result<Box<dyn JournalFile>> {
+        Ok(Box::new(Journal(self.clone(), n)))
     }
 
     /// Atomic, but a failure leaves open whether it happened.
@@ -308,26 +308,29 @@ impl DiskFile for Open {
     }
 }
 
-impl JournalFile for Sim {
+#[derive(Debug)]
+struct Journal(Sim, usize);
+
+impl JournalFile for Journal {
     fn read(&mut self) -> io::Result<Vec<u8>> {
-        Ok(self.state().journal.content.clone())
+        Ok(self.0.state().journals[self.1].content.clone())
     }
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<usize> {
-        let mut state = self.state();
+        let mut state = self.0.state();
         state.tick()?;
         let n = match state.chance.below(4) {
             0 => data.len().div_ceil(2),
             _ => data.len(),
         };
-        state.journal.write(usize::try_from(offset).unwrap(), &data[..n]);
+        state.journals[self.1].write(usize::try_from(offset).unwrap(), &data[..n]);
         Ok(n)
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.0.state();
         let result = state.tick();
-        state.journal.sync(result.is_ok());
+        state.journals[self.1].sync(result.is_ok());
         result
     }
 
