@@ -9,6 +9,7 @@ mod command;
 pub(crate) mod date_time;
 mod host;
 mod mailbox;
+mod octets;
 mod parameters;
 mod path;
 mod reply;
@@ -27,6 +28,9 @@ pub use secret::Secret;
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use core::str;
+
+use ascii::{AsAsciiStr, AsciiStr};
 
 /// Why a text is not a value of the type it was parsed as.
 ///
@@ -49,10 +53,14 @@ impl Invalid {
     }
 }
 
-/// True if a control character, of US-ASCII or beyond it, is in `text`.
-pub(crate) fn has_control(text: &str) -> bool {
-    any_octet(text.as_bytes(), |octet| octet.is_ascii_control())
-        || (!text.is_ascii() && text.chars().any(char::is_control))
+/// `octets` as text, if they are UTF-8. Nearly always they are US-ASCII, which is told by looking at a word at a time; the
+/// standard library looks at each octet of so short a text.
+#[inline]
+pub(crate) fn utf8(octets: &[u8]) -> Option<&str> {
+    match octets.as_ascii_str() {
+        Ok(ascii) => Some(ascii.as_str()),
+        Err(_) => str::from_utf8(octets).ok(),
+    }
 }
 
 /// What stands before the first `byte`, which is of US-ASCII, and what behind it. Texts are short here; `str::split_once`
@@ -68,15 +76,22 @@ pub(crate) fn split_at_byte(text: &str, byte: u8) -> (&str, Option<&str>) {
 /// Text from outside with everything that a terminal, a log line or a reply could trip over replaced by `?`.
 #[must_use]
 pub fn printable(text: &[u8]) -> String {
-    if is_plain(text) {
-        return String::from_utf8_lossy(text).into_owned();
+    match plain(text) {
+        Some(text) => text.into(),
+        None => String::from_utf8_lossy(text)
+            .chars()
+            .map(|c| if c.is_control() || c == '\u{FFFD}' { '?' } else { c })
+            .collect(),
     }
-    String::from_utf8_lossy(text).chars().map(|c| if c.is_control() || c == '\u{FFFD}' { '?' } else { c }).collect()
 }
 
-/// True if all is printable US-ASCII, as nearly all text is.
-pub(crate) fn is_plain(text: &[u8]) -> bool {
-    !any_octet(text, |octet| !matches!(octet, b' '..=b'~'))
+/// `octets` as text, if all is printable US-ASCII, as nearly all text is.
+#[inline]
+pub(crate) fn plain(octets: &[u8]) -> Option<&str> {
+    if any_octet(octets, |octet| !matches!(octet, b' '..=b'~')) {
+        return None;
+    }
+    octets.as_ascii_str().ok().map(AsciiStr::as_str)
 }
 
 /// True if `wrong` holds for any octet. Eight of them are looked at together, without a branch for each; the last eight may
@@ -106,10 +121,10 @@ mod tests {
         #[test]
         fn one_wrong_octet_is_found_wherever_it_stands(len in 0..40_usize, at in any::<prop::sample::Index>()) {
             let mut octets: Vec<u8> = [b'x'].repeat(len);
-            prop_assert!(is_plain(&octets));
+            prop_assert!(plain(&octets).is_some());
             if len > 0 {
                 octets[at.index(len)] = 0;
-                prop_assert!(!is_plain(&octets));
+                prop_assert!(plain(&octets).is_none());
             }
         }
 

@@ -58,13 +58,13 @@ const CASES: [Case; 3] = [
             CONTENT,
         ],
         allocations: 5,
-        instructions: 26_800,
+        instructions: 26_100,
     },
     Case {
         name: "pipelined",
         flights: &[b"MAIL FROM:<sender@example.org>\r\nRCPT TO:<recipient@example.com>\r\nDATA\r\n", CONTENT],
         allocations: 5,
-        instructions: 23_800,
+        instructions: 23_200,
     },
     Case {
         name: "ten-recipients",
@@ -76,7 +76,7 @@ const CASES: [Case; 3] = [
             CONTENT,
         ],
         allocations: 17,
-        instructions: 70_700,
+        instructions: 67_700,
     },
 ];
 

@@ -132,12 +132,15 @@ impl EnhancedCode {
 
 /// Takes one to three digits off the start of `text`; behind them stands none.
 fn number(text: &[u8]) -> Option<(u16, &[u8])> {
-    let len = text.iter().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
-    if !(1..=3).contains(&len) {
-        return None;
+    let (mut number, mut rest) = (0, text);
+    while let [digit @ b'0'..=b'9', behind @ ..] = rest {
+        if text.len() - rest.len() == 3 {
+            return None;
+        }
+        number = number * 10 + u16::from(digit - b'0');
+        rest = behind;
     }
-    let (digits, rest) = text.split_at(len);
-    Some((digits.iter().fold(0, |n, digit| n * 10 + u16::from(digit - b'0')), rest))
+    (rest.len() < text.len()).then_some((number, rest))
 }
 
 impl fmt::Debug for EnhancedCode {

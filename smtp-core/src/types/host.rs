@@ -7,6 +7,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
 
 use super::Invalid;
+use super::octets::is_beyond_ascii;
 
 /// A domain name: `Domain = sub-domain *("." sub-domain)`, `sub-domain = Let-dig [Ldh-str]` or a U-label
 /// (RFC 5321 §4.1.2, RFC 6531 §3.3), at most 255 octets, 63 to a label (RFC 5321 §4.5.3.1.2).
@@ -38,55 +39,58 @@ impl Domain {
     }
 }
 
+/// The longest label, in octets (RFC 1035 §2.3.4).
+const LABEL_MAX: usize = 63;
+
 /// The rule of [`Domain`], for a slice; `lenient` lets `_` stand where a letter may, as in the names that many hosts
 /// greet with.
-pub(crate) fn check_domain(text: &str, lenient: bool) -> Result<(), Invalid> {
+#[inline]
+pub(super) fn check_domain(text: &str, lenient: bool) -> Result<(), Invalid> {
     const WHAT: &str = "domain";
     if text.len() > 255 {
         return Err(Invalid::new(WHAT, "at most 255 octets (RFC 5321 §4.5.3.1.2)"));
     }
-    // The domain begins as a label behind a dot does, and ends as one before a dot does.
-    let (mut before, mut seen, mut fine) = (DOT, 0, true);
-    for byte in text.bytes() {
-        let class = CLASSES[usize::from(byte)];
-        fine &= class & before >> 4 != 0;
-        seen |= class;
-        before = class;
-    }
-    fine &= DOT & before >> 4 != 0 && (lenient || seen & UNDERSCORE & 0xf == 0);
-    if !fine || (!text.is_ascii() && text.chars().any(|c| c.is_control() || c.is_whitespace())) {
+    let octets = text.as_bytes();
+    // It begins as a label behind a dot does.
+    if octets.first().is_none_or(|first| is_misplaced(b'.', *first, lenient))
+        || matches!(octets, [.., b'.' | b'-'])
+        || any_pair(octets, |before, octet| is_misplaced(before, octet, lenient))
+        || (is_beyond_ascii(text) && text.chars().any(|c| c.is_control() || c.is_whitespace()))
+    {
         return Err(Invalid::new(WHAT, "labels of letters, digits and inner '-', a dot between (RFC 5321 §4.1.2)"));
     }
-    if text.len() > 63 && text.split('.').any(|label| label.len() > 63) {
+    if text.len() > LABEL_MAX && text.split('.').any(|label| label.len() > LABEL_MAX) {
         return Err(Invalid::new(WHAT, "at most 63 octets a label (RFC 1035 §2.3.4)"));
     }
     Ok(())
 }
 
-// The classes of octets: a bit for each, and above those the bits of what may follow it.
-const LET_DIG: u8 = 0b1111_0001;
-const HYPHEN: u8 = 0b1011_0010;
-const DOT: u8 = 0b1001_0100;
-const UNDERSCORE: u8 = 0b1111_1000;
+/// True if `octet` must not follow `before` in a domain. Without branches, so that many are judged together.
+#[inline]
+fn is_misplaced(before: u8, octet: u8, lenient: bool) -> bool {
+    let letter = ((octet | 0x20).wrapping_sub(b'a') < 26) | !octet.is_ascii() | ((octet == b'_') & lenient);
+    let digit = octet.wrapping_sub(b'0') < 10;
+    let hyphen = (octet == b'-') & (before != b'.');
+    let dot = (octet == b'.') & (before != b'.') & (before != b'-');
+    !(letter | digit | hyphen | dot)
+}
 
-/// The class of each octet; 0 for what stands in no domain.
-static CLASSES: [u8; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0u8;
-    loop {
-        table[byte as usize] = match byte {
-            b'-' => HYPHEN,
-            b'.' => DOT,
-            b'_' => UNDERSCORE,
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | 0x80.. => LET_DIG,
-            _ => 0,
-        };
-        match byte.checked_add(1) {
-            Some(next) => byte = next,
-            None => break table,
+/// True if `wrong` holds for any octet with the one before it. Eight pairs are looked at together; the last eight may
+/// overlap with those before.
+#[inline]
+fn any_pair(octets: &[u8], wrong: impl Fn(u8, u8) -> bool) -> bool {
+    let any = |before: &[u8], octets: &[u8]| {
+        before.iter().zip(octets).fold(false, |any, (before, octet)| any | wrong(*before, *octet))
+    };
+    let (Some((_, before)), Some((_, octets))) = (octets.split_last(), octets.split_first()) else { return false };
+    match (before.last_chunk::<8>(), octets.last_chunk::<8>()) {
+        (Some(last_before), Some(last)) => {
+            before.as_chunks::<8>().0.iter().zip(octets.as_chunks::<8>().0).any(|(before, octets)| any(before, octets))
+                || any(last_before, last)
         }
+        _ => any(before, octets),
     }
-};
+}
 
 impl PartialEq for Domain {
     fn eq(&self, other: &Self) -> bool {

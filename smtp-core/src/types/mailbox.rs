@@ -8,7 +8,8 @@ use core::fmt;
 use core::str::FromStr;
 
 use super::host::check_domain;
-use super::{AddressLiteral, Host, Invalid};
+use super::octets::{ATEXT, is_beyond_ascii, split_span};
+use super::{AddressLiteral, Host, Invalid, split_at_byte};
 
 /// The longest local part that is taken, in octets as written.
 ///
@@ -34,20 +35,35 @@ impl Mailbox {
     /// # Errors
     /// [`Invalid`] names the broken rule.
     pub fn new(text: &str) -> Result<Self, Invalid> {
-        const WHAT: &str = "mailbox";
-        let local_end = local_part_len(text)?;
-        let (local, rest) = text.split_at(local_end);
-        let host = rest.strip_prefix('@').ok_or(Invalid::new(WHAT, "local-part, '@', domain (RFC 5321 §4.1.2)"))?;
-        if host.starts_with('[') {
-            host.parse::<AddressLiteral>()?;
+        match Self::parse(text)? {
+            (mailbox, "") => Ok(mailbox),
+            _ => Err(Invalid::new("mailbox", "nothing may follow the domain (RFC 5321 §4.1.2)")),
+        }
+    }
+
+    /// Parses the mailbox at the start of `text`, up to the `>` of a path if there is one; gives what follows.
+    #[inline]
+    pub(super) fn parse(text: &str) -> Result<(Self, &str), Invalid> {
+        const PARTS: Invalid = Invalid::new("mailbox", "local-part, '@', domain (RFC 5321 §4.1.2)");
+        let at = local_part_len(text)?;
+        let behind = text.get(at..).and_then(|rest| rest.strip_prefix('@')).ok_or(PARTS)?;
+        let host = if behind.starts_with('[') {
+            // A `>` may stand inside.
+            let literal = behind.split_inclusive(']').next().unwrap_or_default();
+            literal.parse::<AddressLiteral>()?;
+            literal
         } else {
-            check_domain(host, false)?;
-        }
-        if local.starts_with('"') {
+            let (domain, _) = split_at_byte(behind, b'>');
+            check_domain(domain, false)?;
+            domain
+        };
+        let (mailbox, rest) = text.split_at_checked(at + 1 + host.len()).ok_or(PARTS)?;
+        if mailbox.starts_with('"') {
+            let local = mailbox.get(..at).unwrap_or_default();
             let local = LocalPart::unquoted(&unquote(local))?;
-            return Ok(Self::join(&local.0, host));
+            return Ok((Self::join(&local.0, host), rest));
         }
-        Ok(Self { text: text.into(), at: local_end })
+        Ok((Self { text: mailbox.into(), at }, rest))
     }
 
     /// A mailbox from its parts.
@@ -120,7 +136,7 @@ impl LocalPart {
         if name.chars().any(char::is_control) {
             return Err(Invalid::new(WHAT, "no control characters (RFC 5321 §4.1.2)"));
         }
-        let text = if is_dot_string(name) {
+        let text = if dot_string_len(name) == Ok(name.len()) {
             String::from(name)
         } else {
             let mut text = String::with_capacity(name.len() + 2);
@@ -147,80 +163,35 @@ impl LocalPart {
     }
 }
 
-/// What an atom may be made of: `atext` (RFC 5322 §3.2.3), and what UTF-8 has beyond US-ASCII (RFC 6531 §3.3).
-static ATEXT: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0u8;
-    loop {
-        table[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'!' | b'#'
-                    | b'$'
-                    | b'%'
-                    | b'&'
-                    | b'\''
-                    | b'*'
-                    | b'+'
-                    | b'-'
-                    | b'/'
-                    | b'='
-                    | b'?'
-                    | b'^'
-                    | b'_'
-                    | b'`'
-                    | b'{'
-                    | b'|'
-                    | b'}'
-                    | b'~'
-            )
-            || !byte.is_ascii();
-        match byte.checked_add(1) {
-            Some(next) => byte = next,
-            None => break table,
-        }
-    }
-};
-
-fn is_atext(byte: u8) -> bool {
-    ATEXT[usize::from(byte)]
-}
-
-/// Atoms, with a dot between each and the next.
-fn is_dot_string(text: &str) -> bool {
-    text.as_bytes().split(|b| *b == b'.').all(|atom| !atom.is_empty() && atom.iter().copied().all(is_atext))
-}
-
 /// How many octets at the start of `text` are a local part.
+#[inline]
 fn local_part_len(text: &str) -> Result<usize, Invalid> {
     const WHAT: &str = "local part";
     let len = if text.starts_with('"') { quoted_len(text)? } else { dot_string_len(text)? };
-    if len == 0 {
-        return Err(Invalid::new(WHAT, "must not be empty (RFC 5321 §4.1.2)"));
-    }
     if len > LOCAL_PART_MAX {
         return Err(Invalid::new(WHAT, "at most 255 octets"));
     }
     Ok(len)
 }
 
-/// `Dot-string = Atom *("."  Atom)`: what of `text` is one.
+/// `Dot-string = Atom *("."  Atom)`: how many octets at the start of `text` are one.
+#[inline]
 fn dot_string_len(text: &str) -> Result<usize, Invalid> {
     const WHAT: &str = "local part";
-    const DOTS: Invalid = Invalid::new(WHAT, "dots stand between atoms only (RFC 5321 §4.1.2); quote it otherwise");
-    let mut after_dot = true;
-    let end = text.bytes().position(|byte| {
-        // A dot that follows another ends the string, too.
-        let stop = !is_atext(byte) && (after_dot || byte != b'.');
-        after_dot = byte == b'.';
-        stop
-    });
-    let len = end.unwrap_or(text.len());
+    let mut rest = text.as_bytes();
+    let behind = loop {
+        let (atom, behind) = split_span(rest, ATEXT);
+        if atom.is_empty() {
+            return Err(Invalid::new(WHAT, "atoms with dots between (RFC 5321 §4.1.2); quote it otherwise"));
+        }
+        match behind {
+            [b'.', behind @ ..] => rest = behind,
+            _ => break behind.len(),
+        }
+    };
+    let len = text.len() - behind;
     let local = text.get(..len).unwrap_or_default();
-    if local.ends_with('.') || text.as_bytes().get(len) == Some(&b'.') {
-        return Err(DOTS);
-    }
-    if !local.is_ascii() && local.chars().any(char::is_control) {
+    if is_beyond_ascii(local) && local.chars().any(char::is_control) {
         return Err(Invalid::new(WHAT, "no control characters (RFC 5321 §4.1.2)"));
     }
     Ok(len)
@@ -318,6 +289,7 @@ mod tests {
             "\"\"@x",
             "a@[192.0.2.1]",
             "a@[IPv6:2001:db8::1]",
+            "a@[x400:c>de]",
             "jösé@bücher.example",
         ] {
             assert_eq!(Mailbox::new(good).unwrap().as_str(), good);

@@ -4,7 +4,8 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
 
-use super::{Invalid, has_control, split_at_byte};
+use super::octets::{self, is_beyond_ascii, split_span};
+use super::{Invalid, split_at_byte};
 
 /// A typed parameter of MAIL or RCPT, such as `SIZE=1000`. One implementation stands in the file of each extension.
 pub trait Parameter: Sized {
@@ -40,26 +41,38 @@ impl Parameters {
     pub fn new(text: &str) -> Result<Self, Invalid> {
         const WHAT: &str = "parameter";
         const VALUE: Invalid = Invalid::new(WHAT, "the value is printable and not empty (RFC 5321 §4.1.2)");
-        // esmtp-value = 1*(%d33-60 / %d62-126), and UTF-8 under RFC 6531 §3.3. '=' inside a value is let through:
-        // AUTH=<> style values of old clients carry it.
-        if has_control(text) {
-            return Err(VALUE);
-        }
-        let text = text.trim_ascii();
-        for (i, (keyword, value)) in pairs(text).enumerate() {
-            let mut bytes = keyword.bytes();
+        let text = trim_blanks(text);
+        let mut rest = text.as_bytes();
+        // The keywords before, each by the bits of its first letter that do not tell case.
+        let mut initials = 0_u32;
+        while let [initial, behind @ ..] = rest {
+            if *initial == b' ' {
+                rest = behind;
+                continue;
+            }
             // esmtp-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-")
-            if !bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
-                || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            {
+            let (keyword, behind) = split_span(rest, octets::KEYWORD);
+            if matches!(keyword, [] | [b'-', ..]) {
                 return Err(Invalid::new(WHAT, "the keyword is letters, digits and '-' (RFC 5321 §4.1.2)"));
             }
-            if value.is_some_and(str::is_empty) {
-                return Err(VALUE);
-            }
-            if pairs(text).take(i).any(|(other, _)| other.eq_ignore_ascii_case(keyword)) {
+            let bit = 1 << (initial & 0x1f);
+            if initials & bit != 0 && occurs(keyword, text, rest.len()) {
                 return Err(Invalid::new(WHAT, "each parameter at most once (RFC 5321 §4.1.1.11)"));
             }
+            initials |= bit;
+            // esmtp-value = 1*(%d33-60 / %d62-126), and UTF-8 under RFC 6531 §3.3. '=' inside a value is let through:
+            // AUTH=<> style values of old clients carry it.
+            let (value, behind) = match behind {
+                [b'=', value @ ..] => split_span(value, octets::VALUE),
+                _ => (keyword, behind),
+            };
+            if value.is_empty() || !matches!(behind, [] | [b' ', ..]) {
+                return Err(VALUE);
+            }
+            rest = behind;
+        }
+        if is_beyond_ascii(text) && text.chars().any(char::is_control) {
+            return Err(VALUE);
         }
         Ok(Self::of(text))
     }
@@ -134,6 +147,19 @@ impl Parameters {
     }
 }
 
+fn trim_blanks(mut text: &str) -> &str {
+    while let Some(rest) = text.strip_prefix(' ').or_else(|| text.strip_suffix(' ')) {
+        text = rest;
+    }
+    text
+}
+
+/// True if `keyword` is one of those in `text` that stand before its last `len` octets.
+fn occurs(keyword: &[u8], text: &str, len: usize) -> bool {
+    let before = text.get(..text.len() - len).unwrap_or_default();
+    pairs(before).any(|(other, _)| other.as_bytes().eq_ignore_ascii_case(keyword))
+}
+
 fn pairs(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
     // No other white space is left that it could split at.
     text.split_ascii_whitespace().map(|pair| split_at_byte(pair, b'='))
@@ -166,7 +192,10 @@ mod tests {
 
     #[test]
     fn refused() {
-        for bad in ["=1", "-A=1", "A B=", "A=1 a=2", "A=\u{7f}", "A=\r\n", "A=1\tB", "Ä=1"] {
+        for bad in [
+            "=1", "-A=1", "A B=", "A=1 a=2", "A=\u{7f}", "A=\r\n", "A=1\tB", "A=1 \tB", "A=1\t", "\tA=1", "A=\u{85}",
+            "Ä=1",
+        ] {
             assert!(Parameters::new(bad).is_err(), "{bad:?}");
         }
     }

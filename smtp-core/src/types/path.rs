@@ -3,10 +3,11 @@
 use core::fmt;
 use core::str::FromStr;
 
-use memchr::memchr2;
-
 use super::host::check_domain;
 use super::{Invalid, Mailbox};
+
+const WHAT: &str = "path";
+const POSTMASTER: &str = "postmaster";
 
 /// Where notices about a message go: `Reverse-path = Path / "<>"` (RFC 5321 §4.1.1.2).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -60,42 +61,28 @@ impl From<Mailbox> for ForwardPath {
     }
 }
 
-/// Parses a path in angle brackets at the start of `text`; gives the mailbox text and what follows the `>`.
+/// What stands behind the `<` of a path.
 ///
 /// A source route (`@a,@b:`) is checked and dropped, as RFC 5321 §4.1.1.3 and appendix C ask.
 #[inline]
-fn bracketed(text: &str) -> Result<(&str, &str), Invalid> {
-    const WHAT: &str = "path";
+fn open(text: &str) -> Result<&str, Invalid> {
     let inner = text.strip_prefix('<').ok_or(Invalid::new(WHAT, "stands in '<' and '>' (RFC 5321 §4.1.2)"))?;
-    let end = end(inner).ok_or(Invalid::new(WHAT, "the closing '>' is missing (RFC 5321 §4.1.2)"))?;
-    let (inside, rest) = inner.split_at(end);
-    Ok((without_source_route(inside)?, rest.get(1..).unwrap_or_default()))
+    if inner.starts_with('@') { without_source_route(inner) } else { Ok(inner) }
 }
 
-/// Where the first `>` is that does not stand in quotes.
-fn end(inner: &str) -> Option<usize> {
-    // Mostly there are no quotes.
-    let start = memchr2(b'>', b'"', inner.as_bytes())?;
-    let (mut quoted, mut escaped) = (false, false);
-    let end = inner.bytes().skip(start).position(|b| {
-        match b {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b'>' if !quoted => return true,
-            _ => {}
-        }
-        false
-    });
-    Some(start + end?)
-}
-
-fn without_source_route(inside: &str) -> Result<&str, Invalid> {
-    if !inside.starts_with('@') {
-        return Ok(inside);
+/// The mailbox at the start of `text`, and what stands behind the `>` that closes its path.
+#[inline]
+fn closed_mailbox(text: &str) -> Result<(Mailbox, &str), Invalid> {
+    let (mailbox, rest) = Mailbox::parse(text)?;
+    match rest.strip_prefix('>') {
+        Some(rest) => Ok((mailbox, rest)),
+        None => Err(Invalid::new(WHAT, "'>' stands right behind the mailbox (RFC 5321 §4.1.2)")),
     }
+}
+
+fn without_source_route(inner: &str) -> Result<&str, Invalid> {
     let (route, mailbox) =
-        inside.split_once(':').ok_or(Invalid::new("source route", "ends with ':' (RFC 5321 §4.1.2)"))?;
+        inner.split_once(':').ok_or(Invalid::new("source route", "ends with ':' (RFC 5321 §4.1.2)"))?;
     for hop in route.split(',') {
         let domain = hop.strip_prefix('@').ok_or(Invalid::new("source route", "'@' before each domain"))?;
         check_domain(domain, false)?;
@@ -107,9 +94,11 @@ impl ReversePath {
     /// Parses a path with its brackets; gives what follows.
     #[inline]
     pub(crate) fn parse(text: &str) -> Result<(Self, &str), Invalid> {
-        let (inside, rest) = bracketed(text)?;
-        let path = if inside.is_empty() { Self::Null } else { Self::Mailbox(Mailbox::new(inside)?) };
-        Ok((path, rest))
+        let inner = open(text)?;
+        if let Some(rest) = inner.strip_prefix('>') {
+            return Ok((Self::Null, rest));
+        }
+        closed_mailbox(inner).map(|(mailbox, rest)| (Self::Mailbox(mailbox), rest))
     }
 }
 
@@ -117,13 +106,14 @@ impl ForwardPath {
     /// Parses a path with its brackets; gives what follows.
     #[inline]
     pub(crate) fn parse(text: &str) -> Result<(Self, &str), Invalid> {
-        let (inside, rest) = bracketed(text)?;
-        let path = if inside.eq_ignore_ascii_case("postmaster") {
-            Self::Postmaster
-        } else {
-            Self::Mailbox(Mailbox::new(inside)?)
-        };
-        Ok((path, rest))
+        let inner = open(text)?;
+        if let Some((name, rest)) = inner.split_at_checked(POSTMASTER.len())
+            && let Some(rest) = rest.strip_prefix('>')
+            && name.eq_ignore_ascii_case(POSTMASTER)
+        {
+            return Ok((Self::Postmaster, rest));
+        }
+        closed_mailbox(inner).map(|(mailbox, rest)| (Self::Mailbox(mailbox), rest))
     }
 }
 
@@ -180,6 +170,7 @@ mod tests {
         assert_eq!("<postMASTER>".parse::<ForwardPath>().unwrap().to_string(), "<Postmaster>");
         assert_eq!("<a@b.c>".parse::<ForwardPath>().unwrap().to_string(), "<a@b.c>");
         assert_eq!("<\"a>b\"@c>".parse::<ForwardPath>().unwrap().to_string(), "<\"a>b\"@c>");
+        assert_eq!("<a@[x400:c>d]>".parse::<ForwardPath>().unwrap().to_string(), "<a@[x400:c>d]>");
     }
 
     #[test]
@@ -192,7 +183,7 @@ mod tests {
 
     #[test]
     fn brackets_are_needed() {
-        for bad in ["a@b", "<a@b", "a@b>", "<a@b>x", "<<a@b>>", " <a@b>"] {
+        for bad in ["a@b", "<a@b", "a@b>", "<a@b>x", "<<a@b>>", " <a@b>", "<a@[1.2.3.4]x>"] {
             assert!(bad.parse::<ReversePath>().is_err(), "{bad}");
         }
     }

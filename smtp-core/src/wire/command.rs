@@ -1,7 +1,6 @@
 //! Command lines (RFC 5321 §4.1).
 
 use alloc::borrow::Cow;
-use core::str;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +9,7 @@ use bytes::{BufMut, BytesMut};
 use super::LineError;
 use crate::types::{
     Command, EhloName, ForwardPath, Hello, HelloKind, Invalid, Mail, Parameters, Rcpt, ReversePath, Secret, any_octet,
-    split_at_byte, upper,
+    split_at_byte, upper, utf8,
 };
 
 /// Why a line is not a command.
@@ -45,40 +44,70 @@ pub fn decode_command(line: &[u8]) -> Result<Command, CommandError> {
     if any_octet(line, |octet| octet.is_ascii_control()) {
         return Err(CommandError::Unrecognized);
     }
-    let text = str::from_utf8(line.trim_ascii_end()).map_err(|_| CommandError::Unrecognized)?;
-    let (verb, arguments) = split_at_byte(text, b' ');
-    let arguments = arguments.unwrap_or_default().trim_ascii_start();
-    let mut name = [0; VERB_MAX];
-    let name = name.get_mut(..verb.len()).ok_or(CommandError::Unrecognized)?;
-    for (upper, letter) in name.iter_mut().zip(verb.bytes()) {
-        *upper = letter.to_ascii_uppercase();
-    }
-    match &*name {
-        b"RCPT" => {
+    let text = |octets| utf8(octets).ok_or(CommandError::Unrecognized);
+    let line = line.trim_ascii_end();
+    let (verb, arguments) = match line.split_first_chunk::<4>() {
+        // Nearly every verb has four letters.
+        Some((verb, [])) => (*verb, ""),
+        Some((verb, [b' ', arguments @ ..])) => (*verb, text(arguments.trim_ascii_start())?),
+        _ => return other(text(line)?),
+    };
+    match number(verb) {
+        RCPT => {
             let (to, parameters) = path(arguments, "TO:", ForwardPath::parse)?;
             Ok(Command::Rcpt(Rcpt { to, parameters }))
         }
-        b"MAIL" => {
+        MAIL => {
             let (from, parameters) = path(arguments, "FROM:", ReversePath::parse)?;
             Ok(Command::Mail(Mail { from, parameters }))
         }
-        b"DATA" => bare(arguments, Command::Data),
-        b"BDAT" => bdat(arguments).map_err(|_| CommandError::ChunkSize),
-        b"EHLO" => hello(HelloKind::Ehlo, arguments),
-        b"HELO" => hello(HelloKind::Helo, arguments),
-        b"LHLO" => hello(HelloKind::Lhlo, arguments),
-        b"RSET" => bare(arguments, Command::Rset),
-        b"QUIT" => bare(arguments, Command::Quit),
-        b"NOOP" => Ok(Command::Noop),
-        b"AUTH" => auth(arguments),
-        b"STARTTLS" => bare(arguments, Command::StartTls),
-        b"VRFY" => Ok(Command::Vrfy(needed(arguments, "VRFY")?.into())),
-        b"EXPN" => Ok(Command::Expn(needed(arguments, "EXPN")?.into())),
-        b"HELP" => Ok(Command::Help((!arguments.is_empty()).then(|| arguments.into()))),
-        name if name.len() >= 3 && name.iter().all(u8::is_ascii_alphanumeric) => {
-            Ok(Command::Other { verb: upper(verb), arguments: arguments.into() })
-        }
-        _ => Err(CommandError::Unrecognized),
+        DATA => bare(arguments, Command::Data),
+        BDAT => bdat(arguments).map_err(|_| CommandError::ChunkSize),
+        EHLO => hello(HelloKind::Ehlo, arguments),
+        HELO => hello(HelloKind::Helo, arguments),
+        LHLO => hello(HelloKind::Lhlo, arguments),
+        RSET => bare(arguments, Command::Rset),
+        QUIT => bare(arguments, Command::Quit),
+        NOOP => Ok(Command::Noop),
+        AUTH => auth(arguments),
+        VRFY => Ok(Command::Vrfy(needed(arguments, "VRFY")?.into())),
+        EXPN => Ok(Command::Expn(needed(arguments, "EXPN")?.into())),
+        HELP => Ok(Command::Help((!arguments.is_empty()).then(|| arguments.into()))),
+        _ => other(text(line)?),
+    }
+}
+
+/// Four letters as a number that does not depend on their case: without the bit that tells it. What is no letter becomes
+/// none.
+const fn number(verb: [u8; 4]) -> u32 {
+    u32::from_be_bytes(verb) & 0xdfdf_dfdf
+}
+
+const RCPT: u32 = number(*b"RCPT");
+const MAIL: u32 = number(*b"MAIL");
+const DATA: u32 = number(*b"DATA");
+const BDAT: u32 = number(*b"BDAT");
+const EHLO: u32 = number(*b"EHLO");
+const HELO: u32 = number(*b"HELO");
+const LHLO: u32 = number(*b"LHLO");
+const RSET: u32 = number(*b"RSET");
+const QUIT: u32 = number(*b"QUIT");
+const NOOP: u32 = number(*b"NOOP");
+const AUTH: u32 = number(*b"AUTH");
+const VRFY: u32 = number(*b"VRFY");
+const EXPN: u32 = number(*b"EXPN");
+const HELP: u32 = number(*b"HELP");
+
+/// A verb that has not four letters, or that is not known.
+fn other(text: &str) -> Result<Command, CommandError> {
+    let (verb, arguments) = split_at_byte(text, b' ');
+    let arguments = arguments.unwrap_or_default().trim_ascii_start();
+    if verb.eq_ignore_ascii_case("STARTTLS") {
+        bare(arguments, Command::StartTls)
+    } else if (3..=VERB_MAX).contains(&verb.len()) && verb.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        Ok(Command::Other { verb: upper(verb), arguments: arguments.into() })
+    } else {
+        Err(CommandError::Unrecognized)
     }
 }
 
@@ -109,6 +138,7 @@ fn needed<'a>(arguments: &'a str, what: &'static str) -> Result<&'a str, Invalid
     if arguments.is_empty() { Err(Invalid::new(what, "needs an argument (RFC 5321 §4.1.1)")) } else { Ok(arguments) }
 }
 
+#[inline]
 fn hello(kind: HelloKind, arguments: &str) -> Result<Command, CommandError> {
     let name = EhloName::new(arguments)?;
     Ok(Command::Hello(Hello { kind, name }))

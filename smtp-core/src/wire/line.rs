@@ -49,12 +49,14 @@ pub struct LineDecoder {
 
 impl LineDecoder {
     /// Looks for a line of at most `limit` octets, CRLF included. A bare CR or LF is reported as soon as it is seen.
+    #[inline]
     pub fn next(&mut self, input: &mut BytesMut, limit: usize) -> LineStep {
         self.next_by(input, |_| limit)
     }
 
     /// As [`LineDecoder::next`], with a limit that depends on how the line begins. What is left of a refused line is
     /// gone by then.
+    #[inline]
     pub fn next_by(&mut self, input: &mut BytesMut, limit: impl FnOnce(&[u8]) -> usize) -> LineStep {
         if self.swallowing {
             let found = self.swallow(input);
@@ -68,23 +70,25 @@ impl LineDecoder {
         let limit = limit(input);
         // A line that ends within the limit has its CR at `limit - 2` at the latest.
         let last_cr = limit.saturating_sub(2);
-        let found = input.get(self.scanned..).and_then(|rest| memchr2(b'\r', b'\n', rest)).map(|i| i + self.scanned);
-        match found {
-            Some(i) if i > last_cr => self.refuse(input, 0, LineError::TooLong { limit }),
-            Some(i) if input.get(i) == Some(&b'\n') => self.refuse(input, i + 1, LineError::BareLf),
-            Some(i) => match input.get(i + 1) {
-                Some(b'\n') => LineStep::Line(i),
-                Some(_) => self.refuse(input, i + 1, LineError::BareCr),
-                None => {
-                    self.scanned = i;
-                    LineStep::Need
-                }
-            },
-            None if input.len() > last_cr => self.refuse(input, 0, LineError::TooLong { limit }),
-            None => {
-                self.scanned = input.len();
+        let Some(end) = input.get(self.scanned..).and_then(|rest| memchr2(b'\r', b'\n', rest)) else {
+            if input.len() > last_cr {
+                return self.refuse(input, 0, LineError::TooLong { limit });
+            }
+            self.scanned = input.len();
+            return LineStep::Need;
+        };
+        let len = self.scanned + end;
+        if len > last_cr {
+            return self.refuse(input, 0, LineError::TooLong { limit });
+        }
+        match input.get(len..) {
+            Some([b'\r', b'\n', ..]) => LineStep::Line(len),
+            Some([b'\r']) => {
+                self.scanned = len;
                 LineStep::Need
             }
+            Some([b'\r', ..]) => self.refuse(input, len + 1, LineError::BareCr),
+            _ => self.refuse(input, len + 1, LineError::BareLf),
         }
     }
 

@@ -1,12 +1,11 @@
 //! Replies (RFC 5321 §4.2).
 
 use alloc::string::String;
-use alloc::vec::Vec;
 
 use bytes::{BufMut, BytesMut};
 
 use super::{LineDecoder, LineError, LineStep};
-use crate::types::{Code, EnhancedCode, Reply, is_plain, printable};
+use crate::types::{Code, EnhancedCode, Reply, plain, printable};
 
 /// The longest reply line that is taken, CRLF included. RFC 5321 §4.5.3.1.5 has 512; servers in the field write more.
 const LINE_MAX: usize = 4096;
@@ -81,8 +80,7 @@ pub struct ReplyDecoder {
     lines: LineDecoder,
     code: Option<Code>,
     enhanced: Option<EnhancedCode>,
-    /// Printable, and so UTF-8.
-    text: Vec<u8>,
+    text: String,
 }
 
 impl ReplyDecoder {
@@ -106,9 +104,7 @@ impl ReplyDecoder {
                 continue;
             }
             if let Some(code) = self.code.take() {
-                let text = String::from_utf8(core::mem::take(&mut self.text));
-                let text = text.unwrap_or_else(|error| printable(error.as_bytes()));
-                return Ok(Some(Reply::of(code, self.enhanced.take(), text)));
+                return Ok(Some(Reply::of(code, self.enhanced.take(), core::mem::take(&mut self.text))));
             }
         }
     }
@@ -138,12 +134,12 @@ impl ReplyDecoder {
             None => {
                 self.code = Some(code);
                 self.enhanced = enhanced;
-                self.text.reserve(if last { rest.len() } else { MANY_LINES });
+                self.text = String::with_capacity(if last { rest.len() } else { rest.len().max(MANY_LINES) });
                 self.push(rest);
             }
             Some(first) if first != code => return Err(ReplyError::MixedCodes),
             Some(_) => {
-                self.text.push(b'\n');
+                self.text.push('\n');
                 self.push(if enhanced == self.enhanced { rest } else { text });
             }
         }
@@ -154,10 +150,9 @@ impl ReplyDecoder {
     }
 
     fn push(&mut self, text: &[u8]) {
-        if is_plain(text) {
-            self.text.extend_from_slice(text);
-        } else {
-            self.text.extend_from_slice(printable(text).as_bytes());
+        match plain(text) {
+            Some(text) => self.text.push_str(text),
+            None => self.text.push_str(&printable(text)),
         }
     }
 }
@@ -176,6 +171,7 @@ fn split_enhanced(code: Code, text: &[u8]) -> (Option<EnhancedCode>, &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
     use proptest::prelude::*;
 
     fn decode(wire: &[u8]) -> Result<Vec<Reply>, ReplyError> {
