@@ -105,7 +105,11 @@ impl Attempt {
                 tracing::error!(job = %job.id, %error, "a queued message is damaged and was set aside; look at it with a list");
                 return self.unused(Settlement { quarantine: Some(error.to_string()), ..self.nothing() });
             }
-            Err(error) => return self.deferred(&error.refusal(), Feedback::Unused),
+            Err(error) => {
+                tracing::warn!(job = %job.id, %error, "a queued message cannot be read now; it waits");
+                let unread = Refusal::fixed(451, (4, 3, 0), "the queued message cannot be read now");
+                return self.deferred(&unread, Feedback::Unused);
+            }
         };
         let delivery = match self.worker.router.route(&job.next_hop) {
             Ok(delivery) => delivery,
