@@ -121,8 +121,8 @@ pub enum OpenError {
         /// Why.
         what: String,
     },
-    /// The database server cannot be used.
-    #[error("the queue's database {server}: {reason}")]
+    /// The database server cannot be used, or the store of bodies that goes with it.
+    #[error("the queue at {server}: {reason}")]
     Server {
         /// Which, without a password.
         server: String,

@@ -33,6 +33,11 @@ impl NextHop {
         &self.0
     }
 
+    /// Of a recipient for which only a notice is owed. No domain has a colon.
+    pub(crate) fn expanded() -> Self {
+        Self("expanded:".into())
+    }
+
     /// Of a job whose next hop cannot be read.
     pub(crate) fn unknown() -> Self {
         Self("(unknown)".into())

@@ -83,6 +83,7 @@
 mod clock;
 mod engine;
 mod error;
+mod expansion;
 mod fault;
 mod id;
 mod job;

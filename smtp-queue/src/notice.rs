@@ -32,6 +32,9 @@ pub enum Kind {
     /// The next server has it, and it is not known whether more will be told: that server does not do what the sender asked
     /// for (DSN, DELIVERBY), or each step was to be told (BY with T).
     Relayed,
+    /// They are aliases of several addresses, all of which the message goes to from here. Success of those is not told; of
+    /// failure and delay the sender hears as it asked (RFC 3461 §5.2.7.3 (c)). See [`Queue::expanded`](crate::Queue::expanded).
+    Expanded,
 }
 
 impl Kind {
@@ -43,7 +46,7 @@ impl Kind {
         match self {
             Self::Failed => notify.is_none_or(|notify| notify.failure),
             Self::Delayed => notify.is_none_or(|notify| notify.delay),
-            Self::Delivered | Self::Relayed => notify.is_some_and(|notify| notify.success),
+            Self::Delivered | Self::Relayed | Self::Expanded => notify.is_some_and(|notify| notify.success),
         }
     }
 
@@ -52,7 +55,7 @@ impl Kind {
         match self {
             Self::Failed => 5,
             Self::Delayed => 4,
-            Self::Delivered | Self::Relayed => 2,
+            Self::Delivered | Self::Relayed | Self::Expanded => 2,
         }
     }
 }

@@ -154,7 +154,10 @@ impl PgSpool {
         let bodies = match &settings.bodies {
             Some(store) => {
                 let own = bodies::own(Arc::clone(store), &client, &format!("{chance:016x}")).await;
-                let own = own.map_err(|error| refused(error.to_string()))?;
+                let own = own.map_err(|error| match error {
+                    Error::Storage(reason) => refused(reason),
+                    error => refused(error.to_string()),
+                })?;
                 let other = "its large bodies are not in the store that is named here; all nodes need the same one";
                 Some(own.ok_or_else(|| refused(other.into()))?)
             }

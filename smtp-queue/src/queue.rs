@@ -9,11 +9,12 @@ use std::task::{Context, Poll};
 use smtp_core::channel::SessionInfo;
 use smtp_core::service::{Body, Chunk, Outcome, Promises, Receipt, Transaction};
 use smtp_core::stream::BoxFuture;
-use smtp_core::types::{Envelope, ForwardPath, Mail, Refusal};
+use smtp_core::types::{Envelope, ForwardPath, Mail, Rcpt, Refusal};
 use tower_service::Service;
 
 use crate::clock::Clock;
 use crate::error::Error;
+use crate::expansion;
 use crate::job::{NewJob, NewMessage, NextHop};
 use crate::notice::Kind;
 use crate::scheduler::Schedule;
@@ -80,6 +81,14 @@ impl Queue {
     #[must_use]
     pub fn new(spool: Arc<dyn Spool>, plan: Arc<dyn Plan>, schedule: Schedule, clock: Arc<Clock>) -> Self {
         Self(Arc::new(Shared { spool, plan, schedule, clock }))
+    }
+
+    /// A recipient to be put beside those that `alias` stands for, where they are more than one. It gets no mail: once the
+    /// message is stored, its sender gets the notice that the alias was expanded ([`Kind::Expanded`]), as surely as any
+    /// other. `None` if NOTIFY has no SUCCESS, so that no such notice is wanted (RFC 3461 §5.2.7.3).
+    #[must_use]
+    pub fn expanded(alias: &Rcpt) -> Option<Rcpt> {
+        expansion::owed(alias)
     }
 }
 
@@ -171,7 +180,7 @@ pub fn new_message(
     let mut seen = HashSet::new();
     // One that is named twice is told of once.
     for rcpt in envelope.recipients.into_iter().filter(|rcpt| seen.insert((rcpt.to.clone(), rcpt.parameters.clone()))) {
-        let next_hop = plan.next_hop(&rcpt.to);
+        let next_hop = if expansion::is_owed(&rcpt) { NextHop::expanded() } else { plan.next_hop(&rcpt.to) };
         let place = open.get(&next_hop).and_then(|n| jobs.get_mut(*n));
         match place.filter(|job| job.recipients.len() < RECIPIENTS_MAX) {
             Some(job) => job.recipients.push(rcpt),

@@ -222,7 +222,7 @@ impl Stack {
         let relay = self.queue.clone().map(|queue| (self.mailboxes.clone(), queue));
         let delivery = Dispatch { maildir: self.maildir.clone(), relay };
         // Everything above sees the address that was written to.
-        let delivery = AliasLayer::new(&self.mailboxes).layer(delivery);
+        let delivery = AliasLayer::new(&self.mailboxes).telling(Queue::expanded).layer(delivery);
         // Every host says that it had the message (RFC 5321 §4.4).
         let delivery = self.received.layer(delivery);
         // What its author left out comes below that.

@@ -6,33 +6,22 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
 use crate::ledger::{Hop, Mood, Trouble, check, content, queued, sender};
 use crate::pg_server::{self, PgServer};
-use crate::play::{Server, run, smtp};
+use crate::play::{Server, run, smtp, until};
 
 /// How long a node that says nothing keeps its work.
 const LEASE: Duration = Duration::from_secs(3);
-
-/// How long anything may take that should take seconds.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What a node logs that has lost work.
 const TAKEN_OVER: &str = "another node has taken over work";
 
 /// What a node logs whose delivery was in vain.
 const LOST: &str = "a lease was lost in mid-delivery";
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "{what} does not come");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
 
 /// What a busy node delivered this long ago it may not have written down yet.
 fn shortly_before() -> SystemTime {

@@ -8,23 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use tempfile::TempDir;
 
 use crate::ledger::{Hop, Place, check, sender};
-use crate::play::{Server, send};
-
-/// How long anything may take that should take seconds.
-const PATIENCE: Duration = Duration::from_secs(90);
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "{what} does not come");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
+use crate::play::{Server, send, until};
 
 /// True if `probe` can be run here; says so otherwise. In CI it has to be.
 fn possible(probe: &str, arguments: &[&str]) -> bool {

@@ -2,21 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::ledger::Hop;
-use crate::play::{Line, PATIENCE, Run, Server, file, run, send, smtp};
-
-/// Waits until it holds.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + 2 * PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(30));
-    }
-}
+use crate::play::{Line, Run, Server, file, run, send, smtp, until};
 
 /// The option without which root runs no programs.
 fn program_user() -> &'static [&'static str] {

@@ -6,6 +6,7 @@
 // The helpers are test code too, which the lint cannot see.
 #![allow(clippy::unwrap_used)]
 
+mod aliases;
 #[cfg(feature = "bench")]
 mod bench;
 #[cfg(feature = "postgres")]

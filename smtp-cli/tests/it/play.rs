@@ -272,6 +272,15 @@ pub(crate) fn dead_port() -> String {
     format!("smtp://{}", listener.local_addr().unwrap())
 }
 
+/// Waits until it holds, which takes seconds at most and is given 90 of them.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + 3 * PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "this does not come: {what}");
+        std::thread::sleep(Duration::from_millis(30));
+    }
+}
+
 /// A file in `folder`.
 pub(crate) fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);

@@ -8,10 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use crate::ledger::{Hop, Mood};
-use crate::play::{PATIENCE, Run, Server, run, smtp};
+use crate::play::{PATIENCE, Run, Server, run, smtp, until};
 
 /// A session by hand, with whole replies.
 struct Talk<S>(BufReader<S>);
@@ -89,15 +88,6 @@ fn parts(report: &str) -> Vec<String> {
     assert_eq!(name(root), "multipart/report");
     let PartType::Multipart(parts) = &root.body else { panic!("{report:?}") };
     parts.iter().map(|n| name(&report.parts[*n as usize])).collect()
-}
-
-/// Waits until it holds.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + 2 * PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(30));
-    }
 }
 
 #[test]

@@ -3,12 +3,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::ledger::{Hop, Mood};
-use crate::play::{Line, PATIENCE, Run, Server, file, run, run_with, smtp};
+use crate::play::{Line, Run, Server, file, run, run_with, smtp, until};
 
 /// `AUTH PLAIN` for jo with the password "secret".
 const AUTH: &str = "AUTH PLAIN AGpvAHNlY3JldA==";
@@ -40,15 +40,6 @@ fn queue(server: &Server, arguments: &[&str]) -> Run {
     let data = server.folder().join("smtp-data");
     let words = ["queue", arguments[0], "--data-dir", data.to_str().unwrap()];
     run(smtp(words.iter().chain(&arguments[1..])))
-}
-
-/// Waits until it holds.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(30));
-    }
 }
 
 #[test]

@@ -4,23 +4,12 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::ledger::{Hop, Mood};
 use crate::pg_server::PgServer;
-use crate::play::{Run, Server, run, smtp};
-
-const PATIENCE: Duration = Duration::from_secs(90);
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "{what} does not come");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
+use crate::play::{PATIENCE, Run, Server, run, smtp, until};
 
 /// A server that runs, with nothing in it. Ended when dropped.
 struct Moto {
@@ -48,12 +37,14 @@ impl Moto {
         Some(moto)
     }
 
-    /// The answer to a request without a body.
-    fn ask(&self, request: &str) -> String {
+    /// The answer to a request.
+    fn ask(&self, request: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let head = format!("{request} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-        stream.write_all(head.as_bytes()).unwrap();
+        let length = body.len();
+        let head =
+            format!("{request} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\nConnection: close\r\n");
+        stream.write_all(format!("{head}\r\n{body}").as_bytes()).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         String::from_utf8_lossy(&answer).into_owned()
@@ -61,10 +52,16 @@ impl Moto {
 
     /// The names of the objects in the bucket, but for the mark.
     fn objects(&self) -> Vec<String> {
-        let answer = self.ask("GET /mail-bodies?list-type=2");
+        let answer = self.ask("GET /mail-bodies?list-type=2", "");
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         let keys = answer.split("<Key>").skip(1).filter_map(|rest| rest.split_once("</Key>"));
         keys.map(|(key, _)| key.to_owned()).filter(|key| !key.ends_with("/mark")).collect()
+    }
+
+    /// From now on nobody's keys will do.
+    fn lock(&self) {
+        let answer = self.ask("POST /moto-api/reset-auth", "0");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
 
     fn end(&mut self) {
@@ -109,23 +106,26 @@ fn message(octets: usize) -> String {
 #[test]
 fn large_bodies_are_objects_in_a_bucket_until_they_are_delivered() {
     let (Some(mut moto), Some(postgres)) = (Moto::start(), PgServer::start()) else { return };
-    let (hop, folder) = (Hop::start(), TempDir::new().unwrap());
+    let hop = Hop::start();
     let queue = postgres.url();
-
-    // A bucket that is not there is told at the start.
-    let mut command = serve(&moto, &queue, "s3://mail-bodies/queue", &hop);
-    let ended = run({
+    // What stands in the way is told at the start.
+    let cannot_start = |moto: &Moto, why: &str| {
+        let folder = TempDir::new().unwrap();
+        let mut command = serve(moto, &queue, "s3://mail-bodies/queue", &hop);
         command.current_dir(folder.path());
-        command
-    });
-    assert_eq!(ended.code, Some(69), "{ended:?}");
-    assert!(ended.stderr.contains("in the store of bodies: ") && ended.stderr.contains("mail-bodies"), "{ended:?}");
-
-    let made = moto.ask("PUT /mail-bodies");
+        let ended = run(command);
+        assert_eq!(ended.code, Some(69), "{ended:?}");
+        for part in ["smtp: error: the queue at ", ": cannot look in the store of bodies: ", "/mail-bodies/", why] {
+            assert!(ended.stderr.contains(part), "{part}: {ended:?}");
+        }
+    };
+    cannot_start(&moto, "<Code>NoSuchBucket</Code>");
+    let made = moto.ask("PUT /mail-bodies", "");
     assert!(made.starts_with("HTTP/1.1 200 "), "{made}");
+    let folder = TempDir::new().unwrap();
     let mut command = serve(&moto, &queue, "s3://mail-bodies/queue", &hop);
     command.current_dir(folder.path());
-    let server = Server::of(command, TempDir::new().unwrap(), 1);
+    let server = Server::of(command, folder, 1);
     hop.set(Mood::Later);
     // In its row, in one part, and in two, as they are sent.
     let contents = [1 << 10, 1 << 20, 6 << 20].map(message);
@@ -145,14 +145,37 @@ fn large_bodies_are_objects_in_a_bucket_until_they_are_delivered() {
     until("an empty bucket", || moto.objects().is_empty());
 
     // Without the store large messages have to come again, and all others go on.
+    let only_small_ones = |arrived: usize| {
+        for content in &contents[1..] {
+            let sent = send(&server, content);
+            assert!(sent.code == Some(75) && sent.stdout.contains("451 4.3.0"), "{sent:?}");
+        }
+        assert_eq!(send(&server, &contents[0]).code, Some(0));
+        until("the small one", || hop.arrived().len() == arrived);
+    };
+    hop.set(Mood::Later);
+    assert_eq!(send(&server, &contents[1]).code, Some(0));
+    moto.lock();
+    let data = server.folder().join("smtp-data");
+    let listed = || run(smtp(["queue", "list", "--data-dir", data.to_str().unwrap()])).stdout;
+    until("what is queued waits", || listed().contains("the queued message cannot be read now"));
+    hop.set(Mood::Well);
+    only_small_ones(contents.len() + 1);
+    cannot_start(&moto, "403 Forbidden");
     moto.end();
-    let sent = send(&server, &contents[1]);
-    assert_eq!(sent.code, Some(75), "{sent:?}");
-    assert!(sent.stdout.contains("451 "), "{sent:?}");
-    assert_eq!(send(&server, &contents[0]).code, Some(0));
-    until("the small one", || hop.arrived().len() == contents.len() + 1);
+    only_small_ones(contents.len() + 2);
+    cannot_start(&moto, "error sending request");
     server.signal("TERM");
     let ended = server.finish();
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(ended.stderr.contains("go to their store in clear"), "{ended:?}");
+    for part in [
+        "go to their store in clear",
+        "a queued message cannot be read now",
+        "cannot begin a body in the store of bodies: ",
+        "cannot read a body in the store of bodies: ",
+        "403 Forbidden",
+        "error sending request",
+    ] {
+        assert!(ended.stderr.contains(part), "{part}: {ended:?}");
+    }
 }

@@ -1,18 +1,7 @@
 //! Which address of this machine mail leaves from, as the other side sees it.
 
-use std::time::Instant;
-
 use crate::ledger::Hop;
-use crate::play::{PATIENCE, Run, Server, dead_port, file, run, send, smtp};
-
-/// Waits until it holds.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(std::time::Duration::from_millis(30));
-    }
-}
+use crate::play::{Run, Server, dead_port, file, run, send, smtp, until};
 
 /// A server over TCP and QUIC for mailboxes of its own.
 fn receiver(domains: &[&str]) -> Server {

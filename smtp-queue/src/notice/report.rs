@@ -82,6 +82,7 @@ impl Writer<'_> {
             Kind::Delayed => ("Your message is delayed", "delayed"),
             Kind::Delivered => ("Your message was delivered", "delivered"),
             Kind::Relayed => ("Your message was passed on", "relayed"),
+            Kind::Expanded => ("Your message was passed on to several addresses", "expanded"),
         };
         let mut out = String::new();
         let o = &mut out;
@@ -107,6 +108,9 @@ impl Writer<'_> {
             Kind::Delayed => write!(o, "Your message of {arrived} has not been delivered yet to:\r\n\r\n")?,
             Kind::Delivered => write!(o, "Your message of {arrived} was delivered to:\r\n\r\n")?,
             Kind::Relayed => write!(o, "Your message of {arrived} was passed on to the mail server of:\r\n\r\n")?,
+            Kind::Expanded => {
+                write!(o, "Your message of {arrived} is on its way to all for whom these addresses stand:\r\n\r\n")?;
+            }
         }
         for recipient in *recipients {
             write!(o, "  {}\r\n    {}\r\n", recipient.rcpt.to, one_line(last(recipient)))?;
@@ -122,6 +126,9 @@ impl Writer<'_> {
             }
             Kind::Delivered => Ok(()),
             Kind::Relayed => write!(o, "\r\nIt is for that server to deliver it.\r\n"),
+            Kind::Expanded => {
+                write!(o, "\r\nYou are not told when it arrives there; of failure and delay you hear as you asked.\r\n")
+            }
         }
     }
 

@@ -117,7 +117,8 @@ fn the_whole_message_comes_back_if_it_fits() {
 fn success_is_told_in_its_own_words() {
     let last = Some("250 2.1.5 stored".to_owned());
     let notify = ["ENVID=7", "NOTIFY=SUCCESS"];
-    for (kind, action) in [(Kind::Delivered, "delivered"), (Kind::Relayed, "relayed")] {
+    let kinds = [(Kind::Delivered, "delivered"), (Kind::Relayed, "relayed"), (Kind::Expanded, "expanded")];
+    for (kind, action) in kinds {
         let notice = made(kind, notify, "x@b.example", last.clone(), Original::Header(b"Subject: hi\r\n"));
         let status = parts(text(&notice))[1];
         assert!(status.contains(&format!("Action: {action}\r\nStatus: 2.1.5\r\n")), "{status}");

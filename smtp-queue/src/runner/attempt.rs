@@ -14,6 +14,7 @@ use smtp_core::types::{Rcpt, Refusal};
 
 use super::{Counters, Worker};
 use crate::error::Error;
+use crate::expansion;
 use crate::job::{Settled, Settlement};
 use crate::notice::Kind;
 use crate::scheduler::{Feedback, Verdict, expired};
@@ -37,6 +38,8 @@ impl Attempt {
     /// Gives what it tells about the next hop.
     pub(super) async fn run(self, verdict: Verdict) -> Feedback {
         let done = match verdict {
+            // It is so, whatever became of the message meanwhile.
+            _ if expansion::is_job(&self.leased.job) => self.expanded(),
             Verdict::Deliver => self.deliver().await,
             Verdict::GiveUp(refusal) => self.unused(self.all(&Settled::Failed(refusal))),
             Verdict::TellDelay => self.unused(self.tell_delay()),
@@ -87,6 +90,13 @@ impl Attempt {
         Settlement { delay_told: job.waiting().filter(wants).collect(), alarm: job.expires, ..self.nothing() }
     }
 
+    /// Nothing is to be delivered: the notice is all.
+    fn expanded(&self) -> Done {
+        let said = Settled::Delivered("250 2.0.0 it stands for several addresses".into());
+        let successes = self.leased.job.waiting().map(|n| (n, Kind::Expanded)).collect();
+        Done { successes, ..self.unused(self.all(&said)) }
+    }
+
     async fn deliver(&self) -> Done {
         let Leased { job, message, .. } = &self.leased;
         let body = match self.worker.spool.body(message.id).await {
@@ -95,7 +105,11 @@ impl Attempt {
                 tracing::error!(job = %job.id, %error, "a queued message is damaged and was set aside; look at it with a list");
                 return self.unused(Settlement { quarantine: Some(error.to_string()), ..self.nothing() });
             }
-            Err(error) => return self.deferred(&error.refusal(), Feedback::Unused),
+            Err(error) => {
+                tracing::warn!(job = %job.id, %error, "a queued message cannot be read now; it waits");
+                let unread = Refusal::fixed(451, (4, 3, 0), "the queued message cannot be read now");
+                return self.deferred(&unread, Feedback::Unused);
+            }
         };
         let delivery = match self.worker.router.route(&job.next_hop) {
             Ok(delivery) => delivery,
@@ -203,11 +217,15 @@ impl Attempt {
         for (n, settled) in &settlement.results {
             let Some(recipient) = job.recipients.get(*n) else { continue };
             let (counter, reply, what) = match settled {
-                Settled::Delivered(reply) => (&counters.delivered, reply.clone(), "delivered"),
-                Settled::Failed(refusal) => (&counters.failed, refusal.to_string(), "bounced"),
-                Settled::Deferred(refusal) => (&counters.deferred, refusal.to_string(), "deferred"),
+                // Those that it stands for are counted.
+                Settled::Delivered(reply) if expansion::is_owed(&recipient.rcpt) => (None, reply.clone(), "expanded"),
+                Settled::Delivered(reply) => (Some(&counters.delivered), reply.clone(), "delivered"),
+                Settled::Failed(refusal) => (Some(&counters.failed), refusal.to_string(), "bounced"),
+                Settled::Deferred(refusal) => (Some(&counters.deferred), refusal.to_string(), "deferred"),
             };
-            Counters::add(counter, 1);
+            if let Some(counter) = counter {
+                Counters::add(counter, 1);
+            }
             let (to, reply) = (safe(&recipient.rcpt.to), safe(&crate::job::answer(reply)));
             let (to, reply, next_hop) = (to.as_str(), reply.as_str(), job.next_hop.as_str());
             tracing::info!(id = %job.id, to, next_hop, delay, reply, "{what}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use smtp_queue::{Call, Error, Fault, FaultSpool, MemSpool, Settings, Stats};
+use smtp_queue::{Call, Error, Fault, FaultSpool, Filter, MemSpool, Settings, Stats};
 
 use crate::rig::{Does, Rig, World};
 
@@ -80,6 +80,13 @@ async fn the_runner_outlives_a_store_that_cannot_be_read() {
     for call in [Call::Claim, Call::NextDue, Call::Body, Call::Maintain, Call::Renew] {
         let rig = rig(first(5, call, Fault::Before(broken())));
         rig.send("jo@a.example", &["x@b.example"], MAIL).await.unwrap();
+        if call == Call::Body {
+            // Whoever looks, or is told in the end, learns why it waits, and no more than that.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let listed = rig.spool.list(&Filter::default(), None, 9).await.unwrap().entries;
+            let last = listed[0].job.recipients[0].last.as_deref();
+            assert_eq!(last, Some("451 4.3.0 the queued message cannot be read now"));
+        }
         tokio::time::sleep(Duration::from_secs(8 * 3_600)).await;
         assert_eq!(rig.world.taken("b.example").len(), 1, "{call:?}");
         rig.stop().await;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use smtp_core::service::Omitted;
-use smtp_core::types::Refusal;
+use smtp_core::types::{Mailbox, Parameters, Rcpt, Refusal};
 use smtp_queue::kit::at;
-use smtp_queue::{Action, Filter, Limits, Schedule, Settings, Spool, SqliteSpool, Stats};
+use smtp_queue::{Action, Filter, Limits, NextHop, Queue, Schedule, Settings, Spool, SqliteSpool, Stats};
 
 use crate::rig::{Does, Rig, World};
 
@@ -87,6 +87,74 @@ async fn whoever_passes_mail_on_tells_of_it_where_the_next_one_will_not() {
         assert!(notices.iter().all(|text| text.contains("Action: relayed\r\nStatus: 2.0.0\r\n")), "{notices:?}");
         rig.stop().await;
     }
+}
+
+/// The recipient beside those that an alias stands for, in the words of `Rig::send`.
+fn expanded(alias: &str, parameters: &str) -> Option<String> {
+    let parameters = Parameters::new(parameters).unwrap();
+    let rcpt = Queue::expanded(&Rcpt { to: Mailbox::new(alias).unwrap().into(), parameters })?;
+    Some(format!("{} {}", rcpt.to.mailbox().unwrap(), rcpt.parameters))
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_aliases_were_expanded_is_told_once_and_nothing_is_sent_to_them() {
+    for asked in ["", "NOTIFY=NEVER", "NOTIFY=FAILURE,DELAY ORCPT=rfc822;o@c.example"] {
+        assert_eq!(expanded("all@b.example", asked), None, "{asked}");
+    }
+    let all = expanded("all@b.example", "NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=rfc822;o@c.example").unwrap();
+    let both = expanded("both@b.example", "NOTIFY=SUCCESS").unwrap();
+    // What nobody can reach changes nothing about it.
+    for does in [Does::Takes(Duration::ZERO), Does::Dead] {
+        let rig = Rig::start(Settings::default());
+        rig.world.set("b.example", does.clone());
+        // Whoever is among its own targets gets the mail all the same.
+        let to = [&all, "all@b.example NOTIFY=NEVER", &both, "x@c.example NOTIFY=NEVER"];
+        rig.send("jo@a.example RET=FULL ENVID=77", &to, MAIL).await.unwrap();
+        tokio::time::sleep(seconds(5)).await;
+        let [notice] = &notices(&rig)[..] else { panic!("one notice: {:?}", notices(&rig)) };
+        for part in [
+            "Original-Envelope-Id: 77\r\n",
+            "Original-Recipient: rfc822; o@c.example\r\nFinal-Recipient: rfc822; all@b.example\r\nAction: expanded\r\n",
+            "\r\n\r\nFinal-Recipient: rfc822; both@b.example\r\nAction: expanded\r\nStatus: 2.0.0\r\n",
+            "X-Mark: 42\r\n",
+        ] {
+            assert!(notice.contains(part), "{part}: {notice}");
+        }
+        assert!(!notice.contains("the content") && !notice.contains("x@c.example"), "{notice}");
+        let taken = &rig.world.taken("a.example")[0];
+        assert_eq!(taken.envelope.mail.from.to_string(), "<>");
+        assert_eq!(taken.envelope.recipients[0].parameters.as_str(), "NOTIFY=NEVER");
+        tokio::time::sleep(seconds(6 * 86_400)).await;
+        assert_eq!(notices(&rig).len(), 1);
+        let served: Vec<_> = rig.world.taken("b.example").into_iter().map(|taken| taken.envelope.recipients).collect();
+        let expected = if matches!(does, Does::Dead) { 0 } else { 1 };
+        assert_eq!((served.len(), served.concat().len()), (expected, expected), "{served:?}");
+        assert_eq!(rig.counters.delivered.load(Ordering::Relaxed), 2 + expected as u64, "the notice and the others");
+        assert_eq!(rig.spool.stats(), Stats::default());
+        rig.stop().await;
+    }
+    // Nobody is told of mail from nobody.
+    let rig = Rig::start(Settings::default());
+    rig.send("", &[&all, "x@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(5)).await;
+    assert_eq!((notices(&rig).len(), rig.world.taken("b.example").len(), rig.spool.stats()), (0, 1, Stats::default()));
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_an_alias_was_expanded_is_told_wherever_an_administrator_sends_it() {
+    let rig = Rig::start(Settings::default());
+    let all = expanded("all@b.example", "NOTIFY=SUCCESS").unwrap();
+    rig.send("jo@a.example HOLDFOR=600", &[&all], MAIL).await.unwrap();
+    let elsewhere = Action::Reroute(NextHop::new("c.example").unwrap());
+    assert_eq!(rig.spool.control(&Filter::default(), elsewhere, at(1)).await.unwrap(), 1);
+    assert_eq!(rig.spool.control(&Filter::default(), Action::GiveUp, at(1)).await.unwrap(), 1);
+    tokio::time::sleep(seconds(5)).await;
+    let [notice] = &notices(&rig)[..] else { panic!("one notice: {:?}", notices(&rig)) };
+    assert!(notice.contains("Action: expanded\r\n"), "{notice}");
+    assert!(rig.world.tries("c.example").is_empty());
+    assert_eq!(rig.counters.failed.load(Ordering::Relaxed), 0);
+    rig.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

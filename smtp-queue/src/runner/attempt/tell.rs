@@ -31,6 +31,7 @@ impl Attempt {
             (Kind::Delayed, settlement.delay_told.clone()),
             (Kind::Delivered, served(Kind::Delivered)),
             (Kind::Relayed, served(Kind::Relayed)),
+            (Kind::Expanded, served(Kind::Expanded)),
         ];
         for (kind, recipients) in groups {
             let recipients: Vec<_> = recipients.iter().filter_map(|n| after.recipients.get(*n)).collect();
