@@ -189,7 +189,7 @@ mod tests {
             group: Some("x25519".into()),
             ..TlsInfo::default()
         });
-        ChannelInfo { tls, ..ChannelInfo::new("tcp", Peer::Ip("127.0.0.1:2525".parse().unwrap())) }
+        ChannelInfo { tls: tls.map(Box::new), ..ChannelInfo::new("tcp", Peer::Ip("127.0.0.1:2525".parse().unwrap())) }
     }
 
     fn talk(transcript: &Transcript) {

@@ -124,7 +124,7 @@ pub struct ChannelInfo {
     /// What carries the bytes, for logs and `Received`: `tcp`, `quic`, `unix`, `memory` …
     pub transport: &'static str,
     /// TLS facts, if TLS is up.
-    pub tls: Option<TlsInfo>,
+    pub tls: Option<Box<TlsInfo>>,
     /// True if what is said here cannot be overheard: TLS, or a channel that does not leave the machine. PLAIN and
     /// LOGIN are offered only then.
     pub secure: bool,

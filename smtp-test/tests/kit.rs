@@ -182,7 +182,9 @@ impl AsyncWrite for Faulty {
 impl ByteStream for Faulty {
     fn info(&self) -> ChannelInfo {
         match self.fault {
-            Fault::Contradicts => ChannelInfo { tls: Some(TlsInfo::default()), secure: false, ..self.facts.clone() },
+            Fault::Contradicts => {
+                ChannelInfo { tls: Some(TlsInfo::default().into()), secure: false, ..self.facts.clone() }
+            }
             Fault::KeepsFacts | Fault::LeftoversCross => self.facts.clone(),
             _ => self.io.as_ref().map_or_else(|| self.facts.clone(), |io| io.info()),
         }
@@ -193,7 +195,7 @@ impl ByteStream for Faulty {
             if self.fault == Fault::LeftoversCross {
                 // As if TLS were up; nothing was read away.
                 self.facts = ChannelInfo {
-                    tls: Some(TlsInfo::default()),
+                    tls: Some(TlsInfo::default().into()),
                     can_upgrade: false,
                     secure: true,
                     ..self.facts.clone()

@@ -181,7 +181,7 @@ impl Link {
         let tls = self.tls();
         ChannelInfo {
             local: self.local,
-            tls: Some(tls),
+            tls: Some(tls.into()),
             secure: true,
             // QUIC has TLS inside: STARTTLS is not offered, and not possible.
             can_upgrade: false,

@@ -123,7 +123,7 @@ impl ByteStream for TcpStream {
         let mut info = ChannelInfo {
             local: self.local,
             secure: tls.is_some(),
-            tls,
+            tls: tls.map(Box::new),
             can_upgrade: matches!((&self.io, &self.upgrade), (Io::Plain(_), Upgrade::Server(_) | Upgrade::Client(_))),
             ..ChannelInfo::new("tcp", Peer::Ip(self.peer))
         };

@@ -58,7 +58,7 @@ impl Report {
             let dim = Style::new().dimmed();
             // Where it went wrong the facts may be of half a session.
             if let (Some(server), None) = (&self.server, &self.error) {
-                let tls = channel.tls.as_ref().map_or_else(|| "in clear".to_owned(), tls_line);
+                let tls = channel.tls.as_deref().map_or_else(|| "in clear".to_owned(), tls_line);
                 writeln!(out, "{dim}{server}, {tls}{dim:#}")?;
             }
             writeln!(out, "{dim}{}{dim:#}", timing(&self.seen.steps))?;
@@ -94,7 +94,7 @@ impl Report {
                 .collect(),
             steps: self.seen.steps.iter().map(|(step, took)| JsonStep { step: name(*step), ms: ms(*took) }).collect(),
             peer: self.seen.channel.as_ref().map(|channel| channel.peer.to_string()),
-            tls: self.seen.channel.as_ref().and_then(|channel| channel.tls.as_ref()).map(JsonTls::of),
+            tls: self.seen.channel.as_ref().and_then(|channel| channel.tls.as_deref()).map(JsonTls::of),
             octets: self.octets,
             error: self.error.as_ref().map(|(step, failure)| JsonError {
                 step: step.map_or("setup", name),

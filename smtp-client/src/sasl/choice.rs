@@ -52,7 +52,7 @@ fn scram(situation: &Situation<'_>, hash: Hash, plus: bool) -> Option<Box<dyn Me
     if !matches!(credentials.proof, Proof::Password(_)) {
         return None;
     }
-    let tls = channel.tls.as_ref();
+    let tls = channel.tls.as_deref();
     if plus {
         return Some(Box::new(Scram::bound(hash, credentials, tls?)?));
     }
@@ -116,7 +116,7 @@ mod tests {
     fn channel(tls: Option<bool>) -> ChannelInfo {
         let mut info = ChannelInfo::new("tcp", Peer::Named("x".into()));
         info.secure = tls.is_some();
-        info.tls = tls.map(|verified| TlsInfo { verified, exporter: Some([7; 32]), ..TlsInfo::default() });
+        info.tls = tls.map(|verified| Box::new(TlsInfo { verified, exporter: Some([7; 32]), ..TlsInfo::default() }));
         info
     }
 
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(first(both, &secure, "SCRAM-SHA-256"), "n,,n=jo");
         assert_eq!(first("SCRAM-SHA-256", &channel(None), "SCRAM-SHA-256"), "n,,n=jo");
         let mut old = secure.clone();
-        old.tls = Some(TlsInfo { server_end_point: Some([7; 32].into()), ..TlsInfo::default() });
+        old.tls = Some(TlsInfo { server_end_point: Some([7; 32].into()), ..TlsInfo::default() }.into());
         assert_eq!(first(both, &old, "SCRAM-SHA-256-PLUS"), "p=tls-server-end-point,,n=jo");
     }
 

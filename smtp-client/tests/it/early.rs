@@ -82,7 +82,7 @@ fn early() -> (Box<dyn ByteStream>, Peer, watch::Sender<Handshake>) {
     let (done, handshake) = watch::channel(None);
     let tls = TlsInfo { version: "TLSv1.3", verified: true, ..TlsInfo::default() };
     let implied = &["PIPELINING", "CHUNKING", "8BITMIME", "ENHANCEDSTATUSCODES"];
-    let info = ChannelInfo { secure: true, tls: Some(tls), client_speaks_first: true, implied, ..clear() };
+    let info = ChannelInfo { secure: true, tls: Some(tls.into()), client_speaks_first: true, implied, ..clear() };
     let plain = Plain::new(client, info);
     (Box::new(Early { plain, handshake, waiting: None }), Peer::new(server), done)
 }

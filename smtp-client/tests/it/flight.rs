@@ -23,7 +23,7 @@ use crate::peer::{Peer, Streams, clear, envelope, envelope_with, mailbox, option
 fn channel() -> ChannelInfo {
     let tls = TlsInfo { version: "TLSv1.3", verified: true, ..TlsInfo::default() };
     let implied = &["PIPELINING", "CHUNKING", "8BITMIME", "ENHANCEDSTATUSCODES"];
-    ChannelInfo { secure: true, tls: Some(tls), client_speaks_first: true, implied, ..clear() }
+    ChannelInfo { secure: true, tls: Some(tls.into()), client_speaks_first: true, implied, ..clear() }
 }
 
 fn stream() -> (Box<dyn ByteStream>, Peer) {
@@ -436,7 +436,7 @@ async fn who_has_a_password_shows_it_before_mail() {
 #[tokio::test(start_paused = true)]
 async fn nothing_goes_to_a_server_whose_certificate_was_not_verified_as_the_policy_wants() {
     let tls = TlsInfo { version: "TLSv1.3", verified: false, ..TlsInfo::default() };
-    let (io, mut peer) = pair_of(64 * 1024, ChannelInfo { tls: Some(tls), ..channel() });
+    let (io, mut peer) = pair_of(64 * 1024, ChannelInfo { tls: Some(tls.into()), ..channel() });
     let mut connection = over(io, options()).await;
     let error = connection.send(&envelope(&["a@x.test"]), Body::from_bytes("hi\r\n"), &SendOptions::default()).await;
     assert!(matches!(error.unwrap_err(), Error::Tls(_)));

@@ -237,7 +237,7 @@ pub(crate) fn upgradable(upgrade: Upgrade) -> (Box<dyn ByteStream>, Peer) {
 /// A stream inside TLS, and its server.
 pub(crate) fn inside_tls(verified: bool) -> (Box<dyn ByteStream>, Peer) {
     let tls = TlsInfo { version: "TLSv1.3", verified, ..TlsInfo::default() };
-    pair_of(64 * 1024, ChannelInfo { secure: true, tls: Some(tls), ..clear() })
+    pair_of(64 * 1024, ChannelInfo { secure: true, tls: Some(tls.into()), ..clear() })
 }
 
 impl AsyncRead for Upgradable {

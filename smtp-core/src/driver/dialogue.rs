@@ -249,6 +249,10 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
     fn place(&mut self, ticket: Ticket) -> usize {
         let free = self.calls.iter().position(|call| call.ticket.is_none());
         let place = free.unwrap_or_else(|| {
+            // Without pipelining there is one, and an idle session keeps the room.
+            if self.calls.capacity() == 0 {
+                self.calls.reserve_exact(1);
+            }
             self.calls.push(Call { ticket: None, future: Box::pin(None) });
             self.calls.len() - 1
         });

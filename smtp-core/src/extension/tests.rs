@@ -12,7 +12,7 @@ use crate::wire::decode_command;
 /// Everything that has terms, limits or promises is offered.
 fn with_context<T>(f: impl FnOnce(&Context<'_>) -> T) -> T {
     let mut channel = ChannelInfo::memory("test");
-    channel.tls = Some(crate::channel::TlsInfo::default());
+    channel.tls = Some(crate::channel::TlsInfo::default().into());
     let promises: Vec<&'static str> = Registry::default().iter().map(|e| e.keyword).collect();
     let terms = Terms {
         deliver_by_min: 60,

@@ -61,7 +61,7 @@ impl ByteStream for SimStream {
         ChannelInfo {
             secure: tls.is_some(),
             can_upgrade: matches!((&self.io, &self.upgrade), (Io::Plain(_), Upgrade::Server(_) | Upgrade::Client(..))),
-            tls,
+            tls: tls.map(Box::new),
             ..ChannelInfo::new("tcp", Peer::Ip(peer))
         }
     }

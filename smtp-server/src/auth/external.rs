@@ -120,13 +120,16 @@ mod tests {
     fn certificate(key: u8, mailboxes: &[&str]) -> ChannelInfo {
         let mut channel = ChannelInfo::new("tcp", Peer::Ip("192.0.2.1:1".parse().unwrap()));
         channel.secure = true;
-        channel.tls = Some(TlsInfo {
-            verified: true,
-            peer_certificates: vec![vec![0]],
-            peer_key: Some([key; 32]),
-            peer_mailboxes: mailboxes.iter().map(|m| (*m).into()).collect(),
-            ..TlsInfo::default()
-        });
+        channel.tls = Some(
+            TlsInfo {
+                verified: true,
+                peer_certificates: vec![vec![0]],
+                peer_key: Some([key; 32]),
+                peer_mailboxes: mailboxes.iter().map(|m| (*m).into()).collect(),
+                ..TlsInfo::default()
+            }
+            .into(),
+        );
         channel
     }
 

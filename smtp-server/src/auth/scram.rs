@@ -114,7 +114,7 @@ impl Exchange for Attempt {
 impl Attempt {
     async fn first(&mut self, message: &[u8], session: &SessionInfo) -> Step {
         let Scram { hash, plus, offers_plus, ref users } = self.scram;
-        let accepts = Accepts { plus, offers_plus, tls: session.channel.tls.as_ref() };
+        let accepts = Accepts { plus, offers_plus, tls: session.channel.tls.as_deref() };
         let server = match Server::begin(hash, &accepts, message) {
             Ok(server) => server,
             Err(error) => return refusal(error),
@@ -156,7 +156,7 @@ mod tests {
     fn session(tls: Option<u8>) -> SessionInfo {
         let mut channel = ChannelInfo::new("tcp", Peer::Named("x".into()));
         channel.secure = tls.is_some();
-        channel.tls = tls.map(|octet| TlsInfo { exporter: Some([octet; 32]), ..TlsInfo::default() });
+        channel.tls = tls.map(|octet| Box::new(TlsInfo { exporter: Some([octet; 32]), ..TlsInfo::default() }));
         SessionInfo::new(1, channel)
     }
 

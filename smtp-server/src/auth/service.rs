@@ -524,7 +524,7 @@ mod tests {
                         .failures(1_000);
                     let names: Vec<_> = layer.names().chain(["X-UNKNOWN"]).collect();
                     let mut session = SessionInfo::clone(&peer());
-                    session.channel.tls = Some(TlsInfo { exporter: Some([7; 32]), ..TlsInfo::default() });
+                    session.channel.tls = Some(TlsInfo { exporter: Some([7; 32]), ..TlsInfo::default() }.into());
                     let (session, mut policy) = (Arc::new(session), policy(&layer));
                     for (name, message) in &said {
                         let command = match (names.get(*name), message) {

@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn the_whole_field() {
         let mut session = session(HelloKind::Ehlo, "client.example");
-        session.channel.tls = Some(tls());
+        session.channel.tls = Some(tls().into());
         let field = layer().field(&session, &envelope("<a@b.example>", &["<jo@mx.example>"]), 2);
         assert_eq!(
             fields(&field),
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_channel_that_implies_extensions_is_named() {
         let mut session = session(HelloKind::Ehlo, "client.example");
-        session.channel.tls = Some(tls());
+        session.channel.tls = Some(tls().into());
         (session.channel.transport, session.channel.implied) = ("quic", &["PIPELINING"]);
         let field = layer().field(&session, &envelope("<a@b.example>", &["<jo@mx.example>"]), 2);
         assert!(field.contains(" with ESMTPS (quic TLSv1.3 TLS_AES_128_GCM_SHA256 X25519)"), "{field}");
@@ -279,7 +279,7 @@ mod tests {
             (HelloKind::Lhlo, true, false, &utf8, "UTF8LMTPS"),
         ] {
             let mut session = session(kind, "c.example");
-            session.channel.tls = with_tls.then(tls);
+            session.channel.tls = with_tls.then(|| tls().into());
             session.identity = with_auth.then(|| Identity { user: "jo".into(), mechanism: "PLAIN".into() });
             assert_eq!(protocol(&session, envelope), name);
         }
@@ -326,7 +326,7 @@ mod tests {
             }
             session.id = id;
             session.channel.peer = Peer::Named(text.as_str().into());
-            session.channel.tls = Some(TlsInfo { cipher: text.as_str().into(), group: Some(text.as_str().into()), ..tls() });
+            session.channel.tls = Some(TlsInfo { cipher: text.as_str().into(), group: Some(text.as_str().into()), ..tls() }.into());
             let field = layer().field(&session, &envelope("<a@b.example>", &["<\"x>y;(\"@z.example>"]), 1);
             prop_assert_eq!(fields(&field).len(), 1);
             prop_assert_eq!(field.matches('(').count(), 3, "two comments and the quoted local part: {}", field);

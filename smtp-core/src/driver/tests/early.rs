@@ -51,7 +51,7 @@ impl ByteStream for Early {
             tls.verified = true;
             tls.peer_certificates = alloc::vec![alloc::vec![0]];
         }
-        info.tls = Some(tls);
+        info.tls = Some(tls.into());
         info
     }
 

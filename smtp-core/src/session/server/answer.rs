@@ -98,6 +98,10 @@ impl Session {
         };
         self.next_ticket = self.next_ticket.wrapping_add(1);
         let ticket = Ticket(self.next_ticket);
+        // Without pipelining there is one at a time, and an idle session keeps the room.
+        if self.pending.capacity() == 0 {
+            self.pending.reserve_exact(1);
+        }
         self.pending.push_back(Pending { ticket, kept, verdict: None });
         Step::Ask(ticket, command)
     }

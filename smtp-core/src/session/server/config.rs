@@ -238,9 +238,9 @@ mod tests {
         assert_eq!(config.mechanisms_on(&local), "SCRAM EXTERNAL PLAIN");
         let certificate =
             |verified| TlsInfo { verified, peer_certificates: alloc::vec![alloc::vec![0]], ..TlsInfo::default() };
-        channel.tls = Some(certificate(false));
+        channel.tls = Some(certificate(false).into());
         assert_eq!(config.mechanisms_on(&channel), "SCRAM PLAIN");
-        channel.tls = Some(certificate(true));
+        channel.tls = Some(certificate(true).into());
         assert_eq!(config.mechanisms_on(&channel), "SCRAM EXTERNAL PLAIN");
     }
 }
