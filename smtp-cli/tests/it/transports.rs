@@ -181,7 +181,8 @@ fn over_quic_nobody_there_and_the_wrong_service_are_unavailable() {
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let sent = send(&format!("smtp+quic://127.0.0.1:{port}"), &["--to", "u@localhost", "--insecure", "--timeout", "1"]);
     assert_eq!(sent.code, Some(69), "{sent:?}");
-    assert!(sent.stderr.contains("no answer within 1s") && sent.stderr.contains("its address right"), "{sent:?}");
+    // The deadline of the handshake and that of connecting are the same here: whichever comes first.
+    assert!(sent.stderr.contains("within 1s") && sent.stderr.contains("its address right"), "{sent:?}");
 
     let server = quic(&[]);
     let other = format!("{}?service=submission", server.url());
