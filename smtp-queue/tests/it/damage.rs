@@ -139,7 +139,7 @@ async fn a_newer_a_foreign_and_a_broken_database_are_refused() {
     let connection = database(folder.path());
     connection.pragma_update(None, "user_version", 99).unwrap();
     let newer = SqliteSpool::open(folder.path(), Limits::default()).unwrap_err();
-    assert!(newer.to_string().contains("schema 99") && newer.to_string().contains("up to 2"), "{newer}");
+    assert!(newer.to_string().contains("schema 99") && newer.to_string().contains("up to 3"), "{newer}");
     connection.pragma_update(None, "application_id", 7).unwrap();
     let foreign = SqliteSpool::open(folder.path(), Limits::default()).unwrap_err();
     assert!(matches!(foreign, OpenError::Foreign { .. }), "{foreign}");
