@@ -203,6 +203,25 @@ async fn a_queue_from_before_the_journal_is_taken_over() {
 }
 
 #[tokio::test]
+async fn a_journal_from_before_there_were_two_files_is_taken_over() {
+    let (root, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
+    let (one, two) = (put(&spool, b"one").await.unwrap(), put(&spool, b"two").await.unwrap());
+    // As after a crash of a program that knew schema 2.
+    for name in ["spool.db", "spool.db-wal", "journal"] {
+        std::fs::copy(root.path().join(name), after.path().join(name)).unwrap();
+    }
+    let connection = Connection::open(SqliteSpool::database(after.path())).unwrap();
+    let count: i64 = connection.query_row("SELECT count(*) FROM message", [], |row| row.get(0)).unwrap();
+    assert_eq!(count, 0, "the journal is folded in already");
+    connection.execute_batch("PRAGMA user_version = 2").unwrap();
+    drop(connection);
+    let spool = SqliteSpool::open(after.path(), Limits::default()).unwrap();
+    assert_eq!(content(&spool, one).await.unwrap(), "one");
+    assert_eq!(content(&spool, two).await.unwrap(), "two");
+}
+
+#[tokio::test]
 async fn a_journal_that_the_disk_has_changed_costs_one_group_and_is_kept() {
     let (root, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
