@@ -85,7 +85,8 @@ struct Space {
 const SPACE_KEPT: Duration = Duration::from_millis(50);
 const SPACE_TAKEN: u64 = 1 << 20;
 
-/// What is in the journal and in SQLite's log, up to 5 and 20 MiB, has yet to be written into the log and the database.
+/// What waits for the tables, with what is being made there up to 14 MiB, has yet to be written into SQLite's log and into the
+/// database, and what is in the log, up to 20 MiB, into the database.
 const FREE_MIN: u64 = 48 << 20;
 
 /// What the writer tells the others.

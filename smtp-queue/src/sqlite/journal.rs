@@ -10,9 +10,9 @@
 //! So what SQLite writes it writes once for up to a thousand messages, and not at all for those that have left by then; and
 //! a file that does not grow is synced faster than one that does.
 //!
-//! A frame: salt (8 octets), its number (4), which is one more than that of the frame before, length of the changes (4), CRC-32 of all but itself (4), the
-//! changes, zeros up to a multiple of 512. Little-endian. No frame shares a sector with another: one that is being written
-//! when the power goes damages no other.
+//! A frame: salt (8 octets), its number (4), which is one more than that of the frame before, length of the changes (4),
+//! CRC-32 of all but itself (4), the changes, zeros up to a multiple of 512. Little-endian. No frame shares a sector with
+//! another: one that is being written when the power goes damages no other.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -144,21 +144,23 @@ impl Journal {
         }
         if let Some(file) = holds(&contents, self.next_salt()) {
             contents.damaged |= contents.groups.is_empty();
-            (self.salt, self.end) = (self.next_salt(), 0);
+            self.salt = self.next_salt();
             self.read_file(&mut contents, file);
         }
         Ok(contents)
     }
 
     fn read_file(&mut self, contents: &mut Contents, file: usize) {
-        let (mut at, mut first) = (0, contents.groups.is_empty());
-        self.at = file;
-        while let Some((start, frame)) = contents.next(file, self.salt, self.frames, at) {
-            contents.damaged |= start != at || (frame.number != self.frames && !first);
+        (self.at, self.end) = (file, 0);
+        // Whatever the first says of its number, it is read: nothing that was answered is to be passed over.
+        let (mut at, mut lowest) = (0, 0);
+        while let Some((start, frame)) = contents.next(file, self.salt, lowest, at) {
+            let follows = contents.groups.is_empty() || frame.number == self.frames;
+            contents.damaged |= start != at || !follows;
             at = frame.changes.end.next_multiple_of(SECTOR);
             self.frames = frame.number.wrapping_add(1);
+            lowest = self.frames;
             contents.groups.push((file, frame.changes));
-            first = false;
         }
         self.end = at as u64;
     }

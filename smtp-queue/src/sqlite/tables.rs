@@ -16,7 +16,7 @@ use crate::error::Error;
 
 /// Octets of changes for which another thread is worth while: a few messages.
 const SENT_MIN: usize = 16 << 10;
-/// Octets of changes that may wait for it: a fold's worth, and half.
+/// Octets of changes that may wait for it; `FREE_MIN` counts on that.
 const BEHIND_MAX: usize = 6 << 20;
 
 #[derive(Debug)]
@@ -94,10 +94,6 @@ impl Tables {
     /// The database was found to name this salt, and the tables to have all that lasts.
     pub(super) fn restored(&mut self, committed: u64) {
         (self.committed, self.failed) = (committed, None);
-        self.forget();
-    }
-
-    fn forget(&mut self) {
         self.behind.clear();
         (self.done, self.group) = (0, 0);
     }
@@ -105,7 +101,7 @@ impl Tables {
     /// The connection, once nobody else has it, whatever the tables are behind.
     pub(super) fn home(&mut self) -> Result<&Connection, Error> {
         if self.connection.is_none() {
-            let done = self.hands.wait(&*self.disk);
+            let done = self.hands.wait();
             self.absorb(done);
         }
         self.connection.as_ref().ok_or_else(|| Error::Storage("the thread that had the database has ended".into()))
@@ -141,21 +137,17 @@ impl Tables {
     /// The group lasts: what is left of it can wait.
     pub(super) fn keep(&mut self, group: &[u8]) {
         if self.done == self.behind.len() {
-            self.forget_behind();
+            self.behind.clear();
+            self.done = 0;
         }
         self.behind.extend_from_slice(group.get(self.group..).unwrap_or_default());
         self.group = 0;
     }
 
-    fn forget_behind(&mut self) {
-        self.behind.clear();
-        self.done = 0;
-    }
-
     /// Takes the connection back if it is to be had, or must be since too much waits. True if it is here.
     pub(super) fn is_home(&mut self) -> Result<bool, Error> {
         if self.connection.is_none() {
-            match self.hands.look(&*self.disk) {
+            match self.hands.look() {
                 None if self.behind.len() > BEHIND_MAX => drop(self.home()?),
                 None => {}
                 done => self.absorb(done),
@@ -214,7 +206,7 @@ impl Tables {
     /// In place of a thread: what is sent is done when it has been looked for so often, more and less in turn.
     #[cfg(test)]
     pub(super) fn later(&mut self) {
-        self.hands = Hands::Later { work: None, looks: 0, next: 0 };
+        self.hands = Hands::Later { disk: Arc::clone(&self.disk), work: None, looks: 0, next: 0 };
     }
 }
 
@@ -226,6 +218,7 @@ enum Hands {
     Thread(Helper),
     #[cfg(test)]
     Later {
+        disk: Arc<dyn Disk>,
         work: Option<Box<Work>>,
         looks: u32,
         next: u32,
@@ -256,7 +249,7 @@ impl Hands {
                 Some(Ok(())) | None => None,
             },
             #[cfg(test)]
-            Self::Later { work: later, looks, next } => {
+            Self::Later { work: later, looks, next, .. } => {
                 (*later, *looks, *next) = (Some(work), *next, (*next + 1) % 4);
                 None
             }
@@ -264,13 +257,12 @@ impl Hands {
     }
 
     /// What is done by now.
-    fn look(&mut self, disk: &dyn Disk) -> Option<Done> {
-        let _ = disk;
+    fn look(&mut self) -> Option<Done> {
         match self {
             Self::None => None,
             Self::Thread(helper) => helper.back.try_recv().ok(),
             #[cfg(test)]
-            Self::Later { looks: 0, .. } => self.wait(disk),
+            Self::Later { looks: 0, .. } => self.wait(),
             #[cfg(test)]
             Self::Later { looks, .. } => {
                 *looks -= 1;
@@ -280,13 +272,12 @@ impl Hands {
     }
 
     /// What is done once it is. `None` if nobody is at it.
-    fn wait(&mut self, disk: &dyn Disk) -> Option<Done> {
-        let _ = disk;
+    fn wait(&mut self) -> Option<Done> {
         match self {
             Self::None => None,
             Self::Thread(helper) => helper.back.recv().ok(),
             #[cfg(test)]
-            Self::Later { work, .. } => work.take().map(|work| work.run(disk)),
+            Self::Later { disk, work, .. } => work.take().map(|work| work.run(&**disk)),
         }
     }
 }
