@@ -305,7 +305,7 @@ pub struct Stats {
 pub struct Limits {
     /// The largest body, in octets: 35 MiB.
     pub body: u64,
-    /// The largest body that is kept in a row, in octets: 256 KiB. Larger ones are files.
+    /// The largest body that is kept with others, in octets: 256 KiB. Larger ones are files of their own.
     pub inline: usize,
     /// Messages: 1,000,000.
     pub messages: u64,

@@ -3,6 +3,7 @@
 mod bodies;
 mod change;
 mod checkpoint;
+mod clean;
 #[cfg(test)]
 mod crash;
 mod disk;
@@ -12,6 +13,7 @@ mod open;
 mod reader;
 mod rows;
 mod schema;
+mod segments;
 mod staged;
 mod tables;
 #[cfg(test)]
@@ -40,14 +42,17 @@ use reader::Readers;
 use staged::SqliteStaged;
 use writer::Request;
 
-/// A spool in one folder: `spool.db`, the journal (`journal` and `journal2`), and `bodies/` for content over
-/// [`Limits::inline`].
+/// A spool in one folder: `spool.db`; the journal (`journal`, `journal2` and so on, of 4 MiB each), in which content stays;
+/// and `bodies/` for content over [`Limits::inline`].
 ///
 /// **Durability.** What is done is written to the journal and synced before it is answered, for as many writers together as
-/// wait, up to about 1 MiB; none waits for a timer. SQLite gets the same a moment later, in a transaction that is committed
-/// when the journal holds 4 MiB, when nothing has come for a second, and at every [`Spool::maintain`]. After a crash,
-/// opening does again what only the journal has. A large body is synced, renamed and its folder synced before the row that
-/// names it is written; what no row names is removed when the spool is opened.
+/// wait, up to about 1 MiB; none waits for a timer. SQLite gets the same a moment later, without the content, in a
+/// transaction that is committed when a file of the journal is full, when nothing has come for a second, and at every
+/// [`Spool::maintain`]. After a crash, opening does again what only the journal has. A large body is synced, renamed and its
+/// folder synced before the row that names it is written; what no row names is removed when the spool is opened.
+///
+/// **Space.** A file of the journal is written over when no message needs content out of it. Where many files have little
+/// in them that is needed, that is moved together; up to four files that are not needed are kept.
 ///
 /// **Safety.** The folder is 0700 and files are 0600, whatever the umask. One process at a time: a lock keeps others out.
 /// `sqlite3` may read along, and sees what was committed. Leases are kept in memory, since they end with the process.
@@ -86,7 +91,7 @@ const SPACE_KEPT: Duration = Duration::from_millis(50);
 const SPACE_TAKEN: u64 = 1 << 20;
 
 /// What waits for the tables, with what is being made there up to 14 MiB, has yet to be written into SQLite's log and into the
-/// database, and what is in the log, up to 20 MiB, into the database.
+/// database, and what is in the log, up to 20 MiB, into the database. A file of the journal is made beside that.
 const FREE_MIN: u64 = 48 << 20;
 
 /// What the writer tells the others.

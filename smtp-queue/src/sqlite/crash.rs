@@ -6,7 +6,7 @@
 //! ledger of what was answered.
 
 mod mutants;
-mod sim;
+pub(super) mod sim;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -44,7 +44,7 @@ struct Ledger {
 }
 
 /// A message or two.
-const FOLD_OCTETS: u64 = 2_000;
+const SEGMENT_OCTETS: u64 = 2_000;
 
 struct Life {
     writer: Writer,
@@ -62,7 +62,7 @@ fn open(disk: &Arc<dyn Disk>, connection: Connection) -> Result<Life, Error> {
     let engine = Engine::open(rows, Limits::default(), 0)?;
     let ids = engine.ids();
     let home = Database { path: PathBuf::new(), disk: Arc::clone(disk), fresh };
-    let writer = Writer::new(engine, home, Arc::new(State::default()), None).folding_at(FOLD_OCTETS);
+    let writer = Writer::new(engine, home, Arc::new(State::default()), None).with_segments_of(SEGMENT_OCTETS);
     Ok(Life { writer, disk: Arc::clone(disk), ids, leased: Vec::new() })
 }
 
@@ -89,7 +89,7 @@ impl Life {
     }
 
     fn step(&mut self, chance: &mut Chance, ledger: &mut Ledger, now: SystemTime) {
-        match chance.below(10) {
+        match chance.below(11) {
             0..5 => {
                 let id = self.ids.next(now);
                 let content: Vec<u8> = (0..chance.below(4_000)).map(|_| chance.byte()).collect();
@@ -99,6 +99,7 @@ impl Life {
                     Err(_) => ledger.in_doubt.insert(id, content),
                 };
             }
+            10 => self.writer.clean(),
             5..7 => {
                 let claim = Claim::up_to(3, now, std::time::Duration::from_secs(3_600));
                 if let Ok(Answer::Claimed(leased)) = self.run(Op::Claim(claim)) {
@@ -127,7 +128,7 @@ impl Life {
 
 fn read(life: &Life, id: MessageId) -> Result<Vec<u8>, String> {
     match load(life.writer.connection(), &*life.disk, id).map_err(|e| e.to_string())? {
-        Content::Row(content) => Ok(content),
+        Content::Whole(content) => Ok(content),
         Content::File(mut reading, _) => {
             let mut all = Vec::new();
             while let Some(piece) = reading.next().map_err(|e| e.to_string())? {
@@ -190,7 +191,12 @@ fn live(seed: u64, wrap: &dyn Fn(Sim) -> Arc<dyn Disk>) -> Result<u64, String> {
                 break;
             }
         }
-        sim.cut();
+        // Most of these ends take the power with them.
+        if chance.below(4) == 0 {
+            sim.kill()
+        } else {
+            sim.cut()
+        }
         let rows = life.writer.into_rows();
         connection = rows.into_connection().ok_or("the connection is gone")?;
         if !connection.is_autocommit() {

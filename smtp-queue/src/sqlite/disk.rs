@@ -1,7 +1,7 @@
 //! The disk, as far as body files, the journal and commits go: a trait, so that crashes can be simulated.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -20,8 +20,15 @@ pub(crate) trait Disk: Send + Sync + std::fmt::Debug + 'static {
     /// Free octets.
     fn free(&self) -> io::Result<u64>;
 
-    /// One of the two files of the journal, which is made if it is not there.
-    fn journal(&self, n: usize) -> io::Result<Box<dyn JournalFile>>;
+    /// A file of the journal, to be written to, which is made if it is not there.
+    fn journal(&self, n: u32) -> io::Result<Box<dyn JournalFile>>;
+    /// Up to `max` octets of a file of the journal; fewer at its end, and none of one that is not there.
+    fn read_journal(&self, n: u32, offset: u64, max: u64) -> io::Result<Vec<u8>>;
+    fn remove_journal(&self, n: u32) -> io::Result<()>;
+    /// The numbers of the files of the journal.
+    fn journals(&self) -> io::Result<Vec<u32>>;
+    /// Makes the names of the journal's files last.
+    fn sync_journals(&self) -> io::Result<()>;
 
     /// Commits the transaction that is open.
     fn commit(&self, connection: &Connection) -> rusqlite::Result<()> {
@@ -40,31 +47,32 @@ pub(crate) trait DiskFile: Send {
 
 /// A file that is written over in place.
 pub(crate) trait JournalFile: Send + std::fmt::Debug {
-    /// All of it.
-    fn read(&mut self) -> io::Result<Vec<u8>>;
+    fn length(&mut self) -> io::Result<u64>;
     /// Writes some of `data`, perhaps not all. The file becomes as long as that needs.
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<usize>;
     /// Makes the content last.
     fn sync(&mut self) -> io::Result<()>;
-    /// Makes it empty.
-    fn clear(&mut self) -> io::Result<()>;
 }
 
 /// A spool's folder in the file system.
 #[derive(Debug)]
 pub(crate) struct Folder {
+    spool: PathBuf,
     bodies: PathBuf,
-    journals: [PathBuf; 2],
 }
 
 /// Where body files are, in a spool's folder.
 pub(super) const BODIES: &str = "bodies";
-/// The files of the journal, in a spool's folder.
-const JOURNALS: [&str; 2] = ["journal", "journal2"];
+/// The first file of the journal, in a spool's folder; the next is `journal2`.
+const JOURNAL: &str = "journal";
 
 impl Folder {
     pub(crate) fn of(spool: &Path) -> Self {
-        Self { bodies: spool.join(BODIES), journals: JOURNALS.map(|name| spool.join(name)) }
+        Self { spool: spool.to_owned(), bodies: spool.join(BODIES) }
+    }
+
+    fn journal_path(&self, n: u32) -> PathBuf {
+        self.spool.join(if n == 0 { JOURNAL.to_owned() } else { format!("{JOURNAL}{}", u64::from(n) + 1) })
     }
 }
 
@@ -101,10 +109,43 @@ impl Disk for Folder {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    fn journal(&self, n: usize) -> io::Result<Box<dyn JournalFile>> {
-        let path = self.journals.get(n).ok_or(io::ErrorKind::NotFound)?;
+    fn journal(&self, n: u32) -> io::Result<Box<dyn JournalFile>> {
         let mut options = OpenOptions::new();
-        Ok(Box::new(options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?))
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        Ok(Box::new(options.open(self.journal_path(n))?))
+    }
+
+    fn read_journal(&self, n: u32, offset: u64, max: u64) -> io::Result<Vec<u8>> {
+        let mut file = match File::open(self.journal_path(n)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let length = file.metadata()?.len().saturating_sub(offset).min(max);
+        if length == 0 {
+            return Ok(Vec::new());
+        }
+        let mut octets = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+        file.seek(SeekFrom::Start(offset))?;
+        file.take(max).read_to_end(&mut octets)?;
+        Ok(octets)
+    }
+
+    fn remove_journal(&self, n: u32) -> io::Result<()> {
+        std::fs::remove_file(self.journal_path(n))
+    }
+
+    fn journals(&self) -> io::Result<Vec<u32>> {
+        let number = |name: &str| match name.strip_prefix(JOURNAL)? {
+            "" => Some(0),
+            rest => rest.parse::<u32>().ok().filter(|n| *n > 1 && n.to_string() == rest).map(|n| n - 1),
+        };
+        let names = std::fs::read_dir(&self.spool)?.map(|entry| Ok(entry?.file_name().to_str().and_then(number)));
+        names.filter_map(Result::transpose).collect()
+    }
+
+    fn sync_journals(&self) -> io::Result<()> {
+        File::open(&self.spool)?.sync_all()
     }
 }
 
@@ -118,15 +159,9 @@ impl DiskFile for File {
     }
 }
 
-/// The longest journal that is read: it is folded in long before.
-const JOURNAL_MAX: u64 = 1 << 30;
-
 impl JournalFile for File {
-    fn read(&mut self) -> io::Result<Vec<u8>> {
-        let length = self.metadata()?.len().min(JOURNAL_MAX);
-        let mut all = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
-        self.read_exact_at(&mut all, 0)?;
-        Ok(all)
+    fn length(&mut self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
     }
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<usize> {
@@ -135,9 +170,5 @@ impl JournalFile for File {
 
     fn sync(&mut self) -> io::Result<()> {
         self.sync_data()
-    }
-
-    fn clear(&mut self) -> io::Result<()> {
-        self.set_len(0)
     }
 }

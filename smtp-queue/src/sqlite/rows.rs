@@ -13,6 +13,7 @@ use super::change::Statement;
 use super::disk::Disk;
 use super::journal::Journal;
 use super::lock;
+use super::segments::Place;
 use super::tables::Tables;
 use crate::clock::{from_millis, millis};
 use crate::engine::{Read, Rows, StoredBody};
@@ -38,7 +39,8 @@ pub(super) struct Fresh {
 
 #[derive(Debug, Clone)]
 pub(super) enum FreshBody {
-    Row(Bytes),
+    Memory(Bytes),
+    Journal { size: u64, sum: u32, place: Place },
     File { size: u64, sum: u32 },
     Gone,
 }
@@ -76,7 +78,7 @@ pub(super) const fn unsigned(value: i64) -> u64 {
     u64::from_ne_bytes(value.to_ne_bytes())
 }
 
-const fn integer(value: i64) -> ValueRef<'static> {
+pub(super) const fn integer(value: i64) -> ValueRef<'static> {
     ValueRef::Integer(value)
 }
 
@@ -92,23 +94,24 @@ fn column(row: &Row<'_>, n: usize) -> Option<String> {
 impl SqlRows {
     /// The rows, with all that the journal has and they have not.
     pub(super) fn open(connection: Connection, disk: Arc<dyn Disk>, fresh: FreshBodies) -> Result<Self, Error> {
-        let file = |n| disk.journal(n).map_err(|e| Error::io("open the journal", &e));
-        let journal = Journal::new([file(0)?, file(1)?]);
+        // Of a process that ended before it could do so.
+        disk.sync_journals().map_err(|e| Error::io("sync the names of the journal", &e))?;
+        let journal = Journal::new(Arc::clone(&disk));
         let (lanes, names) = (HashMap::new(), HashMap::new());
         let tables = Tables::new(connection, Arc::clone(&disk));
         let mut rows = Self { tables, disk, journal, fresh, folding: 0, broken: None, lanes, names };
-        rows.restore()?;
+        rows.secure()?;
         rows.fold()?;
         Ok(rows)
     }
 
     /// Notes a change, for the journal and for the tables.
-    fn change(&mut self, statement: Statement, values: &[ValueRef<'_>]) {
+    pub(super) fn change(&mut self, statement: Statement, values: &[ValueRef<'_>]) {
         self.journal.note(statement, values);
     }
 
     /// The tables, with all that was noted.
-    fn tables(&mut self) -> Result<&Connection, Error> {
+    pub(super) fn tables(&mut self) -> Result<&Connection, Error> {
         self.tables.current(self.journal.group())
     }
 
@@ -118,7 +121,7 @@ impl SqlRows {
     }
 
     /// Makes the group last.
-    fn append(&mut self) -> Result<(), Error> {
+    pub(super) fn append(&mut self) -> Result<(), Error> {
         self.journal.append()?;
         self.tables.keep(self.journal.group());
         self.journal.begin();
@@ -192,7 +195,8 @@ impl SqlRows {
 
     /// Messages whose content is a file.
     pub(crate) fn files(&mut self) -> Result<HashSet<MessageId>, Error> {
-        let mut statement = self.tables()?.prepare("SELECT id, random FROM message WHERE body IS NULL")?;
+        let mut statement =
+            self.tables()?.prepare("SELECT id, random FROM message WHERE body IS NULL AND segment IS NULL")?;
         let ids = statement.query_map([], |row| message_id(row, 0, 1))?;
         Ok(ids.collect::<Result<_, _>>()?)
     }
@@ -203,6 +207,19 @@ impl SqlRows {
             let _ = self.journal.clear();
         }
         self.tables.into_connection()
+    }
+
+    /// Puts content into the journal.
+    pub(super) fn store_content(&mut self, content: &[u8]) -> Place {
+        let place = self.journal.content(content);
+        self.journal.segments.add(place.segment, content.len() as u64);
+        place
+    }
+
+    /// Tells readers of a body that the database does not know so.
+    pub(super) fn freshen(&self, id: MessageId, body: FreshBody) {
+        let salt = self.journal.salt();
+        lock(&self.fresh).insert(id, Fresh { body, salt });
     }
 
     fn lane_id(&mut self, lane: &Lane) -> i64 {
@@ -288,41 +305,47 @@ impl Rows for SqlRows {
             StoredBody::Row { content, sum } => (Some(content), *sum),
             StoredBody::File(sealed) => (None, sealed.sum()),
         };
+        let place = content.map(|content| self.store_content(content));
         self.change(
-            Statement::InsertMessage,
+            Statement::StoreMessage,
             &[
                 integer(signed(message.id.order())),
                 integer(signed(message.id.random())),
+                integer(signed(message.size)),
+                integer(sum.into()),
+                place.map_or(ValueRef::Null, |place| integer(place.segment.into())),
+                place.map_or(ValueRef::Null, |place| integer(signed(place.offset))),
                 integer(millis(message.accepted)),
                 text(&message.mail.from.to_string()),
                 text(message.mail.parameters.as_str()),
                 text(&message.sender),
-                integer(signed(message.size)),
-                integer(sum.into()),
                 integer(message_sum(message, sum).into()),
-                content.map_or(ValueRef::Null, |content| ValueRef::Blob(content)),
             ],
         );
         let body = match content {
-            Some(content) => FreshBody::Row(content.clone()),
+            Some(content) => FreshBody::Memory(content.clone()),
             None => FreshBody::File { size: message.size, sum },
         };
-        let salt = self.journal.salt();
-        lock(&self.fresh).insert(message.id, Fresh { body, salt });
+        self.freshen(message.id, body);
         Ok(())
     }
 
     fn delete_message(&mut self, id: MessageId) -> Result<bool, Error> {
-        let mut statement =
-            self.tables()?.prepare_cached("SELECT body IS NULL FROM message WHERE id = ?1 AND random = ?2")?;
+        let mut statement = self
+            .tables()?
+            .prepare_cached("SELECT body IS NULL, segment, size FROM message WHERE id = ?1 AND random = ?2")?;
         let key = [signed(id.order()), signed(id.random())];
-        let file = statement.query_row(key, |row| row.get(0)).optional()?;
+        let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1).unwrap_or_default(), row.get(2).unwrap_or_default()));
+        let found = statement.query_row(key, row).optional()?;
         drop(statement);
+        let (is_apart, segment, size): (bool, Option<u32>, i64) = found.unwrap_or_default();
+        if let Some(segment) = segment {
+            self.journal.segments.remove(segment, unsigned(size));
+        }
         let values = [integer(signed(id.order())), integer(signed(id.random()))];
         self.change(Statement::DeleteMessage, &values);
-        let salt = self.journal.salt();
-        lock(&self.fresh).insert(id, Fresh { body: FreshBody::Gone, salt });
-        Ok(file.unwrap_or(false))
+        self.freshen(id, FreshBody::Gone);
+        Ok(is_apart && segment.is_none())
     }
 
     fn message(&mut self, id: MessageId) -> Result<Read<Message>, Error> {

@@ -15,7 +15,7 @@ const APPLICATION: i64 = 0x534d_5451;
 
 /// Each brings the schema one version further. Never changed once released; only added to. One that comes after the
 /// journal (2) is applied before what is in a journal: its statements have to work on the newest schema.
-const MIGRATIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
+const MIGRATIONS: [&str; 4] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4];
 
 const VERSION_1: &str = "
 CREATE TABLE lane(
@@ -72,8 +72,22 @@ INSERT INTO journal(id, salt) VALUES (1, 0);
 /// The journal has two files. Who knows one only would forget what is in the other.
 const VERSION_3: &str = "";
 
+/// Content stays in the journal, which has as many files as that needs: in the file `segment`, from `place` on. Frames that
+/// are to be done again are in the journal's `segment`, from its `place` on, and then in its file `next`. Before this they
+/// were in the one or the other of the first two.
+const VERSION_4: &str = "
+ALTER TABLE message ADD COLUMN segment INTEGER;
+ALTER TABLE message ADD COLUMN place INTEGER;
+DROP INDEX message_file;
+CREATE INDEX message_file ON message(id, random) WHERE body IS NULL AND segment IS NULL;
+CREATE INDEX message_segment ON message(segment) WHERE segment IS NOT NULL;
+ALTER TABLE journal ADD COLUMN segment INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE journal ADD COLUMN place INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE journal ADD COLUMN next INTEGER NOT NULL DEFAULT 1;
+";
+
 /// The newest schema that is known here.
-pub(crate) const NEWEST: i64 = 3;
+pub(crate) const NEWEST: i64 = 4;
 
 /// Pages of the log, 16 MiB, after which a commit does not end before they are copied.
 const LOG_PAGES: i64 = 4_096;

@@ -11,7 +11,9 @@ use rusqlite::Connection;
 
 use super::change;
 use super::disk::Disk;
+use super::journal::Position;
 use super::rows::signed;
+use super::segments::prepare;
 use crate::error::Error;
 
 /// Octets of changes for which another thread is worth while: a few messages.
@@ -41,8 +43,16 @@ pub(super) struct Tables {
 struct Work {
     connection: Connection,
     changes: Vec<u8>,
-    /// To commit, under this salt.
-    fold: Option<u64>,
+    fold: Option<Fold>,
+}
+
+/// To commit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fold {
+    /// Where the journal goes on.
+    pub(super) position: Position,
+    /// Octets that the file which is written after that is to have already.
+    pub(super) prepared: u64,
 }
 
 type Done = (Box<Work>, Result<(), Error>);
@@ -54,8 +64,8 @@ impl Work {
         while let (true, Some(change)) = (result.is_ok(), change::read(&mut rest)) {
             result = make(&self.connection, &change);
         }
-        if let (Ok(()), Some(salt)) = (&result, self.fold) {
-            result = commit(&self.connection, disk, salt);
+        if let (Ok(()), Some(fold)) = (&result, self.fold) {
+            result = commit(&self.connection, disk, fold);
         }
         (self, result)
     }
@@ -74,10 +84,15 @@ fn begin(connection: &Connection) -> Result<(), Error> {
     Ok(())
 }
 
-/// Commits, and makes all frames of the journal void that have another salt.
-fn commit(connection: &Connection, disk: &dyn Disk, salt: u64) -> Result<(), Error> {
+/// Commits, and makes all frames of the journal void that are before the position.
+fn commit(connection: &Connection, disk: &dyn Disk, Fold { position, prepared }: Fold) -> Result<(), Error> {
+    // What is written there may be answered, so that its name has to last.
+    prepare(disk, position.segment, position.next, prepared)
+        .map_err(|e| Error::io("make a file of the journal", &e))?;
     begin(connection)?;
-    connection.prepare_cached("UPDATE journal SET salt = ?1 WHERE id = 1")?.execute([signed(salt)])?;
+    let sql = "UPDATE journal SET salt = ?1, segment = ?2, place = ?3, next = ?4 WHERE id = 1";
+    let values = (signed(position.salt), position.segment, signed(position.place), position.next);
+    connection.prepare_cached(sql)?.execute(values)?;
     Ok(disk.commit(connection)?)
 }
 
@@ -159,16 +174,15 @@ impl Tables {
     fn absorb(&mut self, done: Option<Done>) {
         let Some((work, result)) = done else { return };
         match (result, work.fold) {
-            (Ok(()), Some(salt)) => self.committed = salt,
+            (Ok(()), Some(fold)) => self.committed = fold.position.salt,
             (Ok(()), None) => {}
             (Err(error), _) => self.failed = Some(error),
         }
         self.connection = Some(work.connection);
     }
 
-    /// Has somebody else make the changes, if it is worth while or `fold` wants it: then they are committed, too, under that
-    /// salt.
-    pub(super) fn send(&mut self, fold: Option<u64>) {
+    /// Has somebody else make the changes, if it is worth while or `fold` wants it: then they are committed, too.
+    pub(super) fn send(&mut self, fold: Option<Fold>) {
         if fold.is_none() && self.behind.len() - self.done < SENT_MIN {
             return;
         }
@@ -180,11 +194,11 @@ impl Tables {
         self.absorb(done);
     }
 
-    /// Commits under this salt, here and now.
-    pub(super) fn fold(&mut self, salt: u64) -> Result<(), Error> {
+    /// Commits here and now.
+    pub(super) fn fold(&mut self, fold: Fold) -> Result<(), Error> {
         let disk = Arc::clone(&self.disk);
-        commit(self.current(&[])?, &*disk, salt)?;
-        self.committed = salt;
+        commit(self.current(&[])?, &*disk, fold)?;
+        self.committed = fold.position.salt;
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use super::disk::{BODIES, Disk, DiskFile, Folder, JournalFile};
 use super::{SqliteSpool, open};
 use crate::error::Error;
 use crate::kit::{at, claim, content, message, settle_all, store};
-use crate::{Health, Limits, MessageId, Settled, Spool};
+use crate::{Action, Filter, Health, Limits, MessageId, Settled, Spool};
 
 /// A folder that fails for as long as it is told to.
 #[derive(Debug)]
@@ -76,8 +76,25 @@ impl Disk for Failing {
         self.folder.free()
     }
 
-    fn journal(&self, n: usize) -> io::Result<Box<dyn JournalFile>> {
+    fn journal(&self, n: u32) -> io::Result<Box<dyn JournalFile>> {
         Ok(Box::new(FailingJournal(self.folder.journal(n)?, Arc::clone(&self.what))))
+    }
+
+    fn read_journal(&self, n: u32, offset: u64, max: u64) -> io::Result<Vec<u8>> {
+        self.folder.read_journal(n, offset, max)
+    }
+
+    fn remove_journal(&self, n: u32) -> io::Result<()> {
+        self.folder.remove_journal(n)
+    }
+
+    fn journals(&self) -> io::Result<Vec<u32>> {
+        self.folder.journals()
+    }
+
+    fn sync_journals(&self) -> io::Result<()> {
+        self.check(NAMES)?;
+        self.folder.sync_journals()
     }
 
     fn commit(&self, connection: &Connection) -> rusqlite::Result<()> {
@@ -92,8 +109,8 @@ impl Disk for Failing {
 struct FailingJournal(Box<dyn JournalFile>, Arc<AtomicU8>);
 
 impl JournalFile for FailingJournal {
-    fn read(&mut self) -> io::Result<Vec<u8>> {
-        self.0.read()
+    fn length(&mut self) -> io::Result<u64> {
+        self.0.length()
     }
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<usize> {
@@ -103,10 +120,6 @@ impl JournalFile for FailingJournal {
     fn sync(&mut self) -> io::Result<()> {
         let failing = self.1.load(Ordering::Relaxed) == JOURNAL;
         if failing { Err(io::Error::from_raw_os_error(5)) } else { self.0.sync() }
-    }
-
-    fn clear(&mut self) -> io::Result<()> {
-        self.0.clear()
     }
 }
 
@@ -186,39 +199,46 @@ async fn what_was_answered_stays_when_the_database_cannot_take_it() {
     assert_eq!(spool.stats().messages, 3);
 }
 
-#[tokio::test]
-async fn a_queue_from_before_the_journal_is_taken_over() {
+/// Opens a queue of an older version, as it was left when that was killed: two messages in the database and, if `journal`
+/// says where, two in the journal. Gives the contents that are there afterwards, and what is needed of files.
+async fn taken_over(change: &str, journal: Option<&str>) -> Vec<String> {
     let root = tempfile::tempdir().unwrap();
-    let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
-    let id = put(&spool, b"old").await.unwrap();
-    spool.close().await.unwrap();
     let connection = Connection::open(SqliteSpool::database(root.path())).unwrap();
-    connection.execute_batch("DROP TABLE journal; PRAGMA user_version = 1").unwrap();
+    connection.execute_batch(include_str!("tests/schema-3.sql")).unwrap();
+    connection.execute_batch(change).unwrap();
     drop(connection);
-    std::fs::remove_file(root.path().join("journal")).unwrap();
-    let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
-    assert_eq!(content(&spool, id).await.unwrap(), "old");
-    put(&spool, b"new").await.unwrap();
-    assert_eq!(spool.stats().messages, 2);
+    if let Some(name) = journal {
+        std::fs::write(root.path().join(name), include_bytes!("tests/schema-3.journal")).unwrap();
+    }
+    let mut contents = Vec::new();
+    // It is as it should be when it is opened again, too.
+    for _ in 0..2 {
+        let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
+        let page = spool.list(&Filter::default(), None, 10).await.unwrap();
+        contents = Vec::new();
+        for entry in page.entries {
+            let content = content(&spool, entry.message.id).await.unwrap();
+            let text = String::from_utf8(content.to_vec()).unwrap();
+            contents.push(text.lines().last().unwrap().to_owned());
+        }
+        let new = put(&spool, b"new").await.unwrap();
+        assert_eq!(content(&spool, new).await.unwrap(), "new");
+        let done = Filter::message(new);
+        assert_eq!(spool.control(&done, Action::Cancel, at(1)).await.unwrap(), 1);
+        spool.close().await.unwrap();
+    }
+    // What was in the database stays there until it leaves.
+    assert!(journals(root.path()).is_empty(), "something is needed of {:?}", journals(root.path()));
+    contents
 }
 
 #[tokio::test]
-async fn a_journal_from_before_there_were_two_files_is_taken_over() {
-    let (root, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
-    let (one, two) = (put(&spool, b"one").await.unwrap(), put(&spool, b"two").await.unwrap());
-    // As after a crash of a program that knew schema 2.
-    for name in ["spool.db", "spool.db-wal", "journal"] {
-        std::fs::copy(root.path().join(name), after.path().join(name)).unwrap();
-    }
-    let connection = Connection::open(SqliteSpool::database(after.path())).unwrap();
-    let count: i64 = connection.query_row("SELECT count(*) FROM message", [], |row| row.get(0)).unwrap();
-    assert_eq!(count, 0, "the journal is folded in already");
-    connection.execute_batch("PRAGMA user_version = 2").unwrap();
-    drop(connection);
-    let spool = SqliteSpool::open(after.path(), Limits::default()).unwrap();
-    assert_eq!(content(&spool, one).await.unwrap(), "one");
-    assert_eq!(content(&spool, two).await.unwrap(), "two");
+async fn older_queues_are_taken_over() {
+    let all = ["kept in row 1", "kept in row 2", "kept in journal 3", "kept in journal 4"];
+    assert_eq!(taken_over("", Some("journal")).await, all);
+    assert_eq!(taken_over("", Some("journal2")).await, all, "while the other was folded in");
+    assert_eq!(taken_over("PRAGMA user_version = 2", Some("journal")).await, all, "when there was one journal");
+    assert_eq!(taken_over("DROP TABLE journal; PRAGMA user_version = 1", None).await, all[..2], "when there was none");
 }
 
 #[tokio::test]
@@ -260,7 +280,103 @@ async fn the_database_is_up_to_date_a_moment_after_the_last_change() {
     beside.execute("UPDATE probe SET time = 0", []).unwrap();
     assert_eq!(content(&spool, id).await.unwrap(), "x");
     spool.close().await.unwrap();
-    assert_eq!(std::fs::metadata(root.path().join("journal")).unwrap().len(), 0, "mail is left behind");
+    let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
+    assert_eq!(content(&spool, id).await.unwrap(), "x");
+    let leased = claim(&spool, at(1), 1).await.unwrap().remove(0);
+    let done = settle_all(&leased, &Settled::Delivered("250".into()), at(1));
+    spool.settle(leased.lease, at(1), done).await.unwrap();
+    spool.close().await.unwrap();
+    assert!(journals(root.path()).is_empty(), "mail is left behind");
+}
+
+/// Settles messages, all but those with a number that `stays`.
+async fn leave(spool: &SqliteSpool, ids: &[MessageId], stays: impl Fn(usize) -> bool) {
+    let leaving: Vec<_> = (0..ids.len()).filter(|n| !stays(*n)).map(|n| ids[n]).collect();
+    for leased in claim(spool, at(1), ids.len()).await.unwrap() {
+        if leaving.contains(&leased.message.id) {
+            let done = settle_all(&leased, &Settled::Delivered("250".into()), at(1));
+            spool.settle(leased.lease, at(1), done).await.unwrap();
+        } else {
+            spool.release(&[leased.lease]).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn content_that_stays_is_moved_together_and_the_rest_of_the_files_is_used_again() {
+    const SIZE: usize = 250_000;
+    let root = tempfile::tempdir().unwrap();
+    let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
+    // One of them stays of each file, more or less.
+    let (stays, text) = (|n: usize| n.is_multiple_of(17), |n: usize| vec![b'a' + u8::try_from(n % 26).unwrap(); SIZE]);
+    let mut ids = Vec::new();
+    for n in 0..230 {
+        ids.push(put(&spool, &text(n)).await.unwrap());
+    }
+    let full = journals(root.path()).len();
+    assert!(full >= 14, "{full} files");
+    leave(&spool, &ids, stays).await;
+    let mut reading = Vec::new();
+    for n in (0..ids.len()).filter(|n| stays(*n)) {
+        reading.push(n);
+    }
+    // A file or more gets free each time; those that are free are removed, all but a few.
+    for _ in 0..4 {
+        spool.maintain(at(2)).await.unwrap();
+        for n in &reading {
+            assert_eq!(content(&spool, ids[*n]).await.unwrap(), text(*n), "{n}");
+        }
+    }
+    let left = journals(root.path()).len();
+    assert!(left <= 9 + 4 + 2, "{left} of {full} files are left");
+    // What comes now has room in files that are there.
+    for n in 0..30 {
+        ids.push(put(&spool, &text(n)).await.unwrap());
+    }
+    assert!(journals(root.path()).len() <= left, "{:?}", journals(root.path()));
+    spool.close().await.unwrap();
+    let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
+    for n in &reading {
+        assert_eq!(content(&spool, ids[*n]).await.unwrap(), text(*n), "{n}");
+    }
+    assert_eq!(spool.stats().messages, reading.len() as u64 + 30);
+    leave(&spool, &ids, |_| false).await;
+    assert_eq!(spool.stats().messages, 0);
+    spool.close().await.unwrap();
+    assert!(journals(root.path()).is_empty(), "mail is left behind");
+}
+
+#[tokio::test]
+async fn a_backup_of_a_running_queue_has_what_was_committed() {
+    let (root, backup) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
+    let (stays, leaves) = (put(&spool, &[b's'; 9_000]).await.unwrap(), put(&spool, &[b'l'; 9_000]).await.unwrap());
+    spool.maintain(at(1)).await.unwrap();
+    let database = SqliteSpool::database(backup.path());
+    let into = format!("VACUUM INTO '{}'", database.display());
+    Connection::open(SqliteSpool::database(root.path())).unwrap().execute_batch(&into).unwrap();
+    Connection::open(&database).unwrap().execute_batch("UPDATE journal SET salt = random()").unwrap();
+    // It goes on, and the files of the journal are copied later.
+    leave(&spool, &[stays, leaves], |n| n == 0).await;
+    for _ in 0..60 {
+        put(&spool, &[b'n'; 250_000]).await.unwrap();
+    }
+    for name in journals(root.path()) {
+        std::fs::copy(root.path().join(&name), backup.path().join(&name)).unwrap();
+    }
+    let restored = SqliteSpool::open(backup.path(), Limits::default()).unwrap();
+    assert_eq!(restored.stats().messages, 2, "what came later is there");
+    put(&restored, &[b'm'; 250_000]).await.unwrap();
+    assert_eq!(content(&restored, stays).await.unwrap(), [b's'; 9_000][..]);
+    // As it was, or found to be damaged, and not something else.
+    let left = content(&restored, leaves).await;
+    assert!(left.is_err() || left.unwrap() == [b'l'; 9_000][..]);
+}
+
+/// The names of the journal's files.
+fn journals(root: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("journal")).collect()
 }
 
 fn files(root: &Path) -> usize {

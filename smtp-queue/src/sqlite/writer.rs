@@ -27,9 +27,7 @@ const GROUP_OCTETS: usize = 1 << 20;
 const GIVE_BACK: i64 = 4_096;
 /// Operations in a group.
 const GROUP_OPS: usize = 1_024;
-/// Octets of the journal after which it is folded in: about a thousand messages, and what is read again after a crash.
-const FOLD_OCTETS: u64 = 4 << 20;
-/// After so long without anything to do, too: the database is then up to date for whoever looks into it.
+/// After so long without anything to do the journal is folded in: the database is then up to date for whoever looks into it.
 const FOLD_IDLE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -57,8 +55,6 @@ pub(super) struct Writer {
     lock: Option<File>,
     /// What was asked for last: who waits for news has no room beyond it.
     claim: Option<Claim>,
-    /// Octets of the journal after which it is folded in.
-    fold_at: u64,
     checkpointer: Option<Checkpointer>,
 }
 
@@ -67,7 +63,7 @@ pub(crate) type Waiting = (Op, oneshot::Sender<Result<Answer, Error>>);
 
 impl Writer {
     pub(super) fn new(engine: Engine<SqlRows>, home: Database, state: Arc<State>, lock: Option<File>) -> Self {
-        let writer = Self { engine, home, state, lock, claim: None, fold_at: FOLD_OCTETS, checkpointer: None };
+        let writer = Self { engine, home, state, lock, claim: None, checkpointer: None };
         writer.publish();
         writer
     }
@@ -78,11 +74,22 @@ impl Writer {
         Ok(self)
     }
 
-    /// Folds the journal in after so many octets.
+    /// Begins another file of the journal after so many octets, and does later what it has others do.
     #[cfg(test)]
-    pub(super) fn folding_at(mut self, fold_at: u64) -> Self {
+    pub(super) fn with_segments_of(mut self, octets: u64) -> Self {
         self.engine.rows.tables.later();
-        Self { fold_at, ..self }
+        self.engine.rows.journal.set_segment_octets(octets);
+        self
+    }
+
+    /// As now and then, however few files have little in them.
+    #[cfg(test)]
+    pub(super) fn clean(&mut self) {
+        if self.state.broken().is_none()
+            && let Err(error) = self.engine.rows.clean_beyond(0)
+        {
+            self.failed(&error);
+        }
     }
 
     /// Works until the spool is closed or nobody has it any more. `timer` tells when nothing has come for a while.
@@ -187,9 +194,12 @@ impl Writer {
                     let _ = reply.send(answer);
                 }
                 free(&*self.home.disk, files);
-                match self.engine.rows.pass_on(self.fold_at) {
-                    Ok(folded) => self.folded(folded),
-                    Err(error) => self.failed(&error),
+                // What is not certain to be on disk must not be folded in.
+                if broken.is_none() {
+                    match self.engine.rows.pass_on() {
+                        Ok(folded) => self.folded(folded),
+                        Err(error) => self.failed(&error),
+                    }
                 }
             }
             Err(error) => {
@@ -238,9 +248,14 @@ impl Writer {
         let (_, files) = self.engine.apply(vec![Op::Expire(now)])?;
         free(&*self.home.disk, files);
         self.publish();
+        if let Err(error) = self.engine.rows.clean() {
+            self.failed(&error);
+            return Err(error);
+        }
         if self.engine.rows.is_unfolded() {
             self.fold()?;
         }
+        self.engine.rows.trim()?;
         let used = self.engine.lanes_in_use();
         self.engine.rows.bound_lanes(used)?;
         self.engine.rows.give_back(GIVE_BACK)

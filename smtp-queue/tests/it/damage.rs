@@ -80,8 +80,29 @@ async fn a_damaged_body_never_leaves_whole() {
         if size == 100 {
             // The journal is folded in.
             spool.maintain(at(0)).await.unwrap();
-            let sql = "UPDATE message SET body = zeroblob(length(body)) WHERE id = (SELECT min(id) FROM message)";
-            database(folder.path()).execute(sql, []).unwrap();
+            let first = "id = (SELECT min(id) FROM message)";
+            let place = format!("SELECT place FROM message WHERE segment = 0 AND {first}");
+            let place: u32 = database(folder.path()).query_row(&place, [], |row| row.get(0)).unwrap();
+            let place = usize::try_from(place).unwrap();
+            let journal = folder.path().join("journal");
+            let whole = std::fs::read(&journal).unwrap();
+            assert_eq!(whole[place..place + size], [b'x'; 100]);
+            let mut flipped = whole.clone();
+            flipped[place + size - 1] ^= 1;
+            for bad in [&flipped[..], &whole[..place + size - 1], &whole[..place - 1], b""] {
+                std::fs::write(&journal, bad).unwrap();
+                assert!(matches!(spool.body(damaged).await, Err(Error::Corrupt(_))), "{} octets", bad.len());
+            }
+            std::fs::write(&journal, &whole).unwrap();
+            assert_eq!(content(&spool, damaged).await.unwrap().len(), size);
+            for damage in ["place = place + 1", "place = 1 << 60", "place = 'x'", "segment = 77", "segment = -1"] {
+                let sql = format!("UPDATE message SET {damage} WHERE {first}");
+                database(folder.path()).execute(&sql, []).unwrap();
+                assert!(matches!(spool.body(damaged).await, Err(Error::Corrupt(_))), "{damage}");
+                let sql = format!("UPDATE message SET segment = 0, place = {place} WHERE {first}");
+                database(folder.path()).execute(&sql, []).unwrap();
+            }
+            std::fs::remove_file(&journal).unwrap();
             assert!(matches!(spool.body(damaged).await, Err(Error::Corrupt(_))));
             continue;
         }
@@ -114,7 +135,7 @@ async fn the_runner_sets_a_damaged_body_aside_and_delivers_the_rest() {
         spool.maintain(now).await.unwrap();
         (spool, damaged)
     };
-    let sql = "UPDATE message SET body = x'00' WHERE id = (SELECT min(id) FROM message)";
+    let sql = "UPDATE message SET place = place + 1 WHERE id = (SELECT min(id) FROM message)";
     database(folder.path()).execute(sql, []).unwrap();
     let rig = Rig::over(Arc::new(spool), world, Settings::default());
     for _ in 0..500 {
@@ -139,7 +160,7 @@ async fn a_newer_a_foreign_and_a_broken_database_are_refused() {
     let connection = database(folder.path());
     connection.pragma_update(None, "user_version", 99).unwrap();
     let newer = SqliteSpool::open(folder.path(), Limits::default()).unwrap_err();
-    assert!(newer.to_string().contains("schema 99") && newer.to_string().contains("up to 3"), "{newer}");
+    assert!(newer.to_string().contains("schema 99") && newer.to_string().contains("up to 4"), "{newer}");
     connection.pragma_update(None, "application_id", 7).unwrap();
     let foreign = SqliteSpool::open(folder.path(), Limits::default()).unwrap_err();
     assert!(matches!(foreign, OpenError::Foreign { .. }), "{foreign}");
@@ -184,7 +205,7 @@ async fn nobody_else_may_read_it() {
             seen += 1;
         }
     }
-    // The lock, the journal's two, the database, its log and the log's index, one body.
+    // The lock, the journal's first and its next, the database, its log and the log's index, one body.
     assert_eq!(seen, 7);
     spool.close().await.unwrap();
 }

@@ -15,7 +15,7 @@ fn copy(folder: &Path) {
     let connection = Connection::open(SqliteSpool::database(folder)).unwrap();
     let numbers = format!("WITH RECURSIVE k(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k WHERE i < {})", MESSAGES - 1);
     let messages = "INSERT INTO message SELECT id + i, random, accepted, mail_from, parameters, sender, size, body_sum, \
-                    sum, body FROM message, k";
+                    sum, body, segment, place FROM message, k";
     let jobs = "INSERT INTO job SELECT message + i, n, random, lane, turn, due, alarm, expires, attempts, give_up, \
                 cancelled, recipients, sum, status, reason FROM job, k";
     connection.execute_batch(&format!("BEGIN; {numbers} {messages}; {numbers} {jobs}; COMMIT")).unwrap();

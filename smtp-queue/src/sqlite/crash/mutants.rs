@@ -12,15 +12,19 @@ use crate::sqlite::disk::{Disk, DiskFile, JournalFile};
 
 type Wrap = fn(Sim) -> Arc<dyn Disk>;
 
-pub(super) const ALL: [(&str, Wrap); 11] = [
+pub(super) const ALL: [(&str, Wrap); 15] = [
     ("content is not synced", |sim| Mutant::wrap(sim, Fault::NoFileSync)),
     ("the folder is not synced", |sim| Mutant::wrap(sim, Fault::NoFolderSync)),
     ("the row comes before its file", |sim| Mutant::wrap(sim, Fault::RowBeforeFile)),
     ("the file is freed before the settlement", |sim| Mutant::wrap(sim, Fault::FreedBeforeSettled)),
     ("the journal is written over before the commit", |sim| Mutant::wrap(sim, Fault::FoldWithoutCommit)),
+    ("the name of a file of the journal is not synced", |sim| Mutant::wrap(sim, Fault::NoJournalNameSync)),
+    ("what follows is written into the file that is folded in", |sim| Mutant::wrap(sim, Fault::OneJournal)),
+    ("a file of the journal that is needed is written over", |sim| Mutant::wrap(sim, Fault::TwoJournals)),
     ("the journal is not synced", |sim| Mutant::wrap(sim, Fault::NoJournalSync)),
     ("the answer comes before the journal is written", |sim| Mutant::wrap(sim, Fault::AnswerBeforeJournal)),
     ("a failed sync of the journal is taken for success", |sim| Mutant::wrap(sim, Fault::JournalErrorIgnored)),
+    ("what a failed sync left is taken for written", |sim| Mutant::wrap(sim, Fault::NotWrittenAgain)),
     ("a failed sync is taken for success", |sim| Mutant::wrap(sim, Fault::SyncErrorIgnored)),
     ("a short write is taken for a whole one", |sim| Mutant::wrap(sim, Fault::ShortWriteIgnored)),
     ("nothing is swept", |sim| Mutant::wrap(sim, Fault::NoSweep)),
@@ -33,9 +37,13 @@ enum Fault {
     RowBeforeFile,
     FreedBeforeSettled,
     FoldWithoutCommit,
+    NoJournalNameSync,
+    OneJournal,
+    TwoJournals,
     NoJournalSync,
     AnswerBeforeJournal,
     JournalErrorIgnored,
+    NotWrittenAgain,
     SyncErrorIgnored,
     ShortWriteIgnored,
     NoSweep,
@@ -54,6 +62,15 @@ type Renames = Arc<Mutex<Vec<(String, String)>>>;
 impl Mutant {
     fn wrap(sim: Sim, fault: Fault) -> Arc<dyn Disk> {
         Arc::new(Self { sim, fault, renames: Renames::default() })
+    }
+
+    /// Which file it is in truth.
+    const fn file(&self, n: u32) -> u32 {
+        match self.fault {
+            Fault::OneJournal => 0,
+            Fault::TwoJournals => n % 2,
+            _ => n,
+        }
     }
 }
 
@@ -93,9 +110,26 @@ impl Disk for Mutant {
         self.sim.free()
     }
 
-    fn journal(&self, n: usize) -> io::Result<Box<dyn JournalFile>> {
+    fn journal(&self, n: u32) -> io::Result<Box<dyn JournalFile>> {
         let (sim, renames) = (self.sim.clone(), Arc::clone(&self.renames));
-        Ok(Box::new(Journal { file: self.sim.journal(n)?, sim, fault: self.fault, renames, kept: None }))
+        let file = self.sim.journal(self.file(n))?;
+        Ok(Box::new(Journal { file, n: self.file(n), sim, fault: self.fault, renames, kept: None }))
+    }
+
+    fn read_journal(&self, n: u32, offset: u64, max: u64) -> io::Result<Vec<u8>> {
+        self.sim.read_journal(self.file(n), offset, max)
+    }
+
+    fn remove_journal(&self, n: u32) -> io::Result<()> {
+        self.sim.remove_journal(self.file(n))
+    }
+
+    fn journals(&self) -> io::Result<Vec<u32>> {
+        self.sim.journals()
+    }
+
+    fn sync_journals(&self) -> io::Result<()> {
+        if self.fault == Fault::NoJournalNameSync { Ok(()) } else { self.sim.sync_journals() }
     }
 
     fn commit(&self, connection: &Connection) -> rusqlite::Result<()> {
@@ -109,6 +143,7 @@ impl Disk for Mutant {
 #[derive(Debug)]
 struct Journal {
     file: Box<dyn JournalFile>,
+    n: u32,
     sim: Sim,
     fault: Fault,
     renames: Renames,
@@ -140,8 +175,8 @@ impl Journal {
 }
 
 impl JournalFile for Journal {
-    fn read(&mut self) -> io::Result<Vec<u8>> {
-        self.file.read()
+    fn length(&mut self) -> io::Result<u64> {
+        self.file.length()
     }
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<usize> {
@@ -152,6 +187,9 @@ impl JournalFile for Journal {
                 return Ok(data.len());
             }
             Fault::FreedBeforeSettled => self.free_early(data),
+            Fault::NotWrittenAgain if self.sim.read_journal(self.n, offset, data.len() as u64)? == data => {
+                return Ok(data.len());
+            }
             _ => {}
         }
         let n = self.file.write_at(offset, data)?;
@@ -175,10 +213,6 @@ impl JournalFile for Journal {
             }
             _ => self.file.sync(),
         }
-    }
-
-    fn clear(&mut self) -> io::Result<()> {
-        self.file.clear()
     }
 }
 

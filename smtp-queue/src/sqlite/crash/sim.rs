@@ -35,7 +35,7 @@ impl Chance {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Sim(Arc<Mutex<State>>);
+pub(in crate::sqlite) struct Sim(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -45,7 +45,9 @@ struct State {
     /// Changes of names that no sync has made last.
     pending: Vec<Change>,
     files: HashMap<u64, File>,
-    journals: [File; 2],
+    journals: BTreeMap<u32, File>,
+    /// Those whose names last.
+    durable_journals: BTreeSet<u32>,
     next: u64,
     /// Operations until the power is cut.
     fuse: Option<u64>,
@@ -73,14 +75,15 @@ enum Change {
 const SECTOR: usize = 512;
 
 impl Sim {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(in crate::sqlite) fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(State {
             chance: Chance::new(seed),
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             pending: Vec::new(),
             files: HashMap::new(),
-            journals: Default::default(),
+            journals: BTreeMap::new(),
+            durable_journals: BTreeSet::new(),
             next: 0,
             fuse: None,
             cut: false,
@@ -102,6 +105,11 @@ impl Sim {
         self.state().cut
     }
 
+    /// The process ends now; what it wrote the kernel still has.
+    pub(super) fn kill(&self) {
+        self.state().cut = true;
+    }
+
     /// The power goes now, and comes back: what was synced is there, and of the rest what chance has left.
     pub(super) fn cut(&self) {
         let mut state = self.state();
@@ -121,8 +129,14 @@ impl Sim {
                 file.tear(chance);
             }
         }
-        let State { journals, chance, .. } = &mut *state;
-        journals.iter_mut().for_each(|journal| journal.tear(chance));
+        let State { journals, durable_journals, chance, .. } = &mut *state;
+        journals.retain(|n, _| durable_journals.contains(n) || chance.below(2) == 0);
+        journals.values_mut().for_each(|journal| journal.tear(chance));
+    }
+
+    /// Has a file of the journal hold this.
+    pub(in crate::sqlite) fn put_journal(&self, n: u32, content: Vec<u8>) {
+        self.state().journals.insert(n, File { durable: content.clone(), content, dirty: BTreeSet::new() });
     }
 }
 
@@ -263,8 +277,38 @@ impl Disk for Sim {
         Ok(u64::MAX)
     }
 
-    fn journal(&self, n: usize) -> io::Result<Box<dyn JournalFile>> {
+    fn journal(&self, n: u32) -> io::Result<Box<dyn JournalFile>> {
+        let mut state = self.state();
+        if !state.journals.contains_key(&n) {
+            state.tick()?;
+            state.journals.insert(n, File::default());
+        }
         Ok(Box::new(Journal(self.clone(), n)))
+    }
+
+    fn read_journal(&self, n: u32, offset: u64, max: u64) -> io::Result<Vec<u8>> {
+        let state = self.state();
+        let content = state.journals.get(&n).map_or(&[][..], |file| &file.content);
+        let rest = content.get(usize::try_from(offset).unwrap()..).unwrap_or_default();
+        Ok(rest[..rest.len().min(usize::try_from(max).unwrap())].to_vec())
+    }
+
+    fn remove_journal(&self, n: u32) -> io::Result<()> {
+        let mut state = self.state();
+        state.tick()?;
+        // It may come back, for all that anybody knows.
+        state.journals.remove(&n).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn journals(&self) -> io::Result<Vec<u32>> {
+        Ok(self.state().journals.keys().copied().collect())
+    }
+
+    fn sync_journals(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.tick()?;
+        state.durable_journals = state.journals.keys().copied().collect();
+        Ok(())
     }
 
     /// Atomic, but a failure leaves open whether it happened.
@@ -309,11 +353,11 @@ impl DiskFile for Open {
 }
 
 #[derive(Debug)]
-struct Journal(Sim, usize);
+struct Journal(Sim, u32);
 
 impl JournalFile for Journal {
-    fn read(&mut self) -> io::Result<Vec<u8>> {
-        Ok(self.0.state().journals[self.1].content.clone())
+    fn length(&mut self) -> io::Result<u64> {
+        Ok(self.0.state().journals.get(&self.1).map_or(0, |file| file.content.len() as u64))
     }
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<usize> {
@@ -323,19 +367,19 @@ impl JournalFile for Journal {
             0 => data.len().div_ceil(2),
             _ => data.len(),
         };
-        state.journals[self.1].write(usize::try_from(offset).unwrap(), &data[..n]);
+        // What is written to a file whose name is gone is gone.
+        if let Some(file) = state.journals.get_mut(&self.1) {
+            file.write(usize::try_from(offset).unwrap(), &data[..n]);
+        }
         Ok(n)
     }
 
     fn sync(&mut self) -> io::Result<()> {
         let mut state = self.0.state();
         let result = state.tick();
-        state.journals[self.1].sync(result.is_ok());
+        if let Some(file) = state.journals.get_mut(&self.1) {
+            file.sync(result.is_ok());
+        }
         result
-    }
-
-    fn clear(&mut self) -> io::Result<()> {
-        // In the simulation a store never ends in peace.
-        Ok(())
     }
 }
