@@ -33,7 +33,7 @@ impl SqlRows {
     /// Commits what the journal has made last, and makes it void there.
     pub(super) fn fold(&mut self) -> Result<(), Error> {
         let position = self.journal.anew();
-        match self.tables.fold(Fold { position, prepared: 0 }) {
+        match self.tables.fold(Fold { position, prepared: self.journal.segment_octets() }) {
             Ok(()) => {
                 self.journal.restart(position);
                 lock(&self.fresh).clear();

@@ -114,13 +114,14 @@ fn remove(disk: &dyn Disk, files: Vec<u32>) -> io::Result<()> {
     })
 }
 
-/// Makes the files that are written from now on: their names last, and the next is so long already, so that a sync has less
-/// to do.
-pub(super) fn prepare(disk: &dyn Disk, segment: u32, next: u32, length: u64) -> io::Result<()> {
-    drop(disk.journal(segment)?);
-    let mut next = disk.journal(next)?;
-    // If there is no room it grows as it is written, or fails then.
-    let _ = lengthen(&mut *next, length);
+/// Makes the files that are written from now on, the one and the next: their names last, and they are so long already, so
+/// that a sync has less to do.
+pub(super) fn prepare(disk: &dyn Disk, files: [u32; 2], length: u64) -> io::Result<()> {
+    for n in files {
+        let mut file = disk.journal(n)?;
+        // If there is no room it grows as it is written, or fails then.
+        let _ = lengthen(&mut *file, length);
+    }
     disk.sync_journals()
 }
 

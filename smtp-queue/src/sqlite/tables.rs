@@ -51,7 +51,7 @@ struct Work {
 pub(super) struct Fold {
     /// Where the journal goes on.
     pub(super) position: Position,
-    /// Octets that the file which is written after that is to have already.
+    /// Octets that its files are to have already.
     pub(super) prepared: u64,
 }
 
@@ -87,7 +87,7 @@ fn begin(connection: &Connection) -> Result<(), Error> {
 /// Commits, and makes all frames of the journal void that are before the position.
 fn commit(connection: &Connection, disk: &dyn Disk, Fold { position, prepared }: Fold) -> Result<(), Error> {
     // What is written there may be answered, so that its name has to last.
-    prepare(disk, position.segment, position.next, prepared)
+    prepare(disk, [position.segment, position.next], prepared)
         .map_err(|e| Error::io("make a file of the journal", &e))?;
     begin(connection)?;
     let sql = "UPDATE journal SET salt = ?1, segment = ?2, place = ?3, next = ?4 WHERE id = 1";
