@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::server::{
-    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache,
-    StoresServerSessions, WebPkiClientVerifier,
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, StoresServerSessions,
+    WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
@@ -16,6 +16,7 @@ use rustls_pki_types::CertificateDer;
 use crate::identity::{self, Identity, IdentityError, LoadedIdentity};
 use crate::pin::Pin;
 use crate::resolver::Identities;
+use crate::sessions::Sessions;
 use crate::settings::{self, SetupError, Versions};
 
 /// Makes the ticketer of one listener; `rustls::crypto::aws_lc_rs::Ticketer::new` is one.
@@ -191,8 +192,7 @@ impl ServerTlsBuilder {
         self
     }
 
-    /// How many sessions are remembered for resumption; 0 turns it off. Default: 4,096. A TLS 1.3 handshake
-    /// takes two.
+    /// How many sessions are remembered for resumption; 0 turns it off. Default: 4,096. Each handshake takes one.
     pub const fn sessions(mut self, sessions: usize) -> Self {
         self.resumption.sessions = sessions;
         self
@@ -277,7 +277,10 @@ impl Resumption {
             config.send_tls13_tickets = 0;
             Arc::new(NoServerSessionStorage {})
         } else {
-            ServerSessionMemoryCache::new(self.sessions)
+            // A session is used up by being resumed, and brings the next, so a client has as many as it has had
+            // connections at a time. With two of each this memory would hold half as many clients.
+            config.send_tls13_tickets = 1;
+            Arc::new(Sessions::new(self.sessions))
         };
         config.session_storage = storage;
         if let (Some(make), true) = (self.ticketer, self.sessions > 0) {
