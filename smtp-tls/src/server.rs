@@ -11,7 +11,6 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::CertificateDer;
 
 use crate::identity::{self, Identity, IdentityError, LoadedIdentity};
 use crate::pin::Pin;
@@ -77,7 +76,7 @@ impl ServerTls {
     /// not, and the `tls-server-end-point` channel binding needs it. Costs a few small allocations.
     #[must_use]
     pub fn for_connection(&self) -> (Arc<ServerConfig>, Shown) {
-        let shown = Shown(Arc::new(Showing { identities: Arc::clone(&self.0.identities), key: OnceLock::new() }));
+        let shown = Shown(Arc::new(Showing { identities: Arc::clone(&self.0.identities), identity: OnceLock::new() }));
         let mut config = ServerConfig::clone(&self.0.config);
         config.cert_resolver = Arc::clone(&shown.0) as _;
         (Arc::new(config), shown)
@@ -116,16 +115,15 @@ impl fmt::Debug for ServerTls {
 pub struct Shown(Arc<Showing>);
 
 impl Shown {
-    /// The server's own certificate, without its chain.
-    #[must_use]
-    pub fn leaf(&self) -> Option<CertificateDer<'static>> {
-        self.0.key.get()?.cert.first().cloned()
+    /// The `tls-server-end-point` channel binding of the certificate; `None` as well if that is undefined for it.
+    pub(crate) fn end_point(&self) -> Option<&[u8]> {
+        self.0.identity.get()?.end_point()
     }
 }
 
 impl fmt::Debug for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Shown").field(&self.0.key.get().is_some()).finish()
+        f.debug_tuple("Shown").field(&self.0.identity.get().is_some()).finish()
     }
 }
 
@@ -133,13 +131,13 @@ impl fmt::Debug for Shown {
 #[derive(Debug)]
 struct Showing {
     identities: Arc<Identities>,
-    key: OnceLock<Arc<CertifiedKey>>,
+    identity: OnceLock<Arc<LoadedIdentity>>,
 }
 
 impl ResolvesServerCert for Showing {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let key = self.identities.resolve(hello)?;
-        Some(Arc::clone(self.key.get_or_init(|| key)))
+        let identity = self.identities.choose(&hello)?;
+        Some(Arc::clone(self.identity.get_or_init(|| identity).certified_key()))
     }
 }
 
