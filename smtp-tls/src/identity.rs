@@ -78,9 +78,11 @@ impl Identity {
             }
             other => IdentityError::BadKey { file: key_file.clone(), reason: other.to_string() },
         })?;
+        let end_point = certified.cert.first().and_then(|leaf| x509::end_point(leaf));
         let names = if self.names.is_empty() { facts.dns_names } else { self.names.clone() };
         Ok(LoadedIdentity {
             certified: Arc::new(certified),
+            end_point,
             names,
             pin: Pin::of_spki(&facts.spki),
             not_before: facts.not_before,
@@ -105,6 +107,7 @@ impl fmt::Debug for Identity {
 #[derive(Debug, Clone)]
 pub struct LoadedIdentity {
     certified: Arc<CertifiedKey>,
+    end_point: Option<Box<[u8]>>,
     names: Vec<String>,
     pin: Pin,
     not_before: SystemTime,
@@ -116,6 +119,11 @@ impl LoadedIdentity {
     #[must_use]
     pub const fn certified_key(&self) -> &Arc<CertifiedKey> {
         &self.certified
+    }
+
+    /// The `tls-server-end-point` channel binding of its certificate, which is the same for each connection.
+    pub(crate) fn end_point(&self) -> Option<&[u8]> {
+        self.end_point.as_deref()
     }
 
     /// The DNS names it answers for, in lower case; wildcards start with `*.`.

@@ -43,7 +43,7 @@ pub fn server_info(connection: &ServerConnection, shown: &Shown) -> TlsInfo {
         sni: connection.server_name().map(Into::into),
         verified,
         exporter,
-        server_end_point: shown.leaf().and_then(|leaf| x509::end_point(&leaf)),
+        server_end_point: shown.end_point().map(Into::into),
         ..facts
     }
 }

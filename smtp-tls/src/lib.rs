@@ -9,6 +9,7 @@ mod pin;
 mod resolver;
 mod self_signed;
 mod server;
+mod sessions;
 mod settings;
 mod verify;
 mod x509;

@@ -33,7 +33,13 @@ impl Identities {
 
     /// What is served now.
     pub(crate) fn all(&self) -> Vec<LoadedIdentity> {
-        self.table().all.clone()
+        self.table().all.iter().map(|identity| LoadedIdentity::clone(identity)).collect()
+    }
+
+    /// The identity for one handshake; `None` if there is none at all.
+    pub(crate) fn choose(&self, hello: &ClientHello<'_>) -> Option<Arc<LoadedIdentity>> {
+        let usable = |key: &CertifiedKey| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        self.table().choose(hello.server_name(), usable).cloned()
     }
 
     fn table(&self) -> Arc<Table> {
@@ -43,21 +49,20 @@ impl Identities {
 
 impl ResolvesServerCert for Identities {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let usable = |key: &CertifiedKey| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        self.table().choose(hello.server_name(), usable)
+        self.choose(&hello).map(|identity| Arc::clone(identity.certified_key()))
     }
 }
 
 #[derive(Debug)]
 struct Table {
-    all: Vec<LoadedIdentity>,
+    all: Vec<Arc<LoadedIdentity>>,
     /// Indices into `all`. Several identities may share a name: an ECDSA and an RSA certificate.
     by_name: HashMap<String, Vec<usize>>,
 }
 
 impl Table {
     fn load(sources: &[Identity], provider: &CryptoProvider) -> Result<Self, IdentityError> {
-        let all = sources.iter().map(|source| source.load(provider)).collect::<Result<Vec<_>, _>>()?;
+        let all = sources.iter().map(|source| source.load(provider).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
         let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
         for (index, identity) in all.iter().enumerate() {
             for name in identity.names() {
@@ -70,7 +75,7 @@ impl Table {
     /// The identity for `name`, then for `*.` and its parent, else the default. A client that asks for a name
     /// that nobody here has gets the default and judges by itself: a mail client that does not verify would
     /// otherwise fall back to clear text. Among equals, the first whose key the client can use.
-    fn choose(&self, name: Option<&str>, usable: impl Fn(&CertifiedKey) -> bool) -> Option<Arc<CertifiedKey>> {
+    fn choose(&self, name: Option<&str>, usable: impl Fn(&CertifiedKey) -> bool) -> Option<&Arc<LoadedIdentity>> {
         let named = name.and_then(|name| {
             let name = name.to_ascii_lowercase();
             self.by_name.get(&name).or_else(|| {
@@ -79,12 +84,7 @@ impl Table {
             })
         });
         let named = named.into_iter().flatten().filter_map(|index| self.all.get(*index));
-        named
-            .chain(&self.all)
-            .map(LoadedIdentity::certified_key)
-            .find(|key| usable(key))
-            .or_else(|| self.all.first().map(LoadedIdentity::certified_key))
-            .cloned()
+        named.chain(&self.all).find(|identity| usable(identity.certified_key())).or_else(|| self.all.first())
     }
 }
 
@@ -106,7 +106,7 @@ mod tests {
         let table = Table::load(&sources, &provider).unwrap();
         let expect = |name: Option<&str>, index: usize| {
             let chosen = table.choose(name, |_| true).unwrap();
-            assert!(Arc::ptr_eq(&chosen, table.all[index].certified_key()), "{name:?}");
+            assert!(Arc::ptr_eq(chosen, &table.all[index]), "{name:?}");
         };
         expect(None, 0);
         expect(Some("default.example"), 0);
@@ -124,9 +124,9 @@ mod tests {
         let table = Table::load(&[identity("a.example"), identity("a.example")], &provider).unwrap();
         let second = table.all[1].certified_key().clone();
         let chosen = table.choose(Some("a.example"), |key| std::ptr::eq(key, &*second)).unwrap();
-        assert!(Arc::ptr_eq(&chosen, &second));
+        assert!(Arc::ptr_eq(chosen.certified_key(), &second));
         let nothing_fits = table.choose(Some("a.example"), |_| false).unwrap();
-        assert!(Arc::ptr_eq(&nothing_fits, table.all[0].certified_key()));
+        assert!(Arc::ptr_eq(nothing_fits, &table.all[0]));
     }
 
     #[test]

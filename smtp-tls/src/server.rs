@@ -6,16 +6,16 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::server::{
-    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache,
-    StoresServerSessions, WebPkiClientVerifier,
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, StoresServerSessions,
+    WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::CertificateDer;
 
 use crate::identity::{self, Identity, IdentityError, LoadedIdentity};
 use crate::pin::Pin;
 use crate::resolver::Identities;
+use crate::sessions::Sessions;
 use crate::settings::{self, SetupError, Versions};
 
 /// Makes the ticketer of one listener; `rustls::crypto::aws_lc_rs::Ticketer::new` is one.
@@ -76,7 +76,7 @@ impl ServerTls {
     /// not, and the `tls-server-end-point` channel binding needs it. Costs a few small allocations.
     #[must_use]
     pub fn for_connection(&self) -> (Arc<ServerConfig>, Shown) {
-        let shown = Shown(Arc::new(Showing { identities: Arc::clone(&self.0.identities), key: OnceLock::new() }));
+        let shown = Shown(Arc::new(Showing { identities: Arc::clone(&self.0.identities), identity: OnceLock::new() }));
         let mut config = ServerConfig::clone(&self.0.config);
         config.cert_resolver = Arc::clone(&shown.0) as _;
         (Arc::new(config), shown)
@@ -115,16 +115,15 @@ impl fmt::Debug for ServerTls {
 pub struct Shown(Arc<Showing>);
 
 impl Shown {
-    /// The server's own certificate, without its chain.
-    #[must_use]
-    pub fn leaf(&self) -> Option<CertificateDer<'static>> {
-        self.0.key.get()?.cert.first().cloned()
+    /// The `tls-server-end-point` channel binding of the certificate; `None` as well if that is undefined for it.
+    pub(crate) fn end_point(&self) -> Option<&[u8]> {
+        self.0.identity.get()?.end_point()
     }
 }
 
 impl fmt::Debug for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Shown").field(&self.0.key.get().is_some()).finish()
+        f.debug_tuple("Shown").field(&self.0.identity.get().is_some()).finish()
     }
 }
 
@@ -132,13 +131,13 @@ impl fmt::Debug for Shown {
 #[derive(Debug)]
 struct Showing {
     identities: Arc<Identities>,
-    key: OnceLock<Arc<CertifiedKey>>,
+    identity: OnceLock<Arc<LoadedIdentity>>,
 }
 
 impl ResolvesServerCert for Showing {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let key = self.identities.resolve(hello)?;
-        Some(Arc::clone(self.key.get_or_init(|| key)))
+        let identity = self.identities.choose(&hello)?;
+        Some(Arc::clone(self.identity.get_or_init(|| identity).certified_key()))
     }
 }
 
@@ -191,8 +190,7 @@ impl ServerTlsBuilder {
         self
     }
 
-    /// How many sessions are remembered for resumption; 0 turns it off. Default: 4,096. A TLS 1.3 handshake
-    /// takes two.
+    /// How many sessions are remembered for resumption; 0 turns it off. Default: 4,096. Each handshake takes one.
     pub const fn sessions(mut self, sessions: usize) -> Self {
         self.resumption.sessions = sessions;
         self
@@ -277,7 +275,10 @@ impl Resumption {
             config.send_tls13_tickets = 0;
             Arc::new(NoServerSessionStorage {})
         } else {
-            ServerSessionMemoryCache::new(self.sessions)
+            // A session is used up by being resumed, and brings the next, so a client has as many as it has had
+            // connections at a time. With two of each this memory would hold half as many clients.
+            config.send_tls13_tickets = 1;
+            Arc::new(Sessions::new(self.sessions))
         };
         config.session_storage = storage;
         if let (Some(make), true) = (self.ticketer, self.sessions > 0) {

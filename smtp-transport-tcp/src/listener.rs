@@ -138,7 +138,7 @@ impl Listener for TcpListener {
         let implicit_tls = matches!(self.tls, Tls::Implicit(_));
         Ok(match &self.proxies {
             None if !implicit_tls => Box::new(Single::new(stream)),
-            proxies => Box::new(Arriving { stream: Some(stream), proxies: proxies.clone(), implicit_tls }),
+            proxies => Box::new(Arriving { stream: Some(Box::new(stream)), proxies: proxies.clone(), implicit_tls }),
         })
     }
 
@@ -157,7 +157,8 @@ impl Listener for TcpListener {
 
 /// A connection whose beginning is still to come: a proxy's header, a handshake.
 struct Arriving {
-    stream: Option<TcpStream>,
+    /// In a box of its own, since this stays for as long as the session.
+    stream: Option<Box<TcpStream>>,
     proxies: Option<AcceptProxy>,
     implicit_tls: bool,
 }
@@ -170,9 +171,9 @@ impl Connection for Arriving {
             stream.read_proxy_header(proxies).await?;
         }
         if self.implicit_tls {
-            stream = stream.start_tls().await?;
+            *stream = stream.start_tls().await?;
         }
-        Ok(Some(Box::new(stream)))
+        Ok(Some(stream))
     }
 
     async fn open(&mut self) -> io::Result<Box<dyn ByteStream>> {

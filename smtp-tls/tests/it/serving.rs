@@ -97,6 +97,29 @@ fn a_session_of_one_listener_does_not_resume_on_another() {
 }
 
 #[test]
+fn each_session_gives_one_for_the_next() {
+    let leaf = Leaf::self_signed(&valid(&["mx.example"]));
+    let server = server().identity(leaf.identity()).build().unwrap();
+    let client = client().versions(Versions::Tls13).build().unwrap();
+    for resumed in [false, true, true, true] {
+        let pair = connect(&server, &client, &Verification::None, "mx.example").unwrap();
+        assert_eq!((pair.server_info().resumed, pair.client.tls13_tickets_received()), (resumed, 1));
+    }
+}
+
+#[test]
+fn the_sessions_that_came_last_are_remembered() {
+    let leaf = Leaf::self_signed(&valid(&["mx.example"]));
+    let server = server().identity(leaf.identity()).sessions(2).build().unwrap();
+    let clients = [(); 3].map(|()| client().versions(Versions::Tls13).build().unwrap());
+    let resumed = |client| connect(&server, client, &Verification::None, "mx.example").unwrap().server_info().resumed;
+    assert_eq!(clients.each_ref().map(resumed), [false; 3]);
+    // The first was forgotten for the third; as each comes anew, the next is forgotten for it.
+    assert_eq!(clients.each_ref().map(resumed), [false, false, false]);
+    assert_eq!([&clients[2], &clients[1], &clients[0]].map(resumed), [true, true, false]);
+}
+
+#[test]
 fn resumption_can_be_turned_off_on_either_side() {
     let leaf = Leaf::self_signed(&valid(&["mx.example"]));
     for (server_sessions, client_sessions) in [(0, 100), (100, 0)] {
