@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Accepting durably into a queue: `smtp serve --queue sqlite` beside Postfix, Exim and OpenSMTPD, each loaded by Postfix's
-# `smtp-source`, in one run, taking turns. The next hop of all is held back, so that only accepting is measured.
+# `smtp-source`, in one run, taking turns. The next hop of all is held back, so that only accepting is measured. With
+# GENERATOR=bench it is `smtp bench` that loads them: it pipelines, and uses BDAT where that is offered, as a mail server may.
 #
 #   cargo build --release -p smtp-cli && sudo bench/queue.sh
 #
@@ -48,8 +49,13 @@ fi
 one() {
     local c0 c1 t0 t1
     c0=$(cpu "${pids[$1]}") t0=$(date +%s.%N)
-    timeout 120 smtp-source -s "$2" -m "$3" -l 4096 -d -M gen.test -f a@perf.test -t bench@perf.test \
-        127.0.0.1:"${ports[$1]}"
+    if [ "${GENERATOR:-smtp-source}" = bench ]; then
+        timeout 120 "$smtp" bench "smtp://127.0.0.1:${ports[$1]}?tls=none" --sessions "$2" --messages "$3" --size 4K \
+            --from a@perf.test --to bench@perf.test --no-tui >/dev/null
+    else
+        timeout 120 smtp-source -s "$2" -m "$3" -l 4096 -d -M gen.test -f a@perf.test -t bench@perf.test \
+            127.0.0.1:"${ports[$1]}"
+    fi
     t1=$(date +%s.%N) c1=$(cpu "${pids[$1]}")
     echo "$(echo "$3 / ($t1 - $t0)" | bc -l) $(echo "($c1 - $c0) * 1000 / $3" | bc -l)" >>"$work/$1.out"
 }
