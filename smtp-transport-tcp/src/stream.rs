@@ -12,6 +12,8 @@ use rustls_pki_types::ServerName;
 use smtp_core::channel::{ChannelInfo, Peer};
 use smtp_core::stream::{AcceptProxy, BoxFuture, ByteStream, CloseCode, ProxyInfo, Verification};
 use smtp_tls::{HandshakeError, Role, ServerTls, Shown, client_info, server_info};
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream as Socket;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
@@ -22,8 +24,20 @@ pub(crate) struct TcpStream {
     peer: SocketAddr,
     local: Option<SocketAddr>,
     upgrade: Upgrade,
+    last: Last,
     /// What a proxy said before anything else.
     forwarded: Option<Box<ProxyInfo>>,
+}
+
+/// What a client did last. One that has read some of its replies, and has nothing to say before it has the others, would
+/// acknowledge them up to 40 ms late: and a server that sends them piece by piece, with Nagle's algorithm on, as Postfix does,
+/// keeps the rest back for as long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Last {
+    /// A server, which answers what it reads.
+    Unwatched,
+    Wrote,
+    Read,
 }
 
 enum Io {
@@ -64,7 +78,13 @@ impl TcpStream {
     /// Addresses that only look like IPv6, on a socket for both families, become IPv4: access lists and logs know
     /// them by that.
     pub(crate) fn new(socket: Socket, peer: SocketAddr, local: Option<SocketAddr>, upgrade: Upgrade) -> Self {
-        Self { io: Io::Plain(socket), peer: canonical(peer), local: local.map(canonical), upgrade, forwarded: None }
+        let (peer, local) = (canonical(peer), local.map(canonical));
+        Self { io: Io::Plain(socket), peer, local, upgrade, last: Last::Unwatched, forwarded: None }
+    }
+
+    /// That of a client.
+    pub(crate) fn of_client(self) -> Self {
+        Self { last: Last::Wrote, ..self }
     }
 
     /// Takes the header of a proxy off a stream on which nothing was read yet.
@@ -81,7 +101,7 @@ impl TcpStream {
     /// The handshake that was agreed on. TCP's own buffer is all there is underneath, so no clear text can be carried
     /// over into TLS: what a peer (or somebody in between) sent ahead is taken for handshake, and fails it.
     pub(crate) async fn start_tls(self) -> io::Result<Self> {
-        let Self { io, peer, local, upgrade, forwarded } = self;
+        let Self { io, peer, local, upgrade, last, forwarded } = self;
         let io = match (io, upgrade) {
             (Io::Plain(socket), Upgrade::Server(tls)) => {
                 let (config, shown) = tls.for_connection();
@@ -101,7 +121,22 @@ impl TcpStream {
             }
             _ => return Err(io::Error::new(io::ErrorKind::Unsupported, "no TLS is set up for this connection")),
         };
-        Ok(Self { io, peer, local, upgrade: Upgrade::None, forwarded })
+        Ok(Self { io, peer, local, upgrade: Upgrade::None, last, forwarded })
+    }
+
+    fn poll_io(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (poll, own) = match &mut self.io {
+            Io::Plain(socket) => return Pin::new(socket).poll_read(cx, buf),
+            Io::Server(side) => (Pin::new(&mut side.tls).poll_read(cx, buf), Role::Server),
+            Io::Client(side) => (Pin::new(&mut side.tls).poll_read(cx, buf), Role::Client),
+        };
+        poll.map_err(|error| explain(error, own))
+    }
+
+    const fn wrote(&mut self) {
+        if let Last::Read = self.last {
+            self.last = Last::Wrote;
+        }
     }
 
     pub(crate) fn socket(&self) -> &Socket {
@@ -146,14 +181,30 @@ impl ByteStream for TcpStream {
 
 impl AsyncRead for TcpStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let (poll, own) = match &mut self.io {
-            Io::Plain(socket) => return Pin::new(socket).poll_read(cx, buf),
-            Io::Server(side) => (Pin::new(&mut side.tls).poll_read(cx, buf), Role::Server),
-            Io::Client(side) => (Pin::new(&mut side.tls).poll_read(cx, buf), Role::Client),
-        };
-        poll.map_err(|error| explain(error, own))
+        let before = buf.filled().len();
+        let poll = self.poll_io(cx, buf);
+        match (&poll, self.last) {
+            (Poll::Ready(Ok(())), Last::Wrote) if buf.filled().len() > before => self.last = Last::Read,
+            (Poll::Pending, Last::Read) => {
+                self.last = Last::Wrote;
+                acknowledge(self.socket());
+            }
+            _ => {}
+        }
+        poll
     }
 }
+
+/// Has the kernel acknowledge what was read, and not wait for something to send with it.
+#[cfg(target_os = "linux")]
+fn acknowledge(socket: &Socket) {
+    // Without it, it is only later.
+    let _ = SockRef::from(socket).set_tcp_quickack(true);
+}
+
+/// Others cannot be asked.
+#[cfg(not(target_os = "linux"))]
+const fn acknowledge(_: &Socket) {}
 
 /// Passes a write on to whatever the stream is.
 macro_rules! delegate {
@@ -177,6 +228,7 @@ macro_rules! delegate {
 
 impl AsyncWrite for TcpStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.wrote();
         delegate!(self, io => io.poll_write(cx, buf))
     }
 
@@ -185,6 +237,7 @@ impl AsyncWrite for TcpStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.wrote();
         delegate!(self, io => io.poll_write_vectored(cx, bufs))
     }
 
@@ -240,8 +293,8 @@ mod tests {
 
     #[test]
     fn an_idle_stream_is_small() {
-        // Two addresses of 32 octets, the socket's registration, three pointers, two of them tagged.
-        assert!(size_of::<TcpStream>() <= 128, "{}", size_of::<TcpStream>());
+        // Two addresses of 32 octets, the socket's registration, three pointers, two of them tagged, what was done last.
+        assert!(size_of::<TcpStream>() <= 136, "{}", size_of::<TcpStream>());
     }
 
     #[test]
@@ -250,5 +303,47 @@ mod tests {
         assert_eq!(canonical("[::ffff:192.0.2.1]:25"), "192.0.2.1:25");
         assert_eq!(canonical("[fe80::1%3]:25"), "[fe80::1%3]:25");
         assert_eq!(canonical("[::1]:25"), "[::1]:25");
+    }
+
+    /// Polls a read until it has to wait: the first look may find that something came and went.
+    #[cfg(target_os = "linux")]
+    fn waits(stream: &mut TcpStream) -> bool {
+        let mut octets = [0; 8];
+        let mut look = || {
+            let mut buf = ReadBuf::new(&mut octets);
+            Pin::new(&mut *stream).poll_read(&mut Context::from_waker(std::task::Waker::noop()), &mut buf).is_pending()
+        };
+        look() || look()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_client_that_waits_for_the_rest_acknowledges_what_it_has() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap();
+        let socket = Socket::connect(peer).await.unwrap();
+        let mut client = TcpStream::new(socket, peer, None, Upgrade::None).of_client();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let mut octets = [0; 8];
+        // Question and answer: nothing is asked of the kernel, and it comes to expect that a question goes with it.
+        for _ in 0..20 {
+            client.write_all(b"MAIL").await.unwrap();
+            server.read_exact(&mut octets[..4]).await.unwrap();
+            server.write_all(b"250").await.unwrap();
+            client.read_exact(&mut octets[..3]).await.unwrap();
+            assert_eq!(client.last, Last::Read);
+        }
+        let at_once = |client: &TcpStream| SockRef::from(client.socket()).tcp_quickack().unwrap();
+        assert!(!at_once(&client));
+        client.write_all(b"RCPT").await.unwrap();
+        assert!(waits(&mut client));
+        assert!(!at_once(&client), "it has read nothing");
+        server.write_all(b"250").await.unwrap();
+        client.read_exact(&mut octets[..3]).await.unwrap();
+        assert!(!at_once(&client));
+        assert!(waits(&mut client));
+        assert!(at_once(&client), "what it has read is acknowledged late");
     }
 }
