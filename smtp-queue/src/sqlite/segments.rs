@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use super::FREE_MIN;
 use super::disk::{Disk, JournalFile};
 
 /// Octets of a file of the journal, more or less: about a thousand messages. As much is read again after a crash, at most
@@ -119,8 +120,10 @@ fn remove(disk: &dyn Disk, files: Vec<u32>) -> io::Result<()> {
 pub(super) fn prepare(disk: &dyn Disk, files: [u32; 2], length: u64) -> io::Result<()> {
     for n in files {
         let mut file = disk.journal(n)?;
-        // If there is no room it grows as it is written, or fails then.
-        let _ = lengthen(&mut *file, length);
+        // Where there is little room the rest needs it more. Then, or if it fails, the file grows as it is written.
+        if disk.free().is_ok_and(|free| free > FREE_MIN) {
+            let _ = lengthen(&mut *file, length);
+        }
     }
     disk.sync_journals()
 }
