@@ -39,13 +39,13 @@ impl SqlRows {
             return Ok(());
         }
         self.journal.begin();
-        let mut moved = 0;
+        let (mut octets, mut moved) = (0, Vec::new());
         for (segment, needed) in sparse {
-            moved += needed.octets;
-            if moved > MOVED_MAX {
+            octets += needed.octets;
+            if octets > MOVED_MAX {
                 break;
             }
-            self.move_out(segment)?;
+            self.move_out(segment, &mut moved)?;
         }
         if self.journal.group().is_empty() {
             return Ok(());
@@ -55,12 +55,19 @@ impl SqlRows {
                 tracing::warn!(reason, "content was not moved together");
                 self.restore()
             }
-            result => result,
+            result => {
+                result?;
+                // Not before: until it is written there, whoever reads has to find it where it was.
+                for (id, body) in moved {
+                    self.freshen(id, body);
+                }
+                Ok(())
+            }
         }
     }
 
     /// Moves what is needed of a file into the one that is written, but for what is damaged: that is found when it is read.
-    fn move_out(&mut self, segment: u32) -> Result<(), Error> {
+    fn move_out(&mut self, segment: u32, moved: &mut Vec<(MessageId, FreshBody)>) -> Result<(), Error> {
         let kept = self.kept(segment)?;
         let read = self.disk.read_journal(segment, 0, READ_MAX).map_err(|e| Error::io("read the journal", &e))?;
         for Kept { id, sum, size, offset } in kept {
@@ -78,7 +85,7 @@ impl SqlRows {
                 integer(signed(to.offset)),
             ];
             self.change(Statement::MoveContent, &values);
-            self.freshen(id, FreshBody::Journal { size, sum, place: to });
+            moved.push((id, FreshBody::Journal { size, sum, place: to }));
         }
         Ok(())
     }

@@ -25,6 +25,9 @@ const CONTENT: u8 = 1;
 const NAMES: u8 = 2;
 const ROWS: u8 = 3;
 const JOURNAL: u8 = 4;
+/// Nothing is written to the journal; `HELD` once somebody waits for that.
+const HOLD: u8 = 5;
+const HELD: u8 = 6;
 
 impl Failing {
     fn check(&self, what: u8) -> io::Result<()> {
@@ -114,6 +117,10 @@ impl JournalFile for FailingJournal {
     }
 
     fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<usize> {
+        while matches!(self.1.load(Ordering::Relaxed), HOLD | HELD) {
+            self.1.store(HELD, Ordering::Relaxed);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         self.0.write_at(offset, data)
     }
 
@@ -306,7 +313,9 @@ async fn leave(spool: &SqliteSpool, ids: &[MessageId], stays: impl Fn(usize) -> 
 async fn content_that_stays_is_moved_together_and_the_rest_of_the_files_is_used_again() {
     const SIZE: usize = 250_000;
     let root = tempfile::tempdir().unwrap();
-    let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
+    let what = Arc::new(AtomicU8::new(FINE));
+    let disk = Failing { folder: Folder::of(root.path()), what: Arc::clone(&what) };
+    let spool = open::open(root.path(), Limits::default(), Arc::new(disk)).unwrap();
     // One of them stays of each file, more or less.
     let (stays, text) = (|n: usize| n.is_multiple_of(17), |n: usize| vec![b'a' + u8::try_from(n % 26).unwrap(); SIZE]);
     let mut ids = Vec::new();
@@ -319,6 +328,24 @@ async fn content_that_stays_is_moved_together_and_the_rest_of_the_files_is_used_
     let mut reading = Vec::new();
     for n in (0..ids.len()).filter(|n| stays(*n)) {
         reading.push(n);
+    }
+    // It can be read all the time: where it was, until it is where it will be.
+    what.store(HOLD, Ordering::Relaxed);
+    let maintained = tokio::spawn({
+        let spool = spool.clone();
+        async move { spool.maintain(at(2)).await }
+    });
+    while what.load(Ordering::Relaxed) != HELD {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let mut read = Vec::new();
+    for n in &reading {
+        read.push(content(&spool, ids[*n]).await);
+    }
+    what.store(FINE, Ordering::Relaxed);
+    maintained.await.unwrap().unwrap();
+    for (n, read) in reading.iter().zip(read) {
+        assert_eq!(read.unwrap(), text(*n), "{n}");
     }
     // A file or more gets free each time; those that are free are removed, all but a few.
     for _ in 0..4 {
