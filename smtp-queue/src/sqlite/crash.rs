@@ -56,13 +56,13 @@ struct Life {
 /// Opens a store as `open` does, on what the disk and the database have.
 fn open(disk: &Arc<dyn Disk>, connection: Connection) -> Result<Life, Error> {
     let fresh = FreshBodies::default();
-    let mut rows = SqlRows::open(connection, Arc::clone(disk), Arc::clone(&fresh))?;
+    let mut rows = SqlRows::open(connection, Arc::clone(disk), Arc::clone(&fresh), SEGMENT_OCTETS)?;
     let named = rows.files()?;
     bodies::sweep(&**disk, &named).map_err(|e| Error::io("sweep", &e))?;
     let engine = Engine::open(rows, Limits::default(), 0)?;
     let ids = engine.ids();
     let home = Database { path: PathBuf::new(), disk: Arc::clone(disk), fresh };
-    let writer = Writer::new(engine, home, Arc::new(State::default()), None).with_segments_of(SEGMENT_OCTETS);
+    let writer = Writer::new(engine, home, Arc::new(State::default()), None).working_later();
     Ok(Life { writer, disk: Arc::clone(disk), ids, leased: Vec::new() })
 }
 

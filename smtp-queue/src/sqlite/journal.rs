@@ -26,7 +26,7 @@ use rusqlite::types::ValueRef;
 
 use super::change::{self, Change, Statement};
 use super::disk::{Disk, JournalFile};
-use super::segments::{Place, SEGMENT_OCTETS, Segments};
+use super::segments::{Place, Segments};
 use crate::error::Error;
 
 const HEADER: usize = 20;
@@ -84,7 +84,8 @@ pub(super) fn new_salt() -> u64 {
 }
 
 impl Journal {
-    pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
+    /// Which begins another file after so many octets.
+    pub(super) fn new(disk: Arc<dyn Disk>, segment_octets: u64) -> Self {
         Self {
             disk,
             file: None,
@@ -94,14 +95,8 @@ impl Journal {
             frame: Vec::new(),
             changes: Vec::new(),
             segments: Segments::default(),
-            segment_octets: SEGMENT_OCTETS,
+            segment_octets,
         }
-    }
-
-    /// Begins another file after so many octets.
-    #[cfg(test)]
-    pub(super) const fn set_segment_octets(&mut self, octets: u64) {
-        self.segment_octets = octets;
     }
 
     pub(super) const fn segment_octets(&self) -> u64 {
@@ -367,7 +362,7 @@ mod tests {
     use crate::sqlite::crash::sim::Sim;
 
     fn journal_in(disk: &Sim) -> Journal {
-        Journal::new(Arc::new(disk.clone()))
+        Journal::new(Arc::new(disk.clone()), 1_024)
     }
 
     const fn salted(salt: u64) -> Position {
@@ -436,7 +431,6 @@ mod tests {
         journal.restart(position);
         group(&mut journal, 2);
         assert_eq!(numbers(&journal.read(position).unwrap()), [2]);
-        journal.set_segment_octets(1_024);
         let position = journal.anew();
         assert_eq!((position.segment, position.place, position.next), (1, 0, 2));
         journal.restart(position);

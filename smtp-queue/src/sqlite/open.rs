@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::disk::{BODIES, Disk};
 use super::reader::Readers;
 use super::rows::{FreshBodies, SqlRows};
+use super::segments::SEGMENT_OCTETS;
 use super::writer::{self, Database, Writer};
 use super::{Shared, SqliteSpool, State, bodies, schema};
 use crate::clock::millis;
@@ -42,7 +43,7 @@ pub(super) fn open(path: &Path, limits: Limits, disk: Arc<dyn Disk>) -> Result<S
     schema::migrate(&mut connection, &database)?;
     let refused = |error: Error| unreadable(error.to_string());
     let fresh = FreshBodies::default();
-    let mut rows = SqlRows::open(connection, Arc::clone(&disk), Arc::clone(&fresh)).map_err(refused)?;
+    let mut rows = SqlRows::open(connection, Arc::clone(&disk), Arc::clone(&fresh), SEGMENT_OCTETS).map_err(refused)?;
     // The names of the database, its log and the journal last from here on.
     File::open(path).and_then(|folder| folder.sync_all()).map_err(folder)?;
     rows.tidy().map_err(refused)?;

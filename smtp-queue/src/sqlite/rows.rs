@@ -93,10 +93,15 @@ fn column(row: &Row<'_>, n: usize) -> Option<String> {
 
 impl SqlRows {
     /// The rows, with all that the journal has and they have not.
-    pub(super) fn open(connection: Connection, disk: Arc<dyn Disk>, fresh: FreshBodies) -> Result<Self, Error> {
+    pub(super) fn open(
+        connection: Connection,
+        disk: Arc<dyn Disk>,
+        fresh: FreshBodies,
+        segment_octets: u64,
+    ) -> Result<Self, Error> {
         // Of a process that ended before it could do so.
         disk.sync_journals().map_err(|e| Error::io("sync the names of the journal", &e))?;
-        let journal = Journal::new(Arc::clone(&disk));
+        let journal = Journal::new(Arc::clone(&disk), segment_octets);
         let (lanes, names) = (HashMap::new(), HashMap::new());
         let tables = Tables::new(connection, Arc::clone(&disk));
         let mut rows = Self { tables, disk, journal, fresh, folding: 0, broken: None, lanes, names };

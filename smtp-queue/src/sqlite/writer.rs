@@ -74,11 +74,10 @@ impl Writer {
         Ok(self)
     }
 
-    /// Begins another file of the journal after so many octets, and does later what it has others do.
+    /// Does later what it has others do.
     #[cfg(test)]
-    pub(super) fn with_segments_of(mut self, octets: u64) -> Self {
+    pub(super) fn working_later(mut self) -> Self {
         self.engine.rows.tables.later();
-        self.engine.rows.journal.set_segment_octets(octets);
         self
     }
 
@@ -296,7 +295,8 @@ impl Writer {
     fn reopen(&self, now: SystemTime) -> Result<SqlRows, Error> {
         let connection = Connection::open(&self.home.path)?;
         schema::configure(&connection)?;
-        let mut rows = SqlRows::open(connection, Arc::clone(&self.home.disk), Arc::clone(&self.home.fresh))?;
+        let octets = self.engine.rows.journal.segment_octets();
+        let mut rows = SqlRows::open(connection, Arc::clone(&self.home.disk), Arc::clone(&self.home.fresh), octets)?;
         rows.probe(now)?;
         Ok(rows)
     }
