@@ -177,9 +177,10 @@ pub fn new_message(
     let Terms { due, alarm, expires, priority } = Terms::of(&envelope.mail, schedule, now);
     let mut jobs = Vec::<NewJob>::new();
     let mut open = HashMap::<NextHop, usize>::new();
-    let mut seen = HashSet::new();
+    let (mut seen, several) = (HashSet::new(), envelope.recipients.len() > 1);
     // One that is named twice is told of once.
-    for rcpt in envelope.recipients.into_iter().filter(|rcpt| seen.insert((rcpt.to.clone(), rcpt.parameters.clone()))) {
+    let mut first = |rcpt: &Rcpt| !several || seen.insert((rcpt.to.clone(), rcpt.parameters.clone()));
+    for rcpt in envelope.recipients.into_iter().filter(|rcpt| first(rcpt)) {
         let next_hop = if expansion::is_owed(&rcpt) { NextHop::expanded() } else { plan.next_hop(&rcpt.to) };
         let place = open.get(&next_hop).and_then(|n| jobs.get_mut(*n));
         match place.filter(|job| job.recipients.len() < RECIPIENTS_MAX) {

@@ -4,6 +4,7 @@ mod bodies;
 mod change;
 mod checkpoint;
 mod clean;
+mod coming;
 #[cfg(test)]
 mod crash;
 mod disk;
@@ -37,6 +38,7 @@ use crate::error::{Error, OpenError};
 use crate::id::{Ids, JobId, MessageId};
 use crate::job::{Action, Settlement};
 use crate::spool::{Claim, Entry, Filter, Health, Lease, Leased, Limits, Page, Spool, Staged, Stats};
+use coming::Coming;
 use disk::{Disk, Folder};
 use reader::Readers;
 use staged::SqliteStaged;
@@ -46,7 +48,7 @@ use writer::Request;
 /// and `bodies/` for content over [`Limits::inline`].
 ///
 /// **Durability.** What is done is written to the journal and synced before it is answered, for as many writers together as
-/// wait, up to about 1 MiB; none waits for a timer. SQLite gets the same a moment later, without the content, in a
+/// wait, up to about 1 MiB; for messages whose content is just coming in a group waits up to 0.3 ms. SQLite gets the same a moment later, without the content, in a
 /// transaction that is committed when a file of the journal is full, when nothing has come for a second, and at every
 /// [`Spool::maintain`]. After a crash, opening does again what only the journal has. A large body is synced, renamed and its
 /// folder synced before the row that names it is written; what no row names is removed when the spool is opened.
@@ -100,6 +102,7 @@ pub(crate) struct State {
     broken: Mutex<Option<String>>,
     stats: Mutex<Stats>,
     changed: Arc<Notify>,
+    coming: Coming,
 }
 
 impl State {
@@ -137,9 +140,14 @@ impl SqliteSpool {
     }
 
     async fn run(&self, op: Op) -> Result<Answer, Error> {
+        self.ask(op).await?.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// As soon as it is the writer's turn to answer.
+    async fn ask(&self, op: Op) -> Result<oneshot::Receiver<Result<Answer, Error>>, Error> {
         let (reply, answer) = oneshot::channel();
         self.0.requests.send(Request::Op { op: Box::new(op), reply }).await.map_err(|_| Error::Closed)?;
-        answer.await.unwrap_or(Err(Error::Closed))
+        Ok(answer)
     }
 }
 

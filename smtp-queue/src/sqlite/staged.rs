@@ -9,11 +9,15 @@ use smtp_core::service::{Complete, Receipt};
 
 use super::SqliteSpool;
 use super::bodies::{self, Writing};
+use super::coming::Arrival;
 use crate::engine::{Op, StoredBody};
 use crate::error::Error;
 use crate::id::MessageId;
 use crate::job::NewMessage;
 use crate::spool::Staged;
+
+/// Octets for which there is room from the start: most messages are no longer.
+const ROOM: usize = 8 << 10;
 
 /// Content in memory up to what a row takes, in a file beyond it.
 #[derive(Debug)]
@@ -24,15 +28,19 @@ pub(super) struct SqliteStaged {
     size: u64,
     held: BytesMut,
     file: Option<Writing>,
+    /// A group may wait for it as long as it is short.
+    arrival: Option<Arrival>,
 }
 
 impl SqliteStaged {
     pub(super) fn new(spool: SqliteSpool, id: MessageId, now: SystemTime) -> Self {
-        Self { spool, id, now, size: 0, held: BytesMut::new(), file: None }
+        let arrival = Some(spool.0.state.coming.one());
+        Self { spool, id, now, size: 0, held: BytesMut::new(), file: None, arrival }
     }
 
     /// Writes what is held to the file, which is made if there is none yet.
     async fn spill(&mut self) -> Result<(), Error> {
+        self.arrival = None;
         let (file, held) = (self.file.take(), self.held.split());
         let (disk, id) = (Arc::clone(&self.spool.0.disk), self.id);
         let written = blocking(move || {
@@ -81,6 +89,9 @@ impl Staged for SqliteStaged {
         if self.size > limits.body {
             return Err(Error::TooLarge { limit: limits.body });
         }
+        if self.held.capacity() == 0 {
+            self.held.reserve(data.len().max(ROOM));
+        }
         self.held.extend_from_slice(&data);
         // A row's worth at a time; the first time, this is where it stops being a row.
         if self.held.len() > limits.inline {
@@ -95,7 +106,9 @@ impl Staged for SqliteStaged {
         let body = self.store_body().await?;
         let is_file = matches!(body, StoredBody::File(_));
         let (id, now, size) = (self.id, self.now, self.size);
-        let stored = self.spool.run(Op::Insert { id, now, size, body, message }).await;
+        let answer = self.spool.ask(Op::Insert { id, now, size, body, message }).await?;
+        drop(self.arrival.take());
+        let stored = answer.await.unwrap_or(Err(Error::Closed));
         match stored {
             Ok(_) => Ok(Receipt::stored(complete).with_text(format!("queued as {id}"))),
             Err(error) => {

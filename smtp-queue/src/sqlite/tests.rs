@@ -425,3 +425,31 @@ async fn a_closed_spool_says_so_and_can_be_opened_at_once() {
     let again = SqliteSpool::open(root.path(), Limits::default()).unwrap();
     assert_eq!(again.get(id).await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_group_waits_for_what_is_short_and_on_its_way_only() {
+    use smtp_core::service::{Body, Chunk};
+    let root = tempfile::tempdir().unwrap();
+    let spool = SqliteSpool::open(root.path(), Limits::default()).unwrap();
+    let is_coming = || spool.0.state.coming.any();
+    assert!(!is_coming());
+    drop(spool.begin(at(0), None).await.unwrap());
+    assert!(!is_coming(), "given up");
+
+    let mut long = spool.begin(at(0), None).await.unwrap();
+    assert!(is_coming());
+    long.write(vec![b'x'; Limits::default().inline + 1].into()).await.unwrap();
+    assert!(!is_coming(), "it may take long");
+
+    let mut stored = spool.begin(at(0), None).await.unwrap();
+    let mut body = Body::from_bytes(&b"x"[..]);
+    let complete = loop {
+        match body.next().await.unwrap() {
+            Chunk::Data(data) => stored.write(data).await.unwrap(),
+            Chunk::End(complete) => break complete,
+        }
+    };
+    assert!(is_coming());
+    stored.commit(complete, message(at(0), "a@x.example", &[("y", &["b@y.example"])]).unwrap()).await.unwrap();
+    assert!(!is_coming(), "stored");
+}

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::Connection;
 use tokio::runtime::Runtime;
@@ -21,6 +21,9 @@ use crate::spool::Claim;
 
 /// Requests that may wait for the writer; whoever has another waits outside.
 pub(crate) const WAITING_MAX: usize = 4_096;
+/// How long a group waits for messages whose content is coming in: about as long as a sync takes on a fast disk. On a slower
+/// one more come while the group before it is synced.
+const PATIENCE: Duration = Duration::from_micros(300);
 /// Octets of content after which a group is full.
 const GROUP_OCTETS: usize = 1 << 20;
 /// Pages of 4 KiB that go back to the disk in one go: 16 MiB, so that nobody waits long.
@@ -98,6 +101,7 @@ impl Writer {
             match request {
                 Request::Op { op, reply } => {
                     let group;
+                    self.await_more();
                     (group, next) = gather((*op, reply), &mut queue, |request| match request {
                         Request::Op { op, reply } => Ok((*op, reply)),
                         other => Err(other),
@@ -127,6 +131,18 @@ impl Writer {
             }
         }
         queue.blocking_recv()
+    }
+
+    /// Lets those catch up whose content is just coming in: a sync for all is cheaper than one for each.
+    fn await_more(&mut self) {
+        let until = Instant::now() + PATIENCE;
+        while self.state.coming.any() && Instant::now() < until {
+            match self.engine.rows.step() {
+                Ok(true) => {}
+                Ok(false) => self.state.coming.wait(until),
+                Err(error) => return self.failed(&error),
+            }
+        }
     }
 
     /// Does what the tables are behind while nobody wants anything.

@@ -58,7 +58,7 @@ where
         let line = Line {
             session: transaction.session.id,
             number,
-            from: safe(&transaction.envelope.mail.from),
+            from: tracing::enabled!(Level::INFO).then(|| safe(&transaction.envelope.mail.from)).unwrap_or_default(),
             recipients: transaction.envelope.recipients.len(),
             // Needed for the details only.
             each: tracing::enabled!(Level::DEBUG).then(|| transaction.envelope.recipients.clone()).unwrap_or_default(),
@@ -88,19 +88,22 @@ struct Line {
 }
 
 impl Line {
-    fn write(&mut self, reply: &str, what: &str) {
+    fn write(&mut self, reply: impl FnOnce() -> String, what: &str) {
         self.written = true;
+        if !tracing::enabled!(Level::INFO) {
+            return;
+        }
         let id = format!("{}-{}", self.session, self.number);
         let size = self.octets.load(Ordering::Relaxed);
         let ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (session, from, recipients) = (self.session, &*self.from, self.recipients);
-        info!(session, id = id.as_str(), from, recipients, size, reply, ms, "{what}");
+        info!(session, id = id.as_str(), from, recipients, size, reply = reply(), ms, "{what}");
     }
 
     fn outcome(&mut self, outcome: &Outcome) {
         match outcome.single() {
-            Ok(receipt) => self.write(&safe(&receipt.reply()), "accepted"),
-            Err(refusal) => self.write(&safe(&refusal), "not accepted"),
+            Ok(receipt) => self.write(|| safe(&receipt.reply()), "accepted"),
+            Err(refusal) => self.write(|| safe(&refusal), "not accepted"),
         }
         for (rcpt, result) in self.each.iter().zip(outcome.iter()) {
             let reply = result.as_ref().map_or_else(safe, |receipt| safe(&receipt.reply()));
@@ -112,7 +115,7 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         if !self.written {
-            self.write("", "aborted");
+            self.write(String::new, "aborted");
         }
     }
 }
@@ -140,7 +143,7 @@ impl<F: Future<Output = Result<Outcome, E>>, E: Into<BoxError>> Future for Trace
             Err(error) => {
                 // The peer is told less than the log.
                 tracing::error!(session = this.line.session, error = safe(error).as_str(), "the delivery failed");
-                this.line.write(&safe(&reply_for(error)), "not accepted");
+                this.line.write(|| safe(&reply_for(error)), "not accepted");
             }
         }
         Poll::Ready(result)
