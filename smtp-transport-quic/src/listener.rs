@@ -11,7 +11,7 @@ use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
 use smtp_core::stream::{Connection, Listener};
 use smtp_tls::ServerTls;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Attempt, HalfOpen, Opening, QuicConnection};
@@ -59,6 +59,7 @@ impl QuicListener {
     /// # Errors
     /// If the options or the TLS settings cannot be used for QUIC, or the runtime cannot watch the socket.
     pub fn from_std(socket: UdpSocket, tls: &ServerTls, options: QuicOptions) -> io::Result<Self> {
+        deepen(SockRef::from(&socket));
         let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
         Self::from_endpoint(endpoint, tls, options)
     }
@@ -219,8 +220,20 @@ pub(crate) fn udp_socket(address: SocketAddr, v6_only: bool) -> io::Result<UdpSo
     if address.is_ipv6() {
         socket.set_only_v6(v6_only)?;
     }
+    deepen(SockRef::from(&socket));
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Octets that may wait in a socket. All its connections share them, what finds no room is lost, and one stream alone may
+/// have more in flight than the 208 KiB that Linux gives unless it is asked.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// Asks for room. The system gives no more than it may (`net.core.rmem_max`), which will do.
+fn deepen(socket: SockRef<'_>) {
+    if socket.recv_buffer_size().is_ok_and(|there| there < RECEIVE_BUFFER) {
+        let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    }
 }
 
 /// Why a listener cannot listen, and what to do. Found inside the [`io::Error`] of [`QuicListener::bind`].

@@ -235,9 +235,15 @@ async fn an_observer_is_told_what_happens_in_its_order() {
 #[tokio::test]
 async fn a_socket_that_is_bound_already_can_be_taken_over() {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = socket.local_addr().unwrap();
+    let (address, beside) = (socket.local_addr().unwrap(), socket.try_clone().unwrap());
+    let room = || socket2::SockRef::from(&beside).recv_buffer_size().unwrap();
+    let before = room();
     let listener = QuicListener::from_std(socket, &server_tls(), QuicOptions::default()).unwrap();
     assert_eq!(listener.url(), format!("smtp+quic://{address}"));
+    // Unless the machine gives no more than that to anybody.
+    let most = std::fs::read_to_string("/proc/sys/net/core/rmem_max");
+    let more = most.is_ok_and(|most| most.trim().parse::<usize>().unwrap() * 2 > before);
+    assert!(!more || room() > before, "{before} octets of room");
     let _served = serve_all(listener);
     let connector = connector(ConnectOptions::default());
     let mut connection = connector.connect(&target_of(address), &UNVERIFIED).await.unwrap();
