@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use super::checkpoint::Checkpointer;
+use super::coming::Patience;
 use super::disk::Disk;
 use super::rows::{FreshBodies, SqlRows};
 use super::{State, bodies, lock, schema};
@@ -21,7 +22,7 @@ use crate::spool::Claim;
 
 /// Requests that may wait for the writer; whoever has another waits outside.
 pub(crate) const WAITING_MAX: usize = 4_096;
-/// How long a group waits for messages whose content is coming in: about as long as a sync takes on a fast disk. On a slower
+/// How long a group waits, at most, for messages whose content is coming in: about as long as a sync takes on a fast disk. On a slower
 /// one more come while the group before it is synced.
 const PATIENCE: Duration = Duration::from_micros(300);
 /// Octets of content after which a group is full.
@@ -58,6 +59,7 @@ pub(super) struct Writer {
     lock: Option<File>,
     /// What was asked for last: who waits for news has no room beyond it.
     claim: Option<Claim>,
+    patience: Patience,
     checkpointer: Option<Checkpointer>,
 }
 
@@ -66,7 +68,7 @@ pub(crate) type Waiting = (Op, oneshot::Sender<Result<Answer, Error>>);
 
 impl Writer {
     pub(super) fn new(engine: Engine<SqlRows>, home: Database, state: Arc<State>, lock: Option<File>) -> Self {
-        let writer = Self { engine, home, state, lock, claim: None, checkpointer: None };
+        let writer = Self { engine, home, state, lock, claim: None, patience: Patience::default(), checkpointer: None };
         writer.publish();
         writer
     }
@@ -101,7 +103,7 @@ impl Writer {
             match request {
                 Request::Op { op, reply } => {
                     let group;
-                    self.await_more();
+                    self.await_more(&queue);
                     (group, next) = gather((*op, reply), &mut queue, |request| match request {
                         Request::Op { op, reply } => Ok((*op, reply)),
                         other => Err(other),
@@ -134,14 +136,18 @@ impl Writer {
     }
 
     /// Lets those catch up whose content is just coming in: a sync for all is cheaper than one for each.
-    fn await_more(&mut self) {
-        let until = Instant::now() + PATIENCE;
-        while self.state.coming.any() && Instant::now() < until {
-            match self.engine.rows.step() {
-                Ok(true) => {}
-                Ok(false) => self.state.coming.wait(until),
-                Err(error) => return self.failed(&error),
+    fn await_more(&mut self, queue: &mpsc::Receiver<Request>) {
+        let (mut failure, rows) = (None, &mut self.engine.rows);
+        let work = || match rows.step() {
+            Ok(done) => done,
+            Err(error) => {
+                failure = Some(error);
+                false
             }
+        };
+        self.patience.wait(&self.state.coming, Instant::now() + PATIENCE, || queue.len(), work);
+        if let Some(error) = failure {
+            self.failed(&error);
         }
     }
 
