@@ -145,12 +145,14 @@ impl Cell {
             let Path { jitter, loss, rate, block_udp: _, .. } = self.path;
             if loss > 0.0 || jitter > 0.0 || rate > 0.0 {
                 return Err(
-                    "the simulated TCP knows no loss, jitter or rate: what the kernel's does then is measured on the \
+                    "the simulated TCP, that of a race too, knows no loss, jitter or rate: what the kernel's does then is measured on the \
                      emulated link",
                 );
             }
             if self.congestion != Congestion::Cubic {
-                return Err("the simulated TCP has slow start only, which is the same for all controllers");
+                return Err(
+                    "the simulated TCP, that of a race too, has slow start only, which is the same for all controllers",
+                );
             }
         }
         Ok(())

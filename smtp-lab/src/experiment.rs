@@ -433,7 +433,7 @@ mod tests {
         // The simulated TCP is one side of it.
         let mut lossy = self::experiment("transport = [\"race\"]\nloss = [1]");
         let error = lossy.cells().unwrap_err().to_string();
-        assert!(error.contains("the simulated TCP knows no loss") && error.contains("emulated link"), "{error}");
+        assert!(error.contains("that of a race too, knows no loss") && error.contains("emulated link"), "{error}");
         lossy.ground = Ground::Link;
         assert_eq!(lossy.cells().unwrap().0.len(), 2);
     }
