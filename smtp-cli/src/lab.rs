@@ -50,11 +50,11 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", value_delimiter = ',')]
     part: Vec<usize>,
 
-    /// tcp, starttls, tls, quic. This and each list below stands in the place of those in all parts.
+    /// tcp, starttls, tls, quic, race. This and each list below stands in the place of those in all parts.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     transport: Vec<Transport>,
 
-    /// none, ticket, early.
+    /// none, memory, ticket, early.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     resumption: Vec<Resumption>,
 

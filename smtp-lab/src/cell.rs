@@ -75,6 +75,9 @@ impl Cell {
         if self.transport.is_tcp() {
             self.tuning = Tuning::Default;
         }
+        if !matches!(self.transport, Transport::Race) && matches!(self.resumption, Resumption::Memory) {
+            self.resumption = Resumption::None;
+        }
         if !matches!(self.spread, Spread::Streams) {
             self.priority = Priority::Ordered;
         }
@@ -84,16 +87,46 @@ impl Cell {
         self
     }
 
+    /// The way that has to be there, and the other one if they race.
+    pub(crate) const fn ways(self) -> (Self, Option<Self>) {
+        match self.transport {
+            Transport::Race => (self.taking(Transport::StartTls), Some(self.taking(Transport::Quic))),
+            _ => (self, None),
+        }
+    }
+
+    /// The same over `transport`, as far as that allows.
+    pub(crate) const fn taking(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        if transport.is_tcp() && matches!(self.dialogue, Dialogue::Flight) {
+            self.dialogue = Dialogue::Pipelined;
+        }
+        self.normalised()
+    }
+
     /// Whether it can be run on `ground`.
     ///
     /// # Errors
     /// Why not.
     pub(crate) fn check(&self, ground: Ground) -> Result<(), &'static str> {
         let quic = self.transport == Transport::Quic;
-        if !quic && self.dialogue == Dialogue::Flight {
+        if self.transport == Transport::Race {
+            if self.spread == Spread::Streams {
+                return Err("TCP may win a race, and has no streams: take `session` or `connections`");
+            }
+            if self.path.rebind > 0.0 {
+                return Err("TCP may win a race, and a NAT forgets the ports of UDP only: take `quic`");
+            }
+            if matches!(self.resumption, Resumption::Ticket | Resumption::Early) {
+                return Err(
+                    "a race has full handshakes: take `none` or `memory`; what a ticket saves, `starttls` and `quic` show",
+                );
+            }
+        }
+        if self.transport.is_tcp() && self.dialogue == Dialogue::Flight {
             return Err("over TCP the reply to EHLO has to be waited for (RFC 2920 §3.1): no flight");
         }
-        if !quic && self.spread == Spread::Streams {
+        if self.transport.is_tcp() && self.spread == Spread::Streams {
             return Err("TCP has no streams");
         }
         if self.transport == Transport::Tcp && self.resumption != Resumption::None {
@@ -102,7 +135,7 @@ impl Cell {
         if self.resumption == Resumption::Early && (!quic || self.dialogue != Dialogue::Flight) {
             return Err("early data is QUIC's, and carries what waits for no reply");
         }
-        if self.resumption != Resumption::None && self.spread == Spread::Connections {
+        if matches!(self.resumption, Resumption::Ticket | Resumption::Early) && self.spread == Spread::Connections {
             return Err("tickets are for one use: many connections at once have one only");
         }
         if self.path.rebind > 0.0 && (!quic || ground == Ground::Simulation) {
@@ -112,12 +145,14 @@ impl Cell {
             let Path { jitter, loss, rate, block_udp: _, .. } = self.path;
             if loss > 0.0 || jitter > 0.0 || rate > 0.0 {
                 return Err(
-                    "the simulated TCP knows no loss, jitter or rate: what the kernel's does then is measured on the \
+                    "the simulated TCP, that of a race too, knows no loss, jitter or rate: what the kernel's does then is measured on the \
                      emulated link",
                 );
             }
             if self.congestion != Congestion::Cubic {
-                return Err("the simulated TCP has slow start only, which is the same for all controllers");
+                return Err(
+                    "the simulated TCP, that of a race too, has slow start only, which is the same for all controllers",
+                );
             }
         }
         Ok(())
@@ -131,6 +166,7 @@ impl Cell {
             Transport::StartTls => "STARTTLS",
             Transport::Tls => "TLS",
             Transport::Quic => "QUIC",
+            Transport::Race => "race",
         }];
         words.push(match (self.dialogue, self.transfer) {
             (Dialogue::Lockstep, Transfer::Data) => "DATA, lock-step",
@@ -149,6 +185,7 @@ impl Cell {
         }
         match self.resumption {
             Resumption::None => {}
+            Resumption::Memory => words.push("remembered"),
             Resumption::Ticket => words.push("ticket"),
             Resumption::Early => words.push("early data"),
         }

@@ -64,14 +64,16 @@ choice! {
         Tls = "tls",
         /// QUIC, by the project's own mapping.
         Quic = "quic",
+        /// QUIC and STARTTLS, by the connector that races them: what a relay does with a host that offers both.
+        Race = "race",
     }
 }
 
 impl Transport {
-    /// True if TCP is below.
+    /// True if TCP is below, whoever wins.
     #[must_use]
     pub const fn is_tcp(self) -> bool {
-        !matches!(self, Self::Quic)
+        matches!(self, Self::Tcp | Self::StartTls | Self::Tls)
     }
 }
 
@@ -80,6 +82,8 @@ choice! {
     Resumption, "resumption" {
         /// Nothing: a full handshake.
         None = "none",
+        /// What the racing connector remembers of it: a way that has lost is not tried. A full handshake.
+        Memory = "memory",
         /// A TLS ticket.
         Ticket = "ticket",
         /// A ticket, and the mail in the first flight (RFC 9001 §4.6.1), behind the server's gate.
@@ -94,7 +98,8 @@ choice! {
         Lockstep = "lockstep",
         /// Groups of commands, as RFC 2920 allows them.
         Pipelined = "pipelined",
-        /// Nothing for anything: EHLO is in the same flight as the mail. Only where the channel implies the extensions.
+        /// Nothing for anything: EHLO is in the same flight as the mail. Only where the channel implies the extensions;
+        /// a race that TCP wins goes on with groups.
         Flight = "flight",
     }
 }

@@ -419,6 +419,32 @@ mod tests {
     }
 
     #[test]
+    fn a_race_is_what_both_ways_can_do() {
+        let all = "transport = [\"starttls\", \"race\"]\nmails = [2]\nspread = [\"session\", \"streams\"]\n\
+                   dialogue = [\"flight\"]\nresumption = [\"none\", \"memory\", \"early\"]\nrebind = [0, 9]";
+        let mut experiment = experiment(all);
+        experiment.ground = Ground::Link;
+        let (places, left_out) = experiment.cells().unwrap();
+        let ways: Vec<String> = places.iter().map(|place| place.cell.way()).collect();
+        assert_eq!(ways, ["race, one flight, one connection", "race, one flight, one connection, remembered"]);
+        for why in ["TCP may win a race, and has no streams", "full handshakes", "the ports of UDP only: take `quic`"] {
+            assert!(left_out.iter().any(|left| left.why.contains(why)), "{why}: {left_out:?}");
+        }
+        // The simulated TCP is one side of it.
+        let mut lossy = self::experiment("transport = [\"race\"]\nloss = [1]");
+        let error = lossy.cells().unwrap_err().to_string();
+        assert!(error.contains("that of a race too, knows no loss") && error.contains("emulated link"), "{error}");
+        lossy.ground = Ground::Link;
+        assert_eq!(lossy.cells().unwrap().0.len(), 2);
+    }
+
+    #[test]
+    fn what_only_a_race_remembers_is_no_other_cell_elsewhere() {
+        let experiment = experiment("dialogue = [\"pipelined\"]\nresumption = [\"none\", \"memory\"]");
+        assert_eq!(experiment.cells().unwrap().0.len(), 3);
+    }
+
+    #[test]
     fn what_is_out_of_range_is_named() {
         for (part, what) in [
             ("rtt = [5]", "rtt 5: "),

@@ -9,6 +9,7 @@ mod experiment;
 mod link;
 mod number;
 mod preset;
+mod race;
 mod record;
 pub mod report;
 mod run;

@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use crate::cell::Cell;
 use crate::choice::{Congestion, KeyExchange, Priority, Transport, Tuning};
 use crate::experiment::Place;
+use crate::race::racing;
 use crate::record::{Sample, difference};
 use crate::script::Client;
 use crate::tls::{Certificate, SERVER_NAME};
@@ -69,8 +70,11 @@ impl Bench {
         }
         let mut cells: Vec<Cell> = Vec::new();
         for place in places {
-            if !cells.iter().any(|cell| Stand::of(cell) == Stand::of(&place.cell)) {
-                cells.push(place.cell);
+            let (usual, other) = place.cell.ways();
+            for way in std::iter::once(usual).chain(other) {
+                if !cells.iter().any(|cell| Stand::of(cell) == Stand::of(&way)) {
+                    cells.push(way);
+                }
             }
         }
         let certificate = Certificate::new()?;
@@ -103,23 +107,33 @@ impl Bench {
         work: impl FnOnce(&Runtime, &Client<'_>, &Network, rustix::thread::Pid) -> io::Result<T> + Send,
         cell: &Cell,
     ) -> io::Result<T> {
-        let stand = self.stands.iter().find(|(stand, _)| *stand == Stand::of(cell));
-        let port = stand.map(|(_, port)| *port).ok_or_else(|| io::Error::other("no listener for this cell"))?;
+        let (usual, other) = cell.ways();
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 self.network.side(Side::A).enter()?;
                 let runtime = Builder::new_current_thread().enable_all().build()?;
                 // Sockets are made in the namespace, and the runtime has to be there for them.
                 let _inside = runtime.enter();
-                let connector = connector(cell)?;
-                let mut target = Target::host(Host::Literal(std::net::IpAddr::from(Side::B.address()).into()), port);
-                target.server_name = Some(SERVER_NAME.parse().map_err(io::Error::other)?);
+                let mut connector = connector(&usual)?;
+                let target = self.target(&usual)?;
+                if let Some(other) = other {
+                    connector = racing(self::connector(&other)?, connector, self.target(&other)?);
+                }
                 let verification = Verification::from(self.pin);
                 let client = Client { connector: &*connector, target, verification, cell: *cell };
                 work(&runtime, &client, &self.network, self.server)
             });
             thread.join().map_err(|_| io::Error::other("the run panicked"))?
         })
+    }
+
+    /// Where the server listens for one way.
+    fn target(&self, way: &Cell) -> io::Result<Target> {
+        let stand = self.stands.iter().find(|(stand, _)| *stand == Stand::of(way));
+        let port = stand.map(|(_, port)| *port).ok_or_else(|| io::Error::other("no listener for this cell"))?;
+        let host = Host::Literal(std::net::IpAddr::from(Side::B.address()).into());
+        let server_name = Some(SERVER_NAME.parse().map_err(io::Error::other)?);
+        Ok(Target { server_name, ..Target::host(host, port) })
     }
 
     /// Asks ss(8) about both ends of a connection.
@@ -197,6 +211,7 @@ fn listen(cell: &Cell, certificate: &Certificate) -> io::Result<(Box<dyn Listene
             return Ok((Box::new(listener), port));
         }
         Transport::Tcp => Tls::None,
+        Transport::Race => return Err(io::Error::other("a listener for two ways at once")),
         Transport::StartTls => Tls::StartTls(tls),
         Transport::Tls => Tls::Implicit(tls),
     };

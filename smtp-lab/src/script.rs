@@ -65,23 +65,24 @@ impl Client<'_> {
         // TLS over TCP is begun by hand, to be timed by itself.
         let mode = match self.cell.transport {
             Transport::Tcp => TlsMode::None,
-            Transport::StartTls | Transport::Tls => TlsMode::Required,
+            Transport::StartTls | Transport::Tls | Transport::Race => TlsMode::Required,
             Transport::Quic => TlsMode::Implicit,
         };
         let policy = TlsPolicy { mode, verification: self.verification.clone() };
         self.connector.connect(&self.target, &policy).await.map_err(io::Error::other)
     }
 
-    /// A session without a mail that brings a ticket, if one is needed. `gap` is long enough for everything to arrive.
+    /// A session without a mail that brings what is to be used of it. `gap` is long enough for everything to arrive.
     pub(crate) async fn prepare(&self, gap: Duration) -> io::Result<()> {
         if self.cell.resumption == Resumption::None {
             return Ok(());
         }
         let mut connection = self.connect().await?;
         let stream = connection.open().await?;
+        let transport = self.cell.over(&stream).transport;
         let mut talk = Talk::new(stream, Instant::now());
-        talk.begin(self.cell.transport).await?;
-        if self.cell.transport == Transport::Quic {
+        talk.begin(transport).await?;
+        if transport == Transport::Quic {
             talk.exchange(EHLO, &[(220, Step::Greeting), (250, Step::Ehlo)]).await?;
         } else {
             talk.exchange(EHLO, &[(250, Step::Ehlo)]).await?;
@@ -144,6 +145,14 @@ impl Client<'_> {
 }
 
 impl Cell {
+    /// The same over the way that `stream` goes: of those that raced, the winner's.
+    fn over(self, stream: &Stream) -> Self {
+        match self.ways() {
+            (_, Some(other)) if stream.info().transport == "quic" => other,
+            (usual, _) => usual,
+        }
+    }
+
     /// One session with so many mails, on a stream of a connection that was there at `connected`.
     async fn session(
         self,
@@ -151,22 +160,23 @@ impl Cell {
         mails: usize,
         begin: Instant,
     ) -> io::Result<Outcome> {
+        let cell = self.over(&stream);
         let mut talk = Talk::new(stream, begin);
         talk.outcome.steps.push((Step::Connect, connected));
-        talk.begin(self.transport).await?;
-        let quic = self.transport == Transport::Quic;
+        talk.begin(cell.transport).await?;
+        let quic = cell.transport == Transport::Quic;
         let mut greeting: Vec<(u16, Step)> = Vec::new();
         if quic {
             greeting.push((220, Step::Greeting));
         }
         greeting.push((250, Step::Ehlo));
-        let body = body(self.size);
+        let body = body(cell.size);
         let (mut first, mut replies) = (EHLO.to_vec(), greeting);
-        if self.dialogue != Dialogue::Flight {
+        if cell.dialogue != Dialogue::Flight {
             talk.exchange(&first, &replies).await?;
             (first, replies) = (Vec::new(), Vec::new());
         }
-        match (self.dialogue, self.transfer) {
+        match (cell.dialogue, cell.transfer) {
             (Dialogue::Lockstep, transfer) => {
                 for _ in 0..mails {
                     talk.exchange(MAIL, &[(250, Step::Mail)]).await?;
@@ -200,7 +210,7 @@ impl Cell {
                 talk.exchange(&first, &replies).await?;
             }
         }
-        let resumed = self.resumption != Resumption::None;
+        let resumed = cell.resumption != Resumption::None;
         let (outcome, mut stream) = talk.leave().await?;
         poll_fn(|cx| stream.poll_confirmed(cx)).await?;
         if stream.info().tls.is_some_and(|tls| tls.resumed) != resumed {
@@ -253,6 +263,7 @@ impl Talk {
     async fn begin(&mut self, transport: Transport) -> io::Result<()> {
         match transport {
             Transport::Quic => {}
+            Transport::Race => return Err(io::Error::other("a session on two ways at once")),
             Transport::Tcp => self.exchange(b"", &[(220, Step::Greeting)]).await?,
             Transport::Tls => {
                 self.upgrade().await?;

@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use self::links::Links;
 use crate::cell::Cell;
 use crate::choice::Transport;
+use crate::race::racing;
 use crate::record::Sample;
 use crate::script::Client;
 use crate::tls::{Certificate, SERVER_NAME};
@@ -49,12 +50,19 @@ impl Simulation {
 
     async fn world(&self, cell: &Cell, seed: u64) -> io::Result<Sample> {
         let links = Links::new(cell.path.calm().shape(), seed);
-        let (listener, connector) = self.ends(cell, seed, &links)?;
-        let serving = tokio::spawn(serve::serve(vec![listener])?);
-
         let server = SocketAddr::from((Side::B.address(), PORT));
         let mut target = Target::host(Host::Literal(server.ip().into()), server.port());
         target.server_name = Some(SERVER_NAME.parse().map_err(io::Error::other)?);
+        let (usual, other) = cell.ways();
+        let (listener, mut connector) = self.ends(&usual, seed, &links)?;
+        let mut listeners = vec![listener];
+        if let Some(other) = other {
+            let (listener, faster) = self.ends(&other, seed, &links)?;
+            listeners.push(listener);
+            // TCP and UDP have the same port.
+            connector = racing(faster, connector, target.clone());
+        }
+        let serving = tokio::spawn(serve::serve(listeners)?);
         let verification = Verification::from(self.certificate.pin());
         let client = Client { connector: &*connector, target, verification, cell: *cell };
         let gap = cell.path.gap();
@@ -72,6 +80,7 @@ impl Simulation {
         Ok(Sample::new(outcome, counters).digested(digest).spending(None, Some(spent)))
     }
 
+    /// Both ends of one way.
     fn ends(&self, cell: &Cell, seed: u64, links: &Links) -> io::Result<(Box<dyn Listener>, Box<dyn Connector>)> {
         let server_tls = self.certificate.server(cell.key_exchange)?;
         let client_tls = tls::client(cell.key_exchange, cell.resumption)?;

@@ -6,7 +6,9 @@ use std::io::sink;
 use std::path::Path;
 
 use smtp_lab::report::Report;
-use smtp_lab::{Experiment, Ground, PRESETS, Record, SCHEMA, Spread, Transport, compare, run, unavailable};
+use smtp_lab::{
+    Experiment, Ground, PRESETS, Record, Resumption, SCHEMA, Spread, Step, Transport, compare, run, unavailable,
+};
 
 fn preset(name: &str) -> Experiment {
     Experiment::parse(PRESETS.iter().find(|(known, _)| *known == name).unwrap().1).unwrap()
@@ -118,6 +120,59 @@ fn a_mail_costs_the_round_trips_that_the_protocol_says() {
 }
 
 #[test]
+fn a_race_costs_nothing_with_udp_and_the_head_start_once_without() {
+    let experiment = |part: &str| Experiment::parse(&format!("title = \"t\"\n[[part]]\n{part}")).unwrap();
+    let times = |experiment: &Experiment| -> Vec<(String, u64)> {
+        let (record, lines) = recorded(experiment);
+        assert_eq!(failures(&record), [""; 0]);
+        validate(&lines);
+        read(&record);
+        let (again, _) = recorded(experiment);
+        assert!(compare(&record, &again).differing.is_empty());
+        let runs = record.runs.iter();
+        runs.map(|run| (record.head.cells[run.cell].cell.way(), run.sample.last_us().unwrap() / 1000)).collect()
+    };
+    let expected = |ways: &[(&str, u64)]| ways.iter().map(|(way, ms)| ((*way).to_owned(), *ms)).collect::<Vec<_>>();
+
+    let open = experiment("transport = [\"starttls\", \"quic\", \"race\"]\nresumption = [\"none\", \"memory\"]");
+    let ways = [
+        ("STARTTLS, BDAT, pipelined", 400),
+        ("QUIC, BDAT, pipelined", 200),
+        ("QUIC, one flight", 150),
+        ("race, BDAT, pipelined", 200),
+        ("race, BDAT, pipelined, remembered", 200),
+        ("race, one flight", 150),
+        ("race, one flight, remembered", 150),
+    ];
+    assert_eq!(times(&open), expected(&ways));
+
+    // 250 ms, and then what STARTTLS costs; without a flight, whatever was hoped for.
+    let blocked = experiment("transport = [\"race\"]\nresumption = [\"none\", \"memory\"]\nblock_udp = true");
+    let ways = [
+        ("race, BDAT, pipelined", 650),
+        ("race, BDAT, pipelined, remembered", 400),
+        ("race, one flight", 650),
+        ("race, one flight, remembered", 400),
+    ];
+    assert_eq!(times(&blocked), expected(&ways));
+
+    // Longer ways than the head start: TCP is tried, and is behind by that much.
+    let far = experiment("transport = [\"race\"]\ndialogue = [\"pipelined\"]\nrtt = [600]");
+    assert_eq!(times(&far), expected(&[("race, BDAT, pipelined", 2400)]));
+
+    // The report says who won.
+    let (record, _) = recorded(&Experiment { part: [open.part, blocked.part].concat(), ..open });
+    let markdown = Report::new(&record).markdown();
+    let won = |row: &str| {
+        let rows = markdown.lines().filter(|line| line.starts_with(&format!("| {row} |")));
+        rows.map(|line| line.trim_end_matches(" |").rsplit_once("| ").unwrap().1.to_owned()).collect::<Vec<_>>()
+    };
+    assert!(markdown.contains("| QUIC won |") && markdown.contains("250 ms later"), "{markdown}");
+    assert_eq!(won("race, BDAT, pipelined"), ["1", "0"]);
+    assert_eq!(won("STARTTLS, BDAT, pipelined"), ["–"]);
+}
+
+#[test]
 fn what_the_simulation_cannot_do_is_left_out_and_said() {
     let mut experiment = preset("link");
     experiment.ground = Ground::Simulation;
@@ -163,7 +218,7 @@ fn every_preset_can_be_run() {
     }
 }
 
-/// TCP and QUIC, and QUIC through a NAT that forgets. The kernel decides when packets are sent, so that nothing is said of times.
+/// TCP and QUIC, QUIC through a NAT that forgets, and both in a race without UDP. The kernel decides when packets are sent, so that nothing is said of times.
 #[test]
 fn the_emulated_link_carries_mail() {
     if let Err(why) = unavailable() {
@@ -190,9 +245,21 @@ fn the_emulated_link_carries_mail() {
         rtt = [10]
         rate = [20]
         rebind = [60]
+        [[part]]
+        rounds = 1
+        transport = ["race"]
+        dialogue = ["pipelined"]
+        resumption = ["none", "memory"]
+        rtt = [10]
+        block_udp = true
+        [[part]]
+        rounds = 1
+        transport = ["race"]
+        dialogue = ["flight"]
+        rtt = [10]
     "#;
     let (record, lines) = recorded(&Experiment::parse(text).unwrap());
-    assert_eq!((failures(&record), record.runs.len()), (vec![], 5));
+    assert_eq!((failures(&record), record.runs.len()), (vec![], 8));
     validate(&lines);
     read(&record);
     assert!(record.head.environment.congestion[0].starts_with("cubic: cubic at the client, cubic at the server"));
@@ -200,12 +267,19 @@ fn the_emulated_link_carries_mail() {
         let sample = &run.sample;
         // The content went over the link, and CPU was spent on both sides.
         assert!(sample.octets[0] > 20_000 && sample.packets[1] > 3, "{sample:?}");
+        let cell = record.head.cells[run.cell].cell;
         // What was on its way to the ports that the NAT has forgotten gets nowhere.
-        let forgets = record.head.cells[run.cell].cell.path.rebind > 0.0;
-        assert!(sample.lost == [0, 0] || forgets, "{sample:?}");
+        let forgets = cell.path.rebind > 0.0;
+        if cell.path.block_udp {
+            // QUIC is tried and TCP wins; the second time QUIC is not even tried.
+            assert!(sample.steps.iter().any(|(step, _)| *step == Step::StartTls), "{sample:?}");
+            assert_eq!((sample.lost[0] > 0, sample.lost[1]), (cell.resumption == Resumption::None, 0), "{sample:?}");
+        } else {
+            assert!(sample.lost == [0, 0] || forgets, "{sample:?}");
+        }
         assert!(sample.cpu_us.unwrap() > 0 && sample.client_cpu_us.unwrap() > 0, "{sample:?}");
         assert_eq!((sample.accepted_us.len(), &sample.digest), (1, &None));
-        assert_eq!(record.head.cells[run.cell].cell.spread, Spread::Session);
+        assert_eq!(cell.spread, Spread::Session);
     }
     let again = run(&record.head.experiment, sink(), |_, _| {}).unwrap();
     assert_eq!(again.runs.len(), record.runs.len());

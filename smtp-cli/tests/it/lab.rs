@@ -92,6 +92,7 @@ fn what_cannot_be_run_is_told_before_anything_is_made() {
         (&["run", "one-mail", "--part", "9"], 64, "--part 9"),
         (&["run", "one-mail", "--rtt", "5", "--out", "x"], 78, "rtt 5"),
         (&["run", "one-mail", "--transport", "tls", "--loss", "2", "--out", "x"], 78, "emulated link"),
+        (&["run", "one-mail", "--transport", "race", "--loss", "2", "--out", "x"], 78, "that of a race too"),
         (&["rerun", "none.jsonl"], 78, "line 1"),
         (&["report", "nowhere"], 74, "nowhere"),
     ] {

@@ -2,9 +2,10 @@
 
 use super::Table;
 use super::figures::unique;
-use crate::choice::Ground;
+use crate::choice::{Ground, Transport};
 use crate::number::real;
 use crate::record::{Record, Sample};
+use crate::script::Step;
 use crate::stats::Summary;
 
 /// How many kinds of failure are told of a part.
@@ -21,14 +22,23 @@ pub(super) fn of(record: &Record, number: usize) -> Vec<Table> {
                 .filter(|(_, place)| (place.cell.mails, place.cell.size) == (mails, size) && place.cell.path == path);
             let mut rows = Vec::new();
             let mut load = String::new();
+            let raced = of_table.clone().any(|(_, place)| place.cell.transport == Transport::Race);
             for (n, place) in of_table {
                 let runs: Vec<&Sample> = record.of(n).map(|run| &run.sample).collect();
                 load = place.cell.load();
-                rows.push(row(&place.cell.way(), &runs, (mails, size), path.rtt, link));
+                let mut row = row(&place.cell.way(), &runs, (mails, size), path.rtt, link);
+                if raced {
+                    row.push(won(place.cell.transport, &runs));
+                }
+                rows.push(row);
             }
             if !rows.is_empty() {
                 let caption = format!("{load}; {path}");
-                tables.push(Table { caption, head: head(mails, link), rows });
+                let mut head = head(mails, link);
+                if raced {
+                    head.push("QUIC won");
+                }
+                tables.push(Table { caption, head, rows });
             }
         }
     }
@@ -84,6 +94,17 @@ fn row(way: &str, runs: &[&Sample], (mails, size): (usize, usize), rtt: f64, lin
     }
     row.push(spent(|sample| sample.cpu_us));
     row
+}
+
+/// How many of these runs QUIC won, if it raced. STARTTLS is the other way's.
+fn won(transport: Transport, runs: &[&Sample]) -> String {
+    let by_tcp = |sample: &Sample| sample.steps.iter().any(|(step, _)| *step == Step::StartTls);
+    match transport {
+        Transport::Race => {
+            runs.iter().filter(|sample| sample.last_us().is_some() && !by_tcp(sample)).count().to_string()
+        }
+        _ => none(),
+    }
 }
 
 fn none() -> String {
@@ -159,6 +180,14 @@ pub(super) fn notes(record: &Record) -> Vec<String> {
             .to_owned(),
         "The 95 % interval is that of the median, by order statistics, where there are six runs and they differ.".to_owned(),
     ];
+    if record.head.cells.iter().any(|place| place.cell.transport == Transport::Race) {
+        notes.push(
+            "A race is QUIC against STARTTLS over TCP, which begins 250 ms later or when QUIC has failed. That the server \
+             has QUIC, and where, is known: no lookup is in the times. \"Remembered\" is the second connection of a client: \
+             a way that has lost is not tried."
+                .to_owned(),
+        );
+    }
     notes.push(match record.head.experiment.ground {
         Ground::Simulation => {
             "In the simulation QUIC is the real library in virtual time, whose clock ticks in milliseconds; TCP is a model \
