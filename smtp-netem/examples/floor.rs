@@ -55,7 +55,9 @@ fn main() -> io::Result<()> {
         ratios.push(round[1] / round[0]);
     }
     let Arguments { mails, octets, connections, .. } = arguments;
-    println!("CPU seconds of the server's thread for 1,000 mails ({mails} of {octets} octets, {connections} connections)");
+    println!(
+        "CPU seconds of the server's thread for 1,000 mails ({mails} of {octets} octets, {connections} connections)"
+    );
     println!("a session, which discards: median {:.3}", median(&mut all[0]));
     println!("streams that are read to their end: median {:.3}", median(&mut all[1]));
     println!("ratio: median {:.3}", median(&mut ratios));
