@@ -1,5 +1,5 @@
-//! What a message costs, counted and not timed: allocations, and instructions under callgrind. A count above its bound
-//! fails; one that went down for good is to be written down here.
+//! What a message costs, counted and not timed: allocations, octets that are copied, and instructions under callgrind. A
+//! count above its bound fails; one that went down for good is to be written down here.
 //!
 //! The bounds hold for the profile of tests. Allocations are exact; instructions, which do not vary from run to run, have
 //! 5 % beside for another compiler or C library.
@@ -8,9 +8,11 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use smtp_core::channel::{ChannelInfo, SessionInfo};
@@ -122,22 +124,29 @@ impl AsyncWrite for Client {
 
 /// A session of so many messages, on this thread. Panics unless all of them were taken.
 fn session(case: &Case, messages: usize) {
-    let client = Client { flights: case.flights, said: 0, messages };
+    run(Client { flights: case.flights, said: 0, messages }, messages, |_| {});
+}
+
+fn run<C: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    client: C,
+    messages: usize,
+    seen: impl Fn(&[u8]) + Clone + Send + Sync + 'static,
+) {
     let channel = ChannelInfo::memory("cost");
     let info = Arc::new(SessionInfo::new(1, channel.clone()));
     let settings = Arc::new(Settings::new(Config::new("mx.example".parse().unwrap())));
-    let taken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let taken = Arc::new(AtomicUsize::new(0));
     let policy = service_fn(async |_: Request| Ok::<_, Infallible>(Verdict::Proceed));
     let count = Arc::clone(&taken);
     let delivery = service_fn(move |mut transaction: Transaction| {
-        let count = Arc::clone(&count);
+        let (count, seen) = (Arc::clone(&count), seen.clone());
         async move {
             let recipients = transaction.envelope.recipients.len();
             loop {
                 match transaction.body.next().await {
-                    Ok(Chunk::Data(_)) => {}
+                    Ok(Chunk::Data(data)) => seen(&data),
                     Ok(Chunk::End(complete)) => {
-                        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        count.fetch_add(1, Ordering::Relaxed);
                         return Ok::<_, Infallible>(Outcome::all(Ok(Receipt::discarded(complete)), recipients));
                     }
                     Err(_) => return Ok(Outcome::all(Err(Refusal::fixed(451, (4, 4, 2), "cut short")), recipients)),
@@ -149,7 +158,66 @@ fn session(case: &Case, messages: usize) {
     let served = serve(io, info, policy, delivery, settings, CancellationToken::new());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(served).unwrap();
-    assert_eq!(taken.load(std::sync::atomic::Ordering::Relaxed), messages);
+    assert_eq!(taken.load(Ordering::Relaxed), messages);
+}
+
+/// A client that notes where the session had its last flight put.
+struct Watched(Client, Arc<Mutex<Range<usize>>>);
+
+fn addresses(octets: &[u8]) -> Range<usize> {
+    let start = octets.as_ptr().addr();
+    start..start + octets.len()
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.0).poll_read(cx, buf);
+        *self.1.lock().unwrap() = addresses(&buf.filled()[before..]);
+        result
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, octets)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[test]
+fn no_octet_of_content_is_copied_on_its_way_from_the_stream_to_the_delivery() {
+    const ENVELOPE: &[u8] = b"MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.com>\r\n";
+    let dots = b"..\r\n...\r\nplain\r\n..x\r\n".repeat(100);
+    let dotted: &'static [u8] = [&dots[..], b".\r\n"].concat().leak();
+    let chunks: &'static [u8] =
+        [b"BDAT 4000\r\n", &CONTENT[..4000], b"BDAT 96 LAST\r\n", &CONTENT[4000..4096]].concat().leak();
+    for (name, content, octets) in [
+        ("DATA", &[ENVELOPE, b"DATA\r\n", CONTENT][..], 4096),
+        ("DATA with dots", &[ENVELOPE, b"DATA\r\n", dotted], dots.len() - 300),
+        ("BDAT", &[ENVELOPE, chunks], 4096),
+    ] {
+        let (last, copied, all) =
+            (Arc::new(Mutex::new(0..0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let client = Watched(Client { flights: content.to_vec().leak(), said: 0, messages: 10 }, Arc::clone(&last));
+        let (counted, total) = (Arc::clone(&copied), Arc::clone(&all));
+        run(client, 10, move |data| {
+            let (read, data) = (last.lock().unwrap().clone(), addresses(data));
+            total.fetch_add(data.len(), Ordering::Relaxed);
+            if data.start < read.start || data.end > read.end {
+                counted.fetch_add(data.len(), Ordering::Relaxed);
+            }
+        });
+        assert_eq!(all.load(Ordering::Relaxed), 10 * octets, "{name}: octets of content");
+        assert_eq!(copied.load(Ordering::Relaxed), 0, "{name}: octets that were copied");
+    }
 }
 
 /// What one more message costs: what a session begins and ends with is left out.
