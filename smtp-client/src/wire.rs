@@ -119,8 +119,13 @@ impl Wire {
                 timer.as_mut().reset(end.unwrap_or_else(|| Instant::now() + Duration::from_secs(1 << 30)));
                 armed = true;
             }
-            ready!(timer.as_mut().poll(cx));
-            Poll::Ready(Err(Broken::Timeout(after)))
+            if timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(Broken::Timeout(after)));
+            }
+            if let Some(io) = &mut self.io {
+                io.waits();
+            }
+            Poll::Pending
         })
         .await
     }
