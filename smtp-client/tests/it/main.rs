@@ -17,3 +17,4 @@ mod server;
 mod steps;
 mod streaming;
 mod tls;
+mod waiting;
