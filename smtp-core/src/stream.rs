@@ -82,8 +82,10 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
         Box::pin(async { Err(io::Error::new(io::ErrorKind::Unsupported, "this stream cannot be upgraded to TLS")) })
     }
 
-    /// A client has nothing to write and waits for more replies. Where the channel would keep back until later what makes
-    /// the peer go on, such as TCP its acknowledgements, it is to be sent now. The default does nothing.
+    /// A client has written what it could and waits for more replies. Where the channel would keep back until later what
+    /// makes the peer go on, such as TCP its acknowledgements, it is to be sent now. Streams around another one pass it on.
+    ///
+    /// The default does nothing.
     fn waits(&mut self) {}
 
     /// Ends the stream at once, in both directions; what is under way may be lost. The default drops it.

@@ -22,6 +22,7 @@ use smtp_core::session::server::Config;
 use smtp_core::stream::Plain;
 use smtp_core::types::Refusal;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tower::service_fn;
 
@@ -161,35 +162,9 @@ fn run<C: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     assert_eq!(taken.load(Ordering::Relaxed), messages);
 }
 
-/// A client that notes where the session had its last flight put.
-struct Watched(Client, Arc<Mutex<Range<usize>>>);
-
 fn addresses(octets: &[u8]) -> Range<usize> {
     let start = octets.as_ptr().addr();
     start..start + octets.len()
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.0).poll_read(cx, buf);
-        *self.1.lock().unwrap() = addresses(&buf.filled()[before..]);
-        result
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, octets)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
 }
 
 #[test]
@@ -206,7 +181,9 @@ fn no_octet_of_content_is_copied_on_its_way_from_the_stream_to_the_delivery() {
     ] {
         let (last, copied, all) =
             (Arc::new(Mutex::new(0..0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let client = Watched(Client { flights: content.to_vec().leak(), said: 0, messages: 10 }, Arc::clone(&last));
+        let (client, read) = (Client { flights: content.to_vec().leak(), said: 0, messages: 10 }, Arc::clone(&last));
+        // Where the session had the last flight put.
+        let client = InspectReader::new(client, move |octets: &[u8]| *read.lock().unwrap() = addresses(octets));
         let (counted, total) = (Arc::clone(&copied), Arc::clone(&all));
         run(client, 10, move |data| {
             let (read, data) = (last.lock().unwrap().clone(), addresses(data));

@@ -48,9 +48,9 @@ use writer::Request;
 /// and `bodies/` for content over [`Limits::inline`].
 ///
 /// **Durability.** What is done is written to the journal and synced before it is answered, for as many writers together as
-/// wait, up to about 1 MiB; for messages whose content is just coming in a group waits up to 0.3 ms. SQLite gets the same a moment later, without the content, in a
-/// transaction that is committed when a file of the journal is full, when nothing has come for a second, and at every
-/// [`Spool::maintain`]. After a crash, opening does again what only the journal has. A large body is synced, renamed and its
+/// wait, up to about 1 MiB; for messages whose content is just coming in a group waits up to 0.3 ms. SQLite gets the same a
+/// moment later, without the content, in a transaction that is committed when a file of the journal is full, when nothing has
+/// come for a second, and at every [`Spool::maintain`]. After a crash, opening does again what only the journal has. A large body is synced, renamed and its
 /// folder synced before the row that names it is written; what no row names is removed when the spool is opened.
 ///
 /// **Space.** A file of the journal is written over when no message needs content out of it. Where many files have little

@@ -85,23 +85,32 @@ pub(crate) const fn status_number(status: Status) -> i64 {
 pub(crate) fn message_sum(message: &Message, body_sum: u32) -> u32 {
     let Message { id, accepted, mail, sender, size } = message;
     let (from, parameters, accepted) = (&mail.from, mail.parameters.as_str(), millis(*accepted));
-    sum(format_args!("{id}\n{accepted}\n{from}\n{parameters}\n{sender}\n{size}\n{body_sum}"), 0)
+    sum(format_args!("{id}\n{accepted}\n{from}\n{parameters}\n{sender}\n{size}\n{body_sum}"))
 }
 
 /// The checksum of a job's row: all of it but how it stands, which may change where the rest cannot be read.
 pub(crate) fn job_sum(job: &Job, recipients: &str) -> u32 {
     let Job { id, next_hop, priority, turn, attempts, give_up, cancelled, .. } = job;
     let (due, alarm, expires) = (millis(job.due), millis(job.alarm), millis(job.expires));
-    let text = format_args!(
+    sum(format_args!(
         "{id}\n{next_hop}\n{priority}\n{turn}\n{due}\n{alarm}\n{expires}\n{attempts}\n{give_up}\n{cancelled}\n{recipients}"
-    );
-    sum(text, recipients.len())
+    ))
 }
 
-fn sum(text: fmt::Arguments<'_>, long: usize) -> u32 {
-    // Room for most, since growing costs more than the checksum.
-    let mut all = String::with_capacity(512 + long);
-    // Writing to a String cannot fail.
-    let _ = all.write_fmt(text);
-    crc32fast::hash(all.as_bytes())
+/// A checksum of what is written, which needs no place.
+#[derive(Default)]
+struct Sum(crc32fast::Hasher);
+
+impl Write for Sum {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.update(text.as_bytes());
+        Ok(())
+    }
+}
+
+fn sum(text: fmt::Arguments<'_>) -> u32 {
+    let mut sum = Sum::default();
+    // It takes everything.
+    let _ = sum.write_fmt(text);
+    sum.0.finalize()
 }

@@ -115,6 +115,10 @@ impl ByteStream for Recorder {
         self.io.abort(code);
     }
 
+    fn waits(&mut self) {
+        self.io.waits();
+    }
+
     fn poll_confirmed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.io.poll_confirmed(cx)
     }

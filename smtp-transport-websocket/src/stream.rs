@@ -231,6 +231,10 @@ impl ByteStream for WebSocket {
         stream.abort(code);
     }
 
+    fn waits(&mut self) {
+        self.socket.get_mut().waits();
+    }
+
     fn poll_confirmed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.socket.get_mut().poll_confirmed(cx)
     }

@@ -16,7 +16,7 @@ use crate::id::MessageId;
 use crate::job::NewMessage;
 use crate::spool::Staged;
 
-/// Octets for which there is room from the start: most messages are no longer.
+/// Octets for which there is room from the start, since growing costs.
 const ROOM: usize = 8 << 10;
 
 /// Content in memory up to what a row takes, in a file beyond it.

@@ -22,8 +22,8 @@ use crate::spool::Claim;
 
 /// Requests that may wait for the writer; whoever has another waits outside.
 pub(crate) const WAITING_MAX: usize = 4_096;
-/// How long a group waits, at most, for messages whose content is coming in: about as long as a sync takes on a fast disk. On a slower
-/// one more come while the group before it is synced.
+/// How long a group waits, at most, for messages whose content is coming in: about as long as a sync takes on a fast disk. On
+/// a slower one more come while the group before it is synced.
 const PATIENCE: Duration = Duration::from_micros(300);
 /// Octets of content after which a group is full.
 const GROUP_OCTETS: usize = 1 << 20;
