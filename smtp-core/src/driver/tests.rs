@@ -375,6 +375,32 @@ async fn a_commit_that_takes_too_long_goes_on_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn replies_leave_with_that_to_the_message_unless_it_takes_long() {
+    for (took, at_first) in [(5, &["250", "250", "250"][..]), (1_000, &["250", "250"])] {
+        let delivery = service_fn(move |mut t: Transaction| async move {
+            let (_, complete) = t.body.collect(100).await?;
+            tokio::time::sleep(Duration::from_millis(took)).await;
+            Ok::<_, BoxError>(Outcome::all(Ok(Receipt::discarded(complete)), 1))
+        });
+        let (mut ours, session, _drain) = start(accept_all(), delivery, settings());
+        tokio::spawn(session);
+        let mut said = [0; 1024];
+        ours.write_all(b"EHLO c\r\n").await.unwrap();
+        assert!(ours.read(&mut said).await.unwrap() > 0);
+        let begin = tokio::time::Instant::now();
+        ours.write_all(b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 3 LAST\r\nx\r\n").await.unwrap();
+        let n = ours.read(&mut said).await.unwrap();
+        assert_eq!(codes(core::str::from_utf8(&said[..n]).unwrap()), at_first);
+        assert!(begin.elapsed() < Duration::from_millis(50), "{:?}", begin.elapsed());
+        if took > 50 {
+            let n = ours.read(&mut said).await.unwrap();
+            assert_eq!(codes(core::str::from_utf8(&said[..n]).unwrap()), ["250"]);
+            assert_eq!(begin.elapsed().as_millis(), u128::from(took));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn size_is_enforced_in_mid_stream() {
     let mut small = settings();
     let mut config = (*small.session).clone();

@@ -3,6 +3,7 @@
 use core::future::{Future, poll_fn};
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
+use core::time::Duration;
 use std::io;
 
 use alloc::sync::Arc;
@@ -12,6 +13,10 @@ use super::dialogue::{Dialogue, Rate};
 use crate::acceptance::Outcome;
 use crate::service::{Body, BoxError, Delivery, Feed, Policy, Transaction, Truncated, Want, reply_for};
 use crate::types::{Envelope, Refusal};
+
+/// How long replies wait for that to the message that came with their commands, to leave together (RFC 2920 §3.2): one
+/// send and one that wakes up, not two. No longer, since the client may have a deadline for each.
+const HOLD: Duration = Duration::from_millis(20);
 
 /// A call to the delivery, and the way its body is fed.
 pub(super) struct Delivering<F> {
@@ -109,8 +114,9 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
     /// Tells the delivery that it has all, and waits for its answer. The client may be gone meanwhile; the answer is
     /// waited for all the same (RFC 1047).
     pub(super) async fn conclude(&mut self) -> io::Result<()> {
-        let mut told = false;
-        self.timer.arm(self.settings.timeouts.commit);
+        let commit = self.settings.timeouts.commit;
+        let (mut told, mut held) = (false, commit > HOLD && !self.session.output().is_empty());
+        self.timer.arm(if held { HOLD } else { commit });
         poll_fn(|cx| {
             loop {
                 if self.delivering.is_none() || self.poll_delivery(cx) {
@@ -122,6 +128,11 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
                 }
                 delivering.feed.end(cx);
                 told = true;
+            }
+            if held {
+                ready!(self.timer.poll(cx));
+                held = false;
+                self.timer.arm(commit - HOLD);
             }
             self.poll_say(cx);
             ready!(self.timer.poll(cx));
@@ -142,7 +153,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
         Ok(())
     }
 
-    /// Sends what there is to say while the delivery takes its time: replies are not held back for it (RFC 2920 §3.2).
+    /// Sends what there is to say while the delivery takes its time: replies are not held back for it for long.
     /// A channel that breaks is found out by whoever uses it next.
     fn poll_say(&mut self, cx: &mut Context<'_>) {
         let _ = self.wire.poll_send(self.session.output(), cx);
