@@ -60,13 +60,13 @@ const CASES: [Case; 3] = [
             b"DATA\r\n",
             CONTENT,
         ],
-        allocations: 5,
+        allocations: 3,
         instructions: 26_100,
     },
     Case {
         name: "pipelined",
         flights: &[b"MAIL FROM:<sender@example.org>\r\nRCPT TO:<recipient@example.com>\r\nDATA\r\n", CONTENT],
-        allocations: 5,
+        allocations: 3,
         instructions: 23_200,
     },
     Case {
@@ -78,8 +78,8 @@ const CASES: [Case; 3] = [
               RCPT TO:<i@example.com>\r\nRCPT TO:<j@example.com>\r\nDATA\r\n",
             CONTENT,
         ],
-        allocations: 17,
-        instructions: 67_700,
+        allocations: 5,
+        instructions: 65_400,
     },
 ];
 

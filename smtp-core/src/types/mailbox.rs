@@ -3,9 +3,10 @@
 use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::string::String;
-use alloc::sync::Arc;
 use core::fmt;
 use core::str::FromStr;
+
+use smol_str::SmolStr;
 
 use super::host::check_domain;
 use super::octets::{ATEXT, is_beyond_ascii, split_span};
@@ -21,11 +22,11 @@ const LOCAL_PART_MAX: usize = 255;
 /// (RFC 5321 §4.1.2), with UTF-8 in both where SMTPUTF8 allows it (RFC 6531 §3.3).
 ///
 /// A quoted local part is kept in its shortest form, so that `"jo"@x` and `jo@x` are one mailbox. Comparison is by
-/// octet for the local part and without ASCII case for the domain. The text is one shared allocation: a
-/// clone costs nothing, and no read buffer is pinned.
+/// octet for the local part and without ASCII case for the domain. A mailbox of up to 23 octets is
+/// held in place, a longer one is one shared allocation: a clone costs next to nothing, and no read buffer is pinned.
 #[derive(Clone)]
 pub struct Mailbox {
-    text: Arc<str>,
+    text: SmolStr,
     at: usize,
 }
 
@@ -254,7 +255,7 @@ impl core::hash::Hash for Mailbox {
 
 impl fmt::Debug for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.text, f)
+        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 

@@ -1,8 +1,9 @@
 //! Parameters of MAIL and RCPT (RFC 5321 §4.1.2).
 
 use alloc::string::String;
-use alloc::sync::Arc;
 use core::fmt;
+
+use smol_str::SmolStr;
 
 use super::octets::{self, is_beyond_ascii, split_span};
 use super::{Invalid, split_at_byte};
@@ -31,7 +32,7 @@ pub trait Parameter: Sized {
 /// They are kept as text and read on demand, so that an extension is one file and a parameter nobody reads costs
 /// nothing. The server's session has checked every one of them against the registry before a service sees them.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct Parameters(Option<Arc<str>>);
+pub struct Parameters(SmolStr);
 
 impl Parameters {
     /// Parses what follows a path.
@@ -80,17 +81,17 @@ impl Parameters {
     /// True if there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_none()
+        self.0.is_empty()
     }
 
     /// As they go on the wire, without a leading space.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        self.0.as_deref().unwrap_or_default()
+        &self.0
     }
 
     fn of(text: &str) -> Self {
-        Self((!text.is_empty()).then(|| text.into()))
+        Self(text.into())
     }
 
     /// Each keyword with its value, in the order of the wire.
