@@ -27,7 +27,7 @@ pub use program::{Program, ProgramError, RunAs};
 pub use received::{Received, ReceivedLayer};
 pub use recorder::{Recorded, Recorder, RecorderFuture};
 pub use sink::{Sink, SinkFuture};
-pub use submission::{Submission, SubmissionLayer};
+pub use submission::{Submission, SubmissionFuture, SubmissionLayer};
 pub use trace::{TraceDelivery, TraceDeliveryFuture, TraceDeliveryLayer};
 
 use smtp_core::service::Outcome;

@@ -1,11 +1,12 @@
 //! The queue of mail for others: what comes in, what goes out, and what is told of it.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use smtp_core::extension::{HoldFor, HoldUntil};
-use smtp_core::service::{BoxError, Outcome, Transaction};
+use smtp_core::service::{Outcome, Transaction};
 use smtp_core::stream::BoxFuture;
 use smtp_core::types::{Envelope, Parameter};
 use smtp_queue::{
@@ -123,10 +124,10 @@ pub(super) struct Dispatch {
 
 impl Service<Transaction> for Dispatch {
     type Response = Outcome;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Outcome, BoxError>>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Outcome, Infallible>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // Both are always ready.
         Poll::Ready(Ok(()))
     }
@@ -138,13 +139,9 @@ impl Service<Transaction> for Dispatch {
         };
         match &mut self.relay {
             Some((mailboxes, queue)) if needs_queue(&transaction.envelope) || !stays(mailboxes) => {
-                let queued = queue.call(transaction);
-                Box::pin(async move { queued.await.map_err(|never| match never {}) })
+                queue.call(transaction)
             }
-            _ => {
-                let stored = self.maildir.call(transaction);
-                Box::pin(async move { stored.await.map_err(|never| match never {}) })
-            }
+            _ => self.maildir.call(transaction),
         }
     }
 }

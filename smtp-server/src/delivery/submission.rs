@@ -1,5 +1,6 @@
 //! What a message server adds to a message that its author hands in (RFC 6409 §8).
 
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::pin::Pin;
@@ -9,8 +10,9 @@ use std::task::{Context, Poll, ready};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
+use pin_project_lite::pin_project;
 use smtp_core::channel::Peer;
-use smtp_core::service::{Body, BoxError, Chunk, Outcome, Source, Transaction, Truncated};
+use smtp_core::service::{Body, Chunk, Outcome, Source, Transaction, Truncated};
 use smtp_core::stream::BoxFuture;
 use smtp_core::types::Domain;
 use tower_layer::Layer;
@@ -73,31 +75,68 @@ pub struct Submission<S> {
 
 impl<S> Service<Transaction> for Submission<S>
 where
-    S: Service<Transaction, Response = Outcome, Error: Into<BoxError>> + Clone + Send + 'static,
+    S: Service<Transaction, Response = Outcome> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Outcome;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Outcome, BoxError>>;
+    type Error = S::Error;
+    type Future = SubmissionFuture<S::Future>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx).map_err(Into::into)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, transaction: Transaction) -> Self::Future {
+        let session = &transaction.session;
+        let process = matches!(session.channel.peer, Peer::Process { .. });
+        if session.user().is_none() && !(self.layer.processes && process) {
+            return SubmissionFuture { way: Way::Unchanged { call: self.inner.call(transaction) } };
+        }
         // The one that is ready is called; the clone takes its place.
         let mut inner = self.inner.clone();
         std::mem::swap(&mut inner, &mut self.inner);
-        let SubmissionLayer { shared, processes } = self.layer.clone();
-        Box::pin(async move {
+        let shared = Arc::clone(&self.layer.shared);
+        let call = Box::pin(async move {
             let Transaction { session, envelope, body } = transaction;
-            let process = matches!(session.channel.peer, Peer::Process { .. });
-            if session.user().is_none() && !(processes && process) {
-                return inner.call(Transaction { session, envelope, body }).await.map_err(Into::into);
-            }
             let Ok(body) = shared.complete(body).await else { return Ok(truncated(envelope.recipients.len())) };
-            inner.call(Transaction { session, envelope, body }).await.map_err(Into::into)
-        })
+            inner.call(Transaction { session, envelope, body }).await
+        });
+        SubmissionFuture { way: Way::Completed { call } }
+    }
+}
+
+pin_project! {
+    /// The future of [`Submission`].
+    pub struct SubmissionFuture<F: Future> {
+        #[pin]
+        way: Way<F>,
+    }
+}
+
+pin_project! {
+    #[project = Projected]
+    enum Way<F: Future> {
+        /// What comes from other hosts.
+        Unchanged { #[pin] call: F },
+        /// Once its header has come.
+        Completed { call: BoxFuture<'static, F::Output> },
+    }
+}
+
+impl<F: Future> Future for SubmissionFuture<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        match self.project().way.project() {
+            Projected::Unchanged { call } => call.poll(cx),
+            Projected::Completed { call } => call.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<F: Future> fmt::Debug for SubmissionFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubmissionFuture").finish_non_exhaustive()
     }
 }
 
