@@ -130,7 +130,10 @@ pub(super) fn read<'a>(from: &mut &'a [u8]) -> Option<Change<'a>> {
     }
     let statement = ALL.into_iter().find(|statement| statement.number() == number)?;
     let count = take(from, 1)?[0];
-    let values = (0..count).map(|_| value(from)).collect::<Option<_>>()?;
+    let mut values = Vec::with_capacity(count.into());
+    for _ in 0..count {
+        values.push(value(from)?);
+    }
     Some((statement, values))
 }
 
