@@ -25,6 +25,8 @@ mod operating;
 #[cfg(feature = "postgres")]
 #[path = "../../../smtp-queue/tests/it/pg_server.rs"]
 mod pg_server;
+#[cfg(feature = "postgres")]
+mod pg_tls;
 mod play;
 mod promises;
 mod relay;
