@@ -13,6 +13,8 @@ mod bench;
 mod cluster;
 mod drain;
 mod errors;
+#[cfg(feature = "postgres")]
+mod failover;
 mod faults;
 #[cfg(feature = "lab")]
 mod lab;
