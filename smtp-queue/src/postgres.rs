@@ -7,6 +7,7 @@ mod key;
 mod pending;
 mod rows;
 mod schema;
+mod servers;
 mod shards;
 mod staged;
 mod writer;
@@ -18,7 +19,6 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use deadpool_postgres::Pool;
 use object_store::ObjectStore;
 use smtp_core::service::Body;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -36,7 +36,8 @@ use crate::spool::{Claim, Entry, Filter, Health, Lease, Leased, Limits, Page, Sp
 use crate::sqlite::WAITING_MAX;
 use keeper::Keeper;
 use key::Key;
-use rows::{PgRows, describe, pool_cause};
+use rows::{PgRows, describe};
+use servers::Pool;
 use shards::Shards;
 use staged::PgStaged;
 use writer::{Request, Writer};
@@ -56,7 +57,8 @@ const CONNECTIONS: usize = 9;
 /// second.
 ///
 /// **Failure.** While the database is not reached nothing is taken and nothing is claimed; it is tried again every second.
-/// What is under way is settled when it is back.
+/// What is under way is settled when it is back. Of several servers the one that was promoted last is used, and one that was
+/// promoted earlier than what was used before is never gone back to.
 ///
 /// **SQL.** Plain enough for servers that only speak like PostgreSQL: no notifications, no extensions.
 ///
@@ -100,8 +102,9 @@ impl State {
         let mut broken = lock(&self.broken);
         if broken.is_none() {
             tracing::error!(reason, "the queue takes no mail until its database is there again");
-            *broken = Some(reason.to_owned());
         }
+        // The newest: why it is not there any more may be another reason than why it does not come back.
+        *broken = Some(reason.to_owned());
     }
 
     fn heal(&self) {
@@ -136,8 +139,10 @@ impl PgSpool {
     /// [`OpenError::Server`], [`OpenError::Newer`].
     pub async fn open(settings: PgSettings) -> Result<Self, OpenError> {
         let refused = |reason: String| OpenError::Server { server: settings.url().to_owned(), reason };
-        let pool = settings.pool(CONNECTIONS)?;
-        let mut client = pool.get().await.map_err(|error| refused(pool_cause(&error)))?;
+        let servers = settings.servers()?;
+        let pool = |max| servers.pool(max).map_err(|error| refused(error.to_string()));
+        let (own, pool) = (pool(1)?, pool(CONNECTIONS)?);
+        let mut client = servers::client(&pool).await.map_err(refused)?;
         let failed = |error: tokio_postgres::Error| refused(connect::cause(&error));
         let encoding: String = client.query_one("SHOW server_encoding", &[]).await.map_err(failed)?.get(0);
         if !encoding.eq_ignore_ascii_case("UTF8") && !encoding.eq_ignore_ascii_case("UTF-8") {
@@ -186,7 +191,7 @@ impl PgSpool {
         let epoch = now << 16 | chance & 0xffff;
         let (requests, queue) = mpsc::channel(WAITING_MAX);
         let (opened, ready) = oneshot::channel();
-        let (own, limits, elsewhere) = (settings.pool(1)?, settings.limits, tokio::runtime::Handle::current());
+        let (limits, elsewhere) = (settings.limits, tokio::runtime::Handle::current());
         let work = {
             let (shards, state, bodies) = (Arc::clone(&shards), Arc::clone(&state), bodies.clone());
             move || {
@@ -232,8 +237,8 @@ impl PgSpool {
 
     /// Size, checksum and content of a message's row.
     async fn content(&self, message: MessageId) -> Result<(u64, u32, Option<Bytes>), Error> {
-        let client = self.0.pool.get().await;
-        let client = client.map_err(|error| Error::Storage(format!("the database: {}", pool_cause(&error))))?;
+        let client = servers::client(&self.0.pool).await;
+        let client = client.map_err(|why| Error::Storage(format!("the database: {why}")))?;
         let statement = client.prepare_cached("SELECT size, body_sum, body FROM message WHERE id = $1").await;
         let row = client.query_opt(&statement.map_err(|e| describe(&e))?, &[&Key(message)]).await;
         let row = row.map_err(|e| describe(&e))?.ok_or(Error::NotFound)?;

@@ -15,10 +15,10 @@ use crate::pg_server::{self, PgServer};
 use crate::play::{Server, run, smtp, until};
 
 /// How long a node that says nothing keeps its work.
-const LEASE: Duration = Duration::from_secs(3);
+pub(crate) const LEASE: Duration = Duration::from_secs(3);
 
 /// What a node logs that has lost work.
-const TAKEN_OVER: &str = "another node has taken over work";
+pub(crate) const TAKEN_OVER: &str = "another node has taken over work";
 
 /// What a node logs whose delivery was in vain.
 const LOST: &str = "a lease was lost in mid-delivery";
@@ -29,14 +29,14 @@ fn shortly_before() -> SystemTime {
 }
 
 /// A server with its folder, which outlives it.
-struct Node {
+pub(crate) struct Node {
     folder: TempDir,
-    port: u16,
+    pub(crate) port: u16,
     arguments: Vec<String>,
 }
 
 impl Node {
-    fn new(url: &str, bodies: &TempDir, hop: &Hop) -> Self {
+    pub(crate) fn new(url: &str, bodies: &TempDir, hop: &Hop) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let arguments = [
             "serve",
@@ -61,17 +61,17 @@ impl Node {
         Self { folder: TempDir::new().unwrap(), port, arguments }
     }
 
-    fn start(&self) -> Server {
+    pub(crate) fn start(&self) -> Server {
         let mut command = smtp(&self.arguments);
         command.current_dir(self.folder.path());
         Server::of(command, TempDir::new().unwrap(), 1)
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.path().join("smtp-data")
     }
 
-    fn send(&self, n: u64) {
+    pub(crate) fn send(&self, n: u64) {
         let message = self.folder.path().join("message");
         std::fs::write(&message, content(n)).unwrap();
         let url = format!("smtp://127.0.0.1:{}?tls=none", self.port);
@@ -167,7 +167,8 @@ fn no_250_is_lost_by_a_kill_a_hang_or_a_restart_of_the_database() {
     until("the end of all large bodies", || std::fs::read_dir(&own).unwrap().count() == 1);
 }
 
-struct Stop<'a>(&'a AtomicBool);
+/// Stops senders when it is dropped.
+pub(crate) struct Stop<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {

@@ -13,6 +13,8 @@ mod bench;
 mod cluster;
 mod drain;
 mod errors;
+#[cfg(feature = "postgres")]
+mod failover;
 mod faults;
 #[cfg(feature = "lab")]
 mod lab;
@@ -25,6 +27,8 @@ mod operating;
 #[cfg(feature = "postgres")]
 #[path = "../../../smtp-queue/tests/it/pg_server.rs"]
 mod pg_server;
+#[cfg(feature = "postgres")]
+mod pg_tls;
 mod play;
 mod promises;
 mod relay;

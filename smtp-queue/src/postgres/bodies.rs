@@ -9,7 +9,6 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use deadpool_postgres::Client;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, TryStreamExt};
 use object_store::path::Path;
@@ -19,6 +18,7 @@ use smtp_core::service::{Body, Source};
 
 use super::key::Key;
 use super::rows::describe;
+use super::servers::Client;
 use crate::clock::from_millis;
 use crate::error::Error;
 use crate::id::MessageId;

@@ -5,18 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use object_store::ObjectStore;
 use rustls::ClientConfig;
+use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
-use tokio_postgres::{Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::servers::{PATIENCE, Servers};
 use crate::error::OpenError;
 use crate::spool::Limits;
-
-/// How long a connection may take to be made, and how long anybody waits for one.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the kernel tries to get octets to the database.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -36,7 +33,8 @@ pub struct PgSettings {
     pub bodies: Option<Arc<dyn ObjectStore>>,
     /// How TLS is done. Needed if [`PgSettings::wants_tls`].
     pub tls: Option<Arc<ClientConfig>>,
-    config: Config,
+    /// Each of one host.
+    servers: Vec<Config>,
     encrypted: bool,
     ca: Option<PathBuf>,
     schema: String,
@@ -57,7 +55,9 @@ impl fmt::Debug for PgSettings {
 
 impl PgSettings {
     /// Reads a URL as libpq has them: `postgres://user@host:port/database?key=value`, several hosts with commas between
-    /// them; a Unix socket as `postgres:///database?host=/run/postgresql`.
+    /// them, each with its port; a Unix socket as `postgres:///database?host=/run/postgresql`.
+    ///
+    /// Of several hosts the one is used that can be written, and of several of those the one that was promoted last.
     ///
     /// The password is that of the URL, or `PGPASSWORD`, or of the file that `passfile=`, `PGPASSFILE` or `~/.pgpass`
     /// name. `schema=` names the schema that the tables are in, `smtp_queue` if none is.
@@ -116,11 +116,6 @@ impl PgSettings {
         if config.get_user().is_none() {
             config.user(std::env::var("PGUSER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "smtp".into()));
         }
-        if config.get_password().is_none()
-            && let Some(password) = password(&config, passfile)
-        {
-            config.password(password);
-        }
         config
             .ssl_mode(if encrypted { SslMode::Require } else { SslMode::Disable })
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
@@ -128,6 +123,12 @@ impl PgSettings {
             .keepalives_idle(SILENCE)
             .tcp_user_timeout(SILENCE)
             .application_name("smtp");
+        let mut servers = alone(&config).map_err(|what| wrong(what.into()))?;
+        for server in servers.iter_mut().filter(|server| server.get_password().is_none()) {
+            if let Some(password) = password(server, passfile.as_deref()) {
+                server.password(password);
+            }
+        }
         let base = without_password(base);
         let shown = if shown.is_empty() { base } else { format!("{base}?{}", shown.join("&")) };
         Ok(Self {
@@ -136,7 +137,7 @@ impl PgSettings {
             limits: Limits::default(),
             bodies: None,
             tls: None,
-            config,
+            servers,
             encrypted,
             ca,
             schema,
@@ -166,31 +167,14 @@ impl PgSettings {
         &self.schema
     }
 
-    /// A pool of up to `max` connections, for one runtime. Nothing is connected yet.
-    pub(super) fn pool(&self, max: usize) -> Result<Pool, OpenError> {
-        let fast = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = match (&self.tls, self.encrypted) {
-            (Some(tls), true) => {
-                let tls = MakeRustlsConnect::new(ClientConfig::clone(tls));
-                Manager::from_config(self.config.clone(), tls, fast)
-            }
+    /// What connects to it. Nothing is connected yet.
+    pub(super) fn servers(&self) -> Result<Servers, OpenError> {
+        let tls = match (&self.tls, self.encrypted) {
+            (Some(tls), true) => Some(MakeRustlsConnect::new(ClientConfig::clone(tls))),
             (None, true) => return Err(OpenError::Url { what: "TLS is wanted, and there is no setting of it".into() }),
-            (_, false) => Manager::from_config(self.config.clone(), NoTls, fast),
+            (_, false) => None,
         };
-        let session = Arc::<str>::from(self.session());
-        let hook = Hook::async_fn(move |client: &mut deadpool_postgres::ClientWrapper, _| {
-            let session = Arc::clone(&session);
-            Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
-        });
-        Pool::builder(manager)
-            .max_size(max)
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(PATIENCE))
-            .create_timeout(Some(PATIENCE))
-            .recycle_timeout(Some(PATIENCE))
-            .post_create(hook)
-            .build()
-            .map_err(|error| OpenError::Server { server: self.shown.clone(), reason: error.to_string() })
+        Ok(Servers::new(self.servers.clone(), tls, self.session()))
     }
 
     /// What holds for every session: where the tables are; that a commit is on disk when it returns; that a node which
@@ -207,6 +191,46 @@ impl PgSettings {
             self.schema
         )
     }
+}
+
+/// The same settings for each of the hosts.
+fn alone(config: &Config) -> Result<Vec<Config>, &'static str> {
+    let (names, addresses, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
+    let count = names.len().max(addresses.len());
+    if !names.is_empty() && !addresses.is_empty() && names.len() != addresses.len() {
+        return Err("there have to be as many hostaddr= as hosts");
+    }
+    if ports.len() > 1 && ports.len() != count {
+        return Err("there have to be as many ports as hosts");
+    }
+    let server = |n: usize| {
+        let mut server = Config::new();
+        match names.get(n) {
+            Some(Host::Tcp(name)) => drop(server.host(name)),
+            Some(Host::Unix(path)) => drop(server.host_path(path)),
+            None => {}
+        }
+        addresses.get(n).map(|address| server.hostaddr(*address));
+        ports.get(n).or(ports.first()).map(|port| server.port(*port));
+        config.get_user().map(|user| server.user(user));
+        config.get_password().map(|password| server.password(password));
+        config.get_dbname().map(|name| server.dbname(name));
+        config.get_options().map(|options| server.options(options));
+        config.get_application_name().map(|name| server.application_name(name));
+        config.get_connect_timeout().map(|time| server.connect_timeout(*time));
+        config.get_tcp_user_timeout().map(|time| server.tcp_user_timeout(*time));
+        config.get_keepalives_interval().map(|time| server.keepalives_interval(time));
+        config.get_keepalives_retries().map(|count| server.keepalives_retries(count));
+        server
+            .ssl_mode(config.get_ssl_mode())
+            .ssl_negotiation(config.get_ssl_negotiation())
+            .channel_binding(config.get_channel_binding())
+            .keepalives(config.get_keepalives())
+            .keepalives_idle(config.get_keepalives_idle())
+            .target_session_attrs(config.get_target_session_attrs());
+        server
+    };
+    Ok((0..count).map(server).collect())
 }
 
 fn is_here(host: &Host) -> bool {
@@ -248,12 +272,13 @@ fn decoded(text: &str) -> String {
 }
 
 /// A password that does not stand in the URL: from the environment, or a file as libpq has it.
-fn password(config: &Config, passfile: Option<PathBuf>) -> Option<String> {
+fn password(config: &Config, passfile: Option<&Path>) -> Option<String> {
     if let Ok(password) = std::env::var("PGPASSWORD") {
         return Some(password);
     }
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".pgpass"));
-    let path = passfile.or_else(|| std::env::var_os("PGPASSFILE").map(PathBuf::from)).or_else(home)?;
+    let path =
+        passfile.map(Path::to_owned).or_else(|| std::env::var_os("PGPASSFILE").map(PathBuf::from)).or_else(home)?;
     let found = std::fs::metadata(&path).ok()?;
     if std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o077 != 0 {
         tracing::warn!(file = %path.display(), "others can read this password file, so it is not used; chmod 600 helps");
@@ -321,7 +346,7 @@ mod tests {
         }
         let settings = PgSettings::new("postgres://a@h/d?sslrootcert=/etc/ca%20s.pem").unwrap();
         assert_eq!(settings.ca(), Some(Path::new("/etc/ca s.pem")));
-        assert!(settings.pool(1).is_err(), "connected in clear though TLS is wanted");
+        assert!(settings.servers().is_err(), "connected in clear though TLS is wanted");
     }
 
     #[test]
@@ -334,6 +359,8 @@ mod tests {
             ("postgres://jo:hunter2@h/d?schema=a;b", "small letters"),
             ("postgres://jo:hunter2@h/d?nonsense=1", "nonsense"),
             ("postgres:///d?user=jo&password=hunter2", "no host"),
+            ("postgres://jo:hunter2@a,b/d?hostaddr=127.0.0.1", "as many hostaddr="),
+            ("postgres://jo:hunter2@a,b/d?port=1", "as many ports"),
         ] {
             let error = PgSettings::new(url).unwrap_err().to_string();
             assert!(error.contains(part) && !error.contains("hunter2"), "{url}: {error}");
@@ -345,6 +372,16 @@ mod tests {
                 assert!(!text.contains("hun") && !text.contains("er2"), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn each_host_has_its_port_and_its_password() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, b"a:5433:*:jo:one\nb:5432:*:jo:two\n").unwrap();
+        let url = format!("postgres://jo@a:5433,b/d?passfile={}", file.path().display());
+        let servers = PgSettings::new(&url).unwrap().servers;
+        let shown: Vec<_> = servers.iter().map(|server| (server.get_ports()[0], server.get_password())).collect();
+        assert_eq!(shown, [(5_433, Some(&b"one"[..])), (5_432, Some(&b"two"[..]))]);
     }
 
     #[test]

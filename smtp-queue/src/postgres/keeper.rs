@@ -7,13 +7,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use deadpool_postgres::{Client, Pool};
 use object_store::ObjectStore;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::rows::pool_cause;
 use super::schema::SHARDS;
+use super::servers::{Pool, client};
 use super::shards::Shards;
 use super::writer::Request;
 use super::{State, bodies};
@@ -96,7 +95,11 @@ impl Keeper {
                 match tokio::time::timeout(third.max(TURN), self.turn(&requests)).await {
                     Ok(Ok(less)) => (renewed, wants_more) = (Instant::now(), less),
                     Ok(Err(error)) => tracing::warn!(error, "the shards of this node cannot be renewed now"),
-                    Err(_) => tracing::warn!("the database takes too long to renew the shards of this node"),
+                    Err(_) => {
+                        tracing::warn!("the database takes too long to renew the shards of this node");
+                        // If it hangs, so do all connections to it, and it may be another by now.
+                        self.pool.retain(|_, _| false);
+                    }
                 }
             }
             // One that is large is looked at less often, so that looking is never most of the work.
@@ -118,7 +121,7 @@ impl Keeper {
 
     /// What is ours after a renewal, and how much may be.
     pub(super) async fn renew(&self) -> Result<Renewal, String> {
-        let client = self.client().await?;
+        let client = client(&self.pool).await?;
         let (token, lease) = (self.shards.token(), self.lease.as_secs_f64() * 1e3);
         // Counted from before it was asked for: here it is over no later than there.
         let asked = Instant::now();
@@ -151,7 +154,7 @@ impl Keeper {
         requests.send(Request::Owned { renewal, reply }).await.map_err(|_| gone(()))?;
         let idle = idle.await.map_err(|_| gone(()))?;
         if !idle.is_empty() {
-            let client = self.client().await?;
+            let client = client(&self.pool).await?;
             client.execute(GIVE, &[&idle, &self.shards.token()]).await.map_err(what)?;
             tracing::info!(shards = idle.len(), "this node has given work to another");
         }
@@ -159,23 +162,19 @@ impl Keeper {
     }
 
     async fn give_all(&self) -> Result<(), String> {
-        let client = self.client().await?;
+        let client = client(&self.pool).await?;
         client.execute(GIVE_ALL, &[&self.shards.token()]).await.map_err(what)?;
         client.execute(FORGET, &[&self.shards.token()]).await.map_err(what)?;
         Ok(())
     }
 
     async fn sweep(&self) {
-        let (Some(store), Ok(client)) = (&self.bodies, self.client().await) else { return };
+        let (Some(store), Ok(client)) = (&self.bodies, client(&self.pool).await) else { return };
         match bodies::sweep(store, &client, SystemTime::now()).await {
             Ok(0) => {}
             Ok(swept) => tracing::info!(swept, "removed bodies of messages that were never accepted, or are gone"),
             Err(error) => tracing::warn!(%error, "bodies of messages that are gone were not looked for"),
         }
-    }
-
-    async fn client(&self) -> Result<Client, String> {
-        self.pool.get().await.map_err(|error| pool_cause(&error))
     }
 }
 

@@ -5,11 +5,11 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use deadpool_postgres::Object;
 use futures_util::future::try_join_all;
 use tokio_postgres::Error;
 
 use super::key::Key;
+use super::servers::Client;
 use crate::clock::millis;
 use crate::id::{JobId, MessageId};
 use crate::job::{Job, Message};
@@ -90,7 +90,7 @@ impl Pending {
     }
 
     /// Sends all of it, between a BEGIN and a COMMIT where they are wanted, without waiting in between.
-    pub(super) async fn send(&self, client: &Object, begin: bool, commit: bool) -> Result<(), Error> {
+    pub(super) async fn send(&self, client: &Client, begin: bool, commit: bool) -> Result<(), Error> {
         let (messages, jobs) = (Messages::of(self.messages.values()), Jobs::of(self.jobs.values()));
         let gone_jobs: Vec<_> = self.gone_jobs.iter().map(|id| Key(id.message)).collect();
         let gone_numbers: Vec<_> = self.gone_jobs.iter().map(|id| signed(id.n)).collect();

@@ -11,7 +11,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use deadpool_postgres::{Object, Pool, PoolError};
 use tokio::runtime::Runtime;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
@@ -20,6 +19,7 @@ use tokio_postgres::types::ToSql;
 use super::connect::cause;
 use super::key::Key;
 use super::pending::{JobRow, MessageRow, Pending, signed};
+use super::servers::{self, Client, Pool};
 use super::shards::{Shards, home};
 use crate::clock::millis;
 use crate::engine::{Read, Rows, StoredBody};
@@ -47,7 +47,7 @@ enum Transaction {
 pub(super) struct PgRows {
     runtime: Runtime,
     pool: Pool,
-    client: Option<Object>,
+    client: Option<Client>,
     /// Why nothing is asked of the database until it is reached again.
     broken: Option<String>,
     shards: Arc<Shards>,
@@ -116,15 +116,15 @@ impl PgRows {
         Ok(ours.map(|row| read::job_id(row, 0)).collect())
     }
 
-    fn connect(&mut self) -> Result<&Object, Error> {
+    fn connect(&mut self) -> Result<&Client, Error> {
         if let Some(reason) = &self.broken {
             return Err(Error::Unhealthy(reason.clone()));
         }
         if self.client.is_none() {
-            match self.runtime.block_on(self.pool.get()) {
+            match self.runtime.block_on(servers::client(&self.pool)) {
                 Ok(client) => self.client = Some(client),
-                Err(error) => {
-                    let reason = format!("the database is not reached: {}", pool_cause(&error));
+                Err(why) => {
+                    let reason = format!("the database is not reached: {why}");
                     self.broken = Some(reason.clone());
                     return Err(Error::Storage(reason));
                 }
@@ -136,7 +136,7 @@ impl PgRows {
     /// One round trip.
     fn ask<T>(
         &mut self,
-        work: impl AsyncFnOnce(&Object, &Pending) -> Result<T, tokio_postgres::Error>,
+        work: impl AsyncFnOnce(&Client, &Pending) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Error> {
         self.connect()?;
         let Self { runtime, client, broken, pending, .. } = self;
@@ -167,7 +167,7 @@ impl PgRows {
         if self.broken.is_some()
             && let Some(client) = self.client.take()
         {
-            drop(Object::take(client));
+            drop(Client::take(client));
             self.transaction = Transaction::None;
         }
         result
@@ -381,10 +381,6 @@ struct Places<'a> {
     priority: Vec<i32>,
 }
 
-pub(super) fn pool_cause(error: &PoolError) -> String {
-    cause(error)
-}
-
 /// Of a transaction that met another; the next one may fare better, on the same connection.
 fn is_passing(code: &SqlState) -> bool {
     [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED].contains(code)
@@ -427,6 +423,10 @@ impl LaneIndex for PgRows {
 impl Rows for PgRows {
     fn start(&mut self) {
         self.batch = Batch::default();
+        let servers = self.pool.manager();
+        if let Some(client) = self.client.take_if(|client| servers.have_left(Client::metrics(client))) {
+            drop(Client::take(client));
+        }
     }
 
     fn begin(&mut self) -> Result<(), Error> {
