@@ -37,13 +37,15 @@ use crate::sqlite::WAITING_MAX;
 use keeper::Keeper;
 use key::Key;
 use rows::{PgRows, describe};
-use servers::Pool;
+use servers::{Client, Pool};
 use shards::Shards;
 use staged::PgStaged;
 use writer::{Request, Writer};
 
-/// Connections that bodies are read over, and shards renewed.
+/// Connections that bodies are read over.
 const CONNECTIONS: usize = 9;
+/// How long the row of a message may take to come.
+const BODY: Duration = Duration::from_secs(30);
 
 /// A spool in a PostgreSQL database, which several nodes fill and empty together.
 ///
@@ -140,8 +142,8 @@ impl PgSpool {
     pub async fn open(settings: PgSettings) -> Result<Self, OpenError> {
         let refused = |reason: String| OpenError::Server { server: settings.url().to_owned(), reason };
         let servers = settings.servers()?;
-        let pool = |max| servers.pool(max).map_err(|error| refused(error.to_string()));
-        let (own, pool) = (pool(1)?, pool(CONNECTIONS)?);
+        let pool_of = |max| servers.pool(max).map_err(|error| refused(error.to_string()));
+        let (own, pool) = (pool_of(1)?, pool_of(CONNECTIONS)?);
         let mut client = servers::client(&pool).await.map_err(refused)?;
         let failed = |error: tokio_postgres::Error| refused(connect::cause(&error));
         let encoding: String = client.query_one("SHOW server_encoding", &[]).await.map_err(failed)?.get(0);
@@ -177,7 +179,8 @@ impl PgSpool {
         drop(client);
         let state = Arc::new(State::default());
         let keeper = Keeper {
-            pool: pool.clone(),
+            // Its own: reading bodies must not keep it from renewing.
+            pool: pool_of(2)?,
             shards: Arc::clone(&shards),
             state: Arc::clone(&state),
             name: settings.name.clone(),
@@ -239,8 +242,14 @@ impl PgSpool {
     async fn content(&self, message: MessageId) -> Result<(u64, u32, Option<Bytes>), Error> {
         let client = servers::client(&self.0.pool).await;
         let client = client.map_err(|why| Error::Storage(format!("the database: {why}")))?;
-        let statement = client.prepare_cached("SELECT size, body_sum, body FROM message WHERE id = $1").await;
-        let row = client.query_opt(&statement.map_err(|e| describe(&e))?, &[&Key(message)]).await;
+        let asked = async {
+            let statement = client.prepare_cached("SELECT size, body_sum, body FROM message WHERE id = $1").await?;
+            client.query_opt(&statement, &[&Key(message)]).await
+        };
+        let Ok(row) = tokio::time::timeout(BODY, asked).await else {
+            drop(Client::take(client));
+            return Err(Error::Storage("the database does not answer".into()));
+        };
         let row = row.map_err(|e| describe(&e))?.ok_or(Error::NotFound)?;
         let content = row.get::<_, Option<&[u8]>>(2).map(Bytes::copy_from_slice);
         Ok((row.get::<_, i64>(0).unsigned_abs(), u32::try_from(row.get::<_, i64>(1)).unwrap_or_default(), content))

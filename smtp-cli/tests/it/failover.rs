@@ -62,6 +62,8 @@ fn no_250_is_lost_by_a_failover_and_a_former_primary_is_left_alone() {
         // There has to be something to lose.
         hop.set(Mood::Later);
         taken(20);
+        // One that sleeps through all of it, and knows the former one only.
+        second.signal("STOP");
         former.crash();
         promoted.promote();
         hop.set(Mood::Well);
@@ -71,6 +73,7 @@ fn no_250_is_lost_by_a_failover_and_a_former_primary_is_left_alone() {
         former.run();
         let left = written(&former);
         assert!(left.starts_with("f|"), "{left}");
+        second.signal("CONT");
         // Whoever starts now has to see which of the two it is.
         first.child.kill().unwrap();
         first.child.wait().unwrap();

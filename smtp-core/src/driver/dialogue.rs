@@ -38,6 +38,8 @@ pub(super) struct Dialogue<P: Policy, D: Delivery> {
     calls: Vec<Call<P::Future>>,
     begun: Option<Envelope>,
     pub(super) delivering: Option<Delivering<D::Future>>,
+    /// The reply to a message may not have left yet.
+    pub(super) owing: bool,
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
     draining: bool,
     confirmed: bool,
@@ -87,6 +89,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             calls: Vec::new(),
             begun: None,
             delivering: None,
+            owing: false,
             // A child of its own: sessions share no lock until the drain begins.
             drain: Box::pin(drain.child_token().cancelled_owned()),
             draining: false,
@@ -329,6 +332,9 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
                 if answered { Poll::Ready(Ok(())) } else { this.wire.poll_send(this.session.output(), cx) }
             })
             .await?;
+        }
+        if self.session.output().is_empty() {
+            self.owing = false;
         }
         wire::take_output(self.session.output());
         let calling = self.is_calling();

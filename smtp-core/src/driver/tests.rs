@@ -401,6 +401,27 @@ async fn replies_leave_with_that_to_the_message_unless_it_takes_long() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_reply_to_a_message_waits_for_no_other_message() {
+    let delivery = service_fn(move |mut t: Transaction| async move {
+        let (_, complete) = t.body.collect(100).await?;
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        Ok::<_, BoxError>(Outcome::all(Ok(Receipt::discarded(complete)), 1))
+    });
+    let (mut ours, session, _drain) = start(accept_all(), delivery, settings());
+    tokio::spawn(session);
+    let mut said = [0; 1024];
+    ours.write_all(b"EHLO c\r\n").await.unwrap();
+    assert!(ours.read(&mut said).await.unwrap() > 0);
+    let begin = tokio::time::Instant::now();
+    ours.write_all(&b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 3 LAST\r\nx\r\n".repeat(2)).await.unwrap();
+    for (replies, millis) in [(5, 15), (1, 30)] {
+        let n = ours.read(&mut said).await.unwrap();
+        assert_eq!(codes(core::str::from_utf8(&said[..n]).unwrap()).len(), replies);
+        assert_eq!(begin.elapsed().as_millis(), millis);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn size_is_enforced_in_mid_stream() {
     let mut small = settings();
     let mut config = (*small.session).clone();

@@ -14,8 +14,9 @@ use crate::acceptance::Outcome;
 use crate::service::{Body, BoxError, Delivery, Feed, Policy, Transaction, Truncated, Want, reply_for};
 use crate::types::{Envelope, Refusal};
 
-/// How long replies wait for that to the message that came with their commands, to leave together (RFC 2920 §3.2): one
-/// send and one that wakes up, not two. No longer, since the client may have a deadline for each.
+/// How long replies wait for that to the message that came with their commands, to leave together: the client gets one
+/// segment and wakes up once. RFC 2920 §3.2 has replies leave at once when all input is read; this is as long as its last
+/// command takes, but no longer, since the client may have a deadline for each. The reply to a message waits for no other.
 const HOLD: Duration = Duration::from_millis(20);
 
 /// A call to the delivery, and the way its body is fed.
@@ -115,7 +116,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
     /// waited for all the same (RFC 1047).
     pub(super) async fn conclude(&mut self) -> io::Result<()> {
         let commit = self.settings.timeouts.commit;
-        let (mut told, mut held) = (false, commit > HOLD && !self.session.output().is_empty());
+        let (mut told, mut held) = (false, commit > HOLD && !self.owing && !self.session.output().is_empty());
         self.timer.arm(if held { HOLD } else { commit });
         poll_fn(|cx| {
             loop {
@@ -150,6 +151,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             Poll::Ready(())
         })
         .await;
+        self.owing = true;
         Ok(())
     }
 

@@ -17,6 +17,8 @@ use crate::spool::Limits;
 
 /// How long the kernel tries to get octets to the database.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long one address of a server may take, so that there is time for another.
+const ADDRESS: Duration = Duration::from_secs(2);
 
 /// Where a [`PgSpool`](crate::PgSpool) is, and how this node works with it.
 #[derive(Clone)]
@@ -119,7 +121,7 @@ impl PgSettings {
         config
             .ssl_mode(if encrypted { SslMode::Require } else { SslMode::Disable })
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
-            .connect_timeout(PATIENCE)
+            .connect_timeout(ADDRESS)
             .keepalives_idle(SILENCE)
             .tcp_user_timeout(SILENCE)
             .application_name("smtp");

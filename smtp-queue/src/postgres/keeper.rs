@@ -45,8 +45,8 @@ const FORGET: &str = "DELETE FROM node WHERE token = $1 OR until < now() - inter
 const POLL: Duration = Duration::from_secs(1);
 /// The longest time, whatever they cost.
 const POLL_MAX: Duration = Duration::from_secs(5);
-/// How long a renewal may take at least: one that is cut short was for nothing.
-const TURN: Duration = Duration::from_secs(5);
+/// How long a renewal may take at least, with a new connection: one that is cut short was for nothing.
+const TURN: Duration = Duration::from_secs(8);
 /// How often bodies that no row names are looked for.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 
@@ -92,14 +92,11 @@ impl Keeper {
             }
             let Some(requests) = requests.upgrade() else { break };
             if wants_more || renewed.elapsed() + poll > third {
-                match tokio::time::timeout(third.max(TURN), self.turn(&requests)).await {
+                let limit = third.max(TURN);
+                match tokio::time::timeout(limit * 2, self.turn(&requests, limit)).await {
                     Ok(Ok(less)) => (renewed, wants_more) = (Instant::now(), less),
                     Ok(Err(error)) => tracing::warn!(error, "the shards of this node cannot be renewed now"),
-                    Err(_) => {
-                        tracing::warn!("the database takes too long to renew the shards of this node");
-                        // If it hangs, so do all connections to it, and it may be another by now.
-                        self.pool.retain(|_, _| false);
-                    }
+                    Err(_) => tracing::warn!("what writes to the database takes too long to hear what was renewed"),
                 }
             }
             // One that is large is looked at less often, so that looking is never most of the work.
@@ -146,8 +143,14 @@ impl Keeper {
     }
 
     /// Renews, and gives surplus back. True if there is much less than there may be.
-    async fn turn(&self, requests: &mpsc::Sender<Request>) -> Result<bool, String> {
-        let renewal = self.renew().await?;
+    async fn turn(&self, requests: &mpsc::Sender<Request>, limit: Duration) -> Result<bool, String> {
+        let Ok(renewal) = tokio::time::timeout(limit, self.renew()).await else {
+            // If it hangs, so do the other connections to it, and the queue may be elsewhere by now.
+            self.pool.manager().lost();
+            self.pool.retain(|_, _| false);
+            return Err("the database takes too long".to_owned());
+        };
+        let renewal = renewal?;
         let less = renewal.wants_more();
         let (reply, idle) = oneshot::channel();
         let gone = |_| "the spool is closed".to_owned();

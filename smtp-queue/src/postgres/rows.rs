@@ -168,6 +168,7 @@ impl PgRows {
             && let Some(client) = self.client.take()
         {
             drop(Client::take(client));
+            self.pool.manager().lost();
             self.transaction = Transaction::None;
         }
         result

@@ -15,6 +15,7 @@ use deadpool_postgres::ClientWrapper;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 use tokio_postgres::config::Host;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, Error, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -22,8 +23,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connect::cause;
 
-/// How long anybody waits for a connection, and how long it may take to be made.
+/// How long anybody waits until another connection is free, and how long the only server may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a connection may take to be made, with all that a session begins with.
+const MADE: Duration = Duration::from_secs(6);
 /// How long one server of several may take before the others are asked. Together with [`EACH`] less than [`PATIENCE`].
 const LAST: Duration = Duration::from_millis(1_500);
 /// How long each may take when all are asked.
@@ -31,6 +34,9 @@ const EACH: Duration = Duration::from_secs(3);
 
 /// The timeline that is written to now: the first eight digits of the name of a file of its log.
 const TIMELINE: &str = "SELECT substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8)";
+
+/// What servers say that have none.
+const NO_TIMELINES: [SqlState; 2] = [SqlState::UNDEFINED_FUNCTION, SqlState::FEATURE_NOT_SUPPORTED];
 
 pub(super) type Pool = deadpool::managed::Pool<Servers>;
 pub(super) type Client = deadpool::managed::Object<Servers>;
@@ -82,12 +88,17 @@ impl Servers {
     pub(super) fn pool(&self, max: usize) -> Result<Pool, BuildError> {
         let patience = Some(PATIENCE);
         let pool = Pool::builder(self.clone()).max_size(max).runtime(Runtime::Tokio1);
-        pool.wait_timeout(patience).create_timeout(patience).recycle_timeout(patience).build()
+        pool.wait_timeout(patience).create_timeout(Some(MADE)).recycle_timeout(patience).build()
     }
 
     /// Whether the queue is elsewhere by now.
     pub(super) fn have_left(&self, connection: &Metrics) -> bool {
         connection.created < self.known().since
+    }
+
+    /// A connection has ended: the queue may be elsewhere by now.
+    pub(super) fn lost(&self) {
+        self.known().server = None;
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -101,8 +112,8 @@ impl Servers {
         };
         let timeline = match client.query_one(TIMELINE, &[]).await {
             Ok(row) => row.try_get(0).ok().and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or_default(),
-            // It answers, and does not know what that is.
-            Err(error) if error.code().is_some() => 0,
+            // It does not know what that is.
+            Err(error) if error.code().is_some_and(|code| NO_TIMELINES.contains(code)) => 0,
             Err(error) => return Err(error),
         };
         Ok(Found { server, timeline, client, connection })
@@ -111,7 +122,7 @@ impl Servers {
     /// The server that has the queue.
     async fn find(&self) -> Result<Found, String> {
         let Known { server, timeline, .. } = *self.known();
-        // As a rule it is where it was.
+        // Where other connections are. Without one all are asked: the server may have come back as a former primary.
         if let Some(n) = server.filter(|_| self.0.servers.len() > 1)
             && let Some(config) = self.0.servers.get(n)
             && let Ok(Ok(found)) = timeout(LAST, self.attempt(n, config)).await
@@ -181,7 +192,11 @@ impl Manager for Servers {
     }
 
     async fn recycle(&self, client: &mut ClientWrapper, metrics: &Metrics) -> RecycleResult<String> {
-        if client.is_closed() || self.have_left(metrics) {
+        if client.is_closed() {
+            self.lost();
+            return Err(RecycleError::message("it was closed"));
+        }
+        if self.have_left(metrics) {
             return Err(RecycleError::message("it is of no use any more"));
         }
         Ok(())

@@ -177,6 +177,8 @@ impl PgServer {
                 return;
             }
             let log = || std::fs::read_to_string(self.log()).unwrap_or_default();
+            let ended = self.child.lock().unwrap().as_mut().and_then(|child| child.try_wait().unwrap());
+            assert!(ended.is_none(), "it ended: {}", log());
             assert!(Instant::now() < until, "it does not start: {}", log());
             std::thread::sleep(Duration::from_millis(20));
         }
