@@ -89,7 +89,8 @@ for case in "1 ${MESSAGES_1:-500}" "20 ${MESSAGES_20:-2000}" "200 ${MESSAGES_200
         # shellcheck disable=SC2086
         for n in 0 1; do one "$n" $case; done
     done
-    rows "accepting, ${case% *} sessions"
+    sessions=${case% *}
+    rows "accepting, $sessions session$([ "$sessions" = 1 ] || echo s)"
 done
 
 # Those have thousands in their queues, and look at them.
