@@ -374,15 +374,19 @@ async fn a_commit_that_takes_too_long_goes_on_by_itself() {
     assert_eq!(taken.lock().unwrap().len(), 1);
 }
 
+/// Takes a message for one recipient, and so many milliseconds for it.
+fn slow(millis: u64) -> impl Delivery {
+    service_fn(move |mut t: Transaction| async move {
+        let (_, complete) = t.body.collect(100).await?;
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        Ok::<_, BoxError>(Outcome::all(Ok(Receipt::discarded(complete)), 1))
+    })
+}
+
 #[tokio::test(start_paused = true)]
 async fn replies_leave_with_that_to_the_message_unless_it_takes_long() {
     for (took, at_first) in [(5, &["250", "250", "250"][..]), (1_000, &["250", "250"])] {
-        let delivery = service_fn(move |mut t: Transaction| async move {
-            let (_, complete) = t.body.collect(100).await?;
-            tokio::time::sleep(Duration::from_millis(took)).await;
-            Ok::<_, BoxError>(Outcome::all(Ok(Receipt::discarded(complete)), 1))
-        });
-        let (mut ours, session, _drain) = start(accept_all(), delivery, settings());
+        let (mut ours, session, _drain) = start(accept_all(), slow(took), settings());
         tokio::spawn(session);
         let mut said = [0; 1024];
         ours.write_all(b"EHLO c\r\n").await.unwrap();
@@ -402,12 +406,7 @@ async fn replies_leave_with_that_to_the_message_unless_it_takes_long() {
 
 #[tokio::test(start_paused = true)]
 async fn the_reply_to_a_message_waits_for_no_other_message() {
-    let delivery = service_fn(move |mut t: Transaction| async move {
-        let (_, complete) = t.body.collect(100).await?;
-        tokio::time::sleep(Duration::from_millis(15)).await;
-        Ok::<_, BoxError>(Outcome::all(Ok(Receipt::discarded(complete)), 1))
-    });
-    let (mut ours, session, _drain) = start(accept_all(), delivery, settings());
+    let (mut ours, session, _drain) = start(accept_all(), slow(15), settings());
     tokio::spawn(session);
     let mut said = [0; 1024];
     ours.write_all(b"EHLO c\r\n").await.unwrap();
