@@ -10,12 +10,22 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use fastrand::Rng;
 use tempfile::TempDir;
 
 use crate::play::{PATIENCE, Server, run, smtp};
 
-/// How often the server is ended by force; SMTP_TEST_KILLS says another number.
-const KILLS: u32 = 20;
+/// How often servers are ended by force: 20 times, or as often as SMTP_TEST_KILLS says.
+pub(crate) fn kills() -> u32 {
+    std::env::var("SMTP_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(20)
+}
+
+/// Chance, and the seed that it comes from, which is printed.
+pub(crate) fn chance() -> Rng {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    Rng::with_seed(seed)
+}
 
 /// What a next hop says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,12 +44,16 @@ pub(crate) enum Mood {
 /// When what arrived.
 pub(crate) type Arrival = (SystemTime, Vec<u8>);
 
+/// When the message with which number arrived.
+type Times = HashMap<u64, Vec<SystemTime>>;
+
 /// A next hop that writes down what arrives.
 #[derive(Debug, Clone)]
 pub(crate) struct Hop {
     pub(crate) url: String,
     mood: Arc<AtomicU8>,
     arrived: Arc<Mutex<Vec<Arrival>>>,
+    checked: Arc<Mutex<Times>>,
     peers: Arc<Mutex<HashSet<IpAddr>>>,
 }
 
@@ -47,7 +61,8 @@ impl Hop {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("smtp://{}?tls=none", listener.local_addr().unwrap());
-        let hop = Self { url, mood: Arc::default(), arrived: Arc::default(), peers: Arc::default() };
+        let hop =
+            Self { url, mood: Arc::default(), arrived: Arc::default(), checked: Arc::default(), peers: Arc::default() };
         let serving = hop.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -75,6 +90,16 @@ impl Hop {
     /// All that arrived, dot-stuffed as it came.
     pub(crate) fn arrived(&self) -> Vec<Arrival> {
         self.arrived.lock().unwrap().clone()
+    }
+
+    /// Checks what has arrived since the last time, and keeps no more of it than its number: of a thousand kills there
+    /// is more than fits into memory.
+    pub(crate) fn check(&self) {
+        for (at, message) in std::mem::take(&mut *self.arrived.lock().unwrap()) {
+            let n = number(&message).unwrap();
+            assert_eq!(without_received(&message), content(n), "message {n} was changed");
+            self.checked.lock().unwrap().entry(n).or_default().push(at);
+        }
     }
 
     fn serve(&self, stream: TcpStream) -> std::io::Result<()> {
@@ -266,10 +291,10 @@ impl Place {
 }
 
 /// Every file of a mailbox, and when it was written.
-fn mailbox(data: &Path, user: &str) -> Vec<Arrival> {
-    let Ok(entries) = fs::read_dir(data.join("mail/localhost").join(user).join("new")) else { return Vec::new() };
+fn mailbox(data: &Path, user: &str) -> impl Iterator<Item = Arrival> {
+    let entries = fs::read_dir(data.join("mail/localhost").join(user).join("new"));
     let arrival = |path: PathBuf| (fs::metadata(&path).unwrap().modified().unwrap(), fs::read(path).unwrap());
-    entries.map(|entry| arrival(entry.unwrap().path())).collect()
+    entries.into_iter().flatten().map(move |entry| arrival(entry.unwrap().path()))
 }
 
 /// From when to when something was wrong that explains a duplicate: a kill is a moment.
@@ -291,16 +316,7 @@ fn duplicates(what: &str, mut times: Vec<SystemTime>, troubles: &[Trouble]) -> u
 
 #[test]
 fn no_250_is_lost_by_twenty_kills_and_a_moody_next_hop() {
-    let kills = std::env::var("SMTP_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
-    let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
-    println!("{kills} kills, seed {seed}");
-    let mut random = u64::from(seed) | 1;
-    let mut chance = |n: u64| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random % n
-    };
+    let (kills, mut chance) = (kills(), chance());
     let hop = Hop::start();
     let place = Place::new(&hop);
     let (next, stop, ledger) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(HashSet::new()));
@@ -311,13 +327,14 @@ fn no_250_is_lost_by_twenty_kills_and_a_moody_next_hop() {
         }
         for _ in 0..kills {
             let mut server = Server::of(place.command(), TempDir::new().unwrap(), 1);
-            hop.set([Mood::Well, Mood::Well, Mood::Later, Mood::Gone][usize::try_from(chance(4)).unwrap()]);
-            std::thread::sleep(Duration::from_millis(20 + chance(700)));
+            hop.set([Mood::Well, Mood::Well, Mood::Later, Mood::Gone][chance.usize(..4)]);
+            std::thread::sleep(Duration::from_millis(chance.u64(20..720)));
             let now = SystemTime::now();
             killed.push((now, now));
             // SIGKILL.
             server.child.kill().unwrap();
             server.child.wait().unwrap();
+            hop.check();
         }
         stop.store(true, Ordering::SeqCst);
     });
@@ -343,13 +360,9 @@ fn no_250_is_lost_by_twenty_kills_and_a_moody_next_hop() {
 
 /// Holds the ledger of 250s against all that arrived: at the next hop, and in the mailboxes below these data folders.
 pub(crate) fn check(ledger: &HashSet<u64>, hop: &Hop, data: &[PathBuf], troubles: &[Trouble]) {
-    let mut relayed = HashMap::<u64, Vec<SystemTime>>::new();
-    for (at, message) in hop.arrived() {
-        let n = number(&message).unwrap();
-        assert_eq!(without_received(&message), content(n), "message {n} was changed");
-        relayed.entry(n).or_default().push(at);
-    }
-    let mut boxed = HashMap::<u64, Vec<SystemTime>>::new();
+    hop.check();
+    let relayed = hop.checked.lock().unwrap();
+    let mut boxed = Times::new();
     for (at, message) in data.iter().flat_map(|data| mailbox(data, "box")) {
         let n = number(&message).unwrap();
         let whole = String::from_utf8(content(n)).unwrap().replace("\r\n", "\n");
