@@ -60,14 +60,14 @@ const CASES: [Case; 3] = [
             b"DATA\r\n",
             CONTENT,
         ],
-        allocations: 3,
-        instructions: 26_100,
+        allocations: 2,
+        instructions: 25_800,
     },
     Case {
         name: "pipelined",
         flights: &[b"MAIL FROM:<sender@example.org>\r\nRCPT TO:<recipient@example.com>\r\nDATA\r\n", CONTENT],
-        allocations: 3,
-        instructions: 23_200,
+        allocations: 2,
+        instructions: 22_900,
     },
     Case {
         name: "ten-recipients",
@@ -78,8 +78,8 @@ const CASES: [Case; 3] = [
               RCPT TO:<i@example.com>\r\nRCPT TO:<j@example.com>\r\nDATA\r\n",
             CONTENT,
         ],
-        allocations: 5,
-        instructions: 65_400,
+        allocations: 4,
+        instructions: 65_100,
     },
 ];
 

@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::Settings;
 use super::timer::Timer;
-use super::transaction::Delivering;
+use super::transaction::{Delivering, Place};
 use super::wire::{self, Wire};
 use crate::channel::{Peer, SessionInfo};
 use crate::service::{BoxError, Delivery, Policy, Request, Verdict, reply_for};
@@ -38,6 +38,8 @@ pub(super) struct Dialogue<P: Policy, D: Delivery> {
     calls: Vec<Call<P::Future>>,
     begun: Option<Envelope>,
     pub(super) delivering: Option<Delivering<D::Future>>,
+    /// Where the last delivery was called, for the next one.
+    pub(super) spare: Option<Place<D::Future>>,
     /// The reply to a message may not have left yet.
     pub(super) owing: bool,
     drain: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -48,10 +50,10 @@ pub(super) struct Dialogue<P: Policy, D: Delivery> {
     pub(super) rate: Rate,
 }
 
-/// A place for a call to the policy. The memory is used again and again.
+/// A call to the policy.
 struct Call<F> {
     ticket: Option<Ticket>,
-    future: Pin<Box<Option<F>>>,
+    future: Place<F>,
 }
 
 /// What ended a wait for input.
@@ -89,6 +91,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             calls: Vec::new(),
             begun: None,
             delivering: None,
+            spare: None,
             owing: false,
             // A child of its own: sessions share no lock until the drain begins.
             drain: Box::pin(drain.child_token().cancelled_owned()),

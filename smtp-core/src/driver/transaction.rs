@@ -19,9 +19,12 @@ use crate::types::{Envelope, Refusal};
 /// command takes, but no longer, since the client may have a deadline for each. The reply to a message waits for no other.
 const HOLD: Duration = Duration::from_millis(20);
 
+/// A place for a call. The memory is used again and again.
+pub(super) type Place<F> = Pin<Box<Option<F>>>;
+
 /// A call to the delivery, and the way its body is fed.
 pub(super) struct Delivering<F> {
-    call: Pin<Box<F>>,
+    call: Place<F>,
     feed: Feed,
     recipients: usize,
 }
@@ -49,7 +52,8 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
         }
         let (feed, body) = Body::channel(self.session.content_size());
         let transaction = Transaction { session: Arc::clone(self.session.info()), envelope, body };
-        let call = Box::pin(self.delivery.call(transaction));
+        let mut call = self.spare.take().unwrap_or_else(|| Box::pin(None));
+        call.set(Some(self.delivery.call(transaction)));
         self.delivering = Some(Delivering { call, feed, recipients });
         self.timer.arm(self.settings.timeouts.commit);
         poll_fn(|cx| {
@@ -76,9 +80,10 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
     /// Polls the delivery; true if it has answered, and the session knows.
     pub(super) fn poll_delivery(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(delivering) = &mut self.delivering else { return false };
-        let Poll::Ready(result) = delivering.call.as_mut().poll(cx) else { return false };
+        let Some(call) = delivering.call.as_mut().as_pin_mut() else { return false };
+        let Poll::Ready(result) = call.poll(cx) else { return false };
         let recipients = delivering.recipients;
-        self.delivering = None;
+        self.end_call();
         self.session.finish(result.unwrap_or_else(|error| refuse(&error.into(), recipients)));
         true
     }
@@ -139,12 +144,14 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             ready!(self.timer.poll(cx));
             // It has all the content: it may still finish, and the sender's second try be a duplicate, which is
             // better than a loss.
-            if let Some(Delivering { call, feed, recipients }) = self.delivering.take() {
+            if let Some(Delivering { mut call, feed, recipients }) = self.delivering.take() {
                 self.session.finish(Outcome::all(Err(late()), recipients));
                 if told {
                     tokio::spawn(async move {
                         let _feed = feed;
-                        let _ = call.await;
+                        if let Some(call) = call.as_mut().as_pin_mut() {
+                            let _ = call.await;
+                        }
                     });
                 }
             }
@@ -163,16 +170,27 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
 
     /// The delivery has not moved for too long.
     fn give_up_on_delivery(&mut self) {
-        if let Some(delivering) = self.delivering.take() {
+        if let Some(delivering) = &self.delivering {
             delivering.feed.truncate(Truncated("the delivery took too long"));
-            self.session.finish(Outcome::all(Err(late()), delivering.recipients));
+            let recipients = delivering.recipients;
+            self.end_call();
+            self.session.finish(Outcome::all(Err(late()), recipients));
         }
     }
 
     /// Ends the call without an answer: its content will not come whole.
     pub(super) fn abandon(&mut self, why: &'static str) {
-        if let Some(delivering) = self.delivering.take() {
+        if let Some(delivering) = &self.delivering {
             delivering.feed.truncate(Truncated(why));
+            self.end_call();
+        }
+    }
+
+    /// Lets go of the call, and keeps the place for the next one.
+    fn end_call(&mut self) {
+        if let Some(Delivering { mut call, .. }) = self.delivering.take() {
+            call.set(None);
+            self.spare = Some(call);
         }
     }
 }
