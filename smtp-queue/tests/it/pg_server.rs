@@ -211,6 +211,8 @@ impl PgServer {
 
     /// Ends it at once, as a crash would, and waits until it is gone.
     pub(crate) fn crash(&self) {
+        // One that hangs would hear of it when it goes on.
+        self.go_on();
         let Some(mut child) = self.child.lock().unwrap().take() else { return };
         let _ = kill_process(Pid::from_child(&child), Signal::QUIT);
         let until = Instant::now() + PATIENCE;
@@ -219,6 +221,29 @@ impl PgServer {
                 child.kill().unwrap();
             }
             std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// It hangs, with all that works for it, until it is to go on.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// It goes on, as if nothing had been.
+    pub(crate) fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// To the one that starts the others, and then to these.
+    fn signal(&self, signal: Signal) {
+        let child = self.child.lock().unwrap();
+        let Some(postmaster) = child.as_ref().map(Pid::from_child) else { return };
+        let _ = kill_process(postmaster, signal);
+        let id = postmaster.as_raw_nonzero();
+        let others = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+        for other in others.split_whitespace().filter_map(|id| Pid::from_raw(id.parse().ok()?)) {
+            // It may be gone already.
+            let _ = kill_process(other, signal);
         }
     }
 
