@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Endpoint, EndpointConfig, TokioRuntime};
+use quinn::{ClientConfig, Endpoint};
 use rustls_pki_types::ServerName;
 use smtp_core::stream::{
     Address, ConnectError, ConnectStep, Connection, Connector, Resolve, SystemResolver, Target, TlsMode, TlsPolicy,
@@ -23,7 +23,7 @@ use crate::error::QuicError;
 use crate::link::{Facts, Handshake, Link};
 use crate::listener::udp_socket;
 use crate::observer::Event;
-use crate::options::{ConnectOptions, EarlyData};
+use crate::options::{ConnectOptions, EarlyData, endpoint_on, is_near};
 use crate::qlog::Qlog;
 use crate::window::Completed;
 
@@ -91,7 +91,7 @@ impl QuicConnector {
         resolver: Arc<dyn Resolve>,
         sockets: Sockets,
     ) -> io::Result<Self> {
-        options.transport.config(&options.side(&Completed::default()))?;
+        options.transport.config(&options.side(&Completed::default()), false)?;
         let qlog = Qlog::new(options.transport.qlog_dir.as_deref())?;
         //
         let tls = tls.with_alpn(&[options.service.alpn()]);
@@ -165,7 +165,7 @@ impl Inner {
         let socket = udp_socket(SocketAddr::new(local, 0), true).map_err(|error| {
             io::Error::new(error.kind(), format!("cannot send from {local}: {error}; is it this machine's?"))
         })?;
-        let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
+        let endpoint = endpoint_on(socket)?;
         Ok(place.insert(endpoint).clone())
     }
 
@@ -174,7 +174,8 @@ impl Inner {
         let broken = |error: io::Error| Failure { step: ConnectStep::Connect, permanent: false, error };
         let completed = Completed::default();
         let handshaking = completed.guard();
-        let mut transport = self.options.transport.config(&self.options.side(&completed)).map_err(broken)?;
+        let near = matches!(self.sockets, Sockets::Own(_)) && is_near(peer);
+        let mut transport = self.options.transport.config(&self.options.side(&completed), near).map_err(broken)?;
         self.qlog.attach(&mut transport, "client", peer);
         let mut config = ClientConfig::new(Arc::clone(&prepared.crypto) as _);
         config.transport_config(Arc::new(transport));

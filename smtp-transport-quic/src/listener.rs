@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime};
+use quinn::{Endpoint, Incoming, ServerConfig};
 use smtp_core::stream::{Connection, Listener};
 use smtp_tls::ServerTls;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Attempt, HalfOpen, Opening, QuicConnection};
 use crate::crypto::Watching;
-use crate::options::{EarlyData, QuicOptions, Service, Side};
+use crate::options::{EarlyData, QuicOptions, Service, Side, endpoint_on, is_near};
 use crate::qlog::Qlog;
 
 /// What may wait for [`Listener::accept`], in connections, and in octets that these have sent ahead.
@@ -31,6 +31,8 @@ const WAITING_OCTETS_ALL: u64 = 16 << 20;
 pub struct QuicListener {
     endpoint: Endpoint,
     server: ServerConfig,
+    /// For clients on this machine.
+    near: Option<Arc<ServerConfig>>,
     local: SocketAddr,
     options: Arc<QuicOptions>,
     half_open: Arc<AtomicUsize>,
@@ -48,9 +50,7 @@ impl QuicListener {
     pub fn bind(address: SocketAddr, tls: &ServerTls, options: QuicOptions) -> io::Result<Self> {
         let explain = |source: io::Error| io::Error::new(source.kind(), ListenError { address, source });
         let socket = udp_socket(address, options.v6_only).map_err(explain)?;
-        let endpoint =
-            Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime)).map_err(explain)?;
-        Self::from_endpoint(endpoint, tls, options).map_err(explain)
+        endpoint_on(socket).and_then(|endpoint| Self::with(endpoint, tls, options, true)).map_err(explain)
     }
 
     /// Takes over a socket that is bound already, as a service manager hands it down. Has to be called in a tokio
@@ -60,8 +60,7 @@ impl QuicListener {
     /// If the options or the TLS settings cannot be used for QUIC, or the runtime cannot watch the socket.
     pub fn from_std(socket: UdpSocket, tls: &ServerTls, options: QuicOptions) -> io::Result<Self> {
         deepen(SockRef::from(&socket));
-        let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
-        Self::from_endpoint(endpoint, tls, options)
+        Self::with(endpoint_on(socket)?, tls, options, true)
     }
 
     /// Listens on an endpoint that exists, for instance on a simulated one. Its server configuration is replaced.
@@ -69,13 +68,23 @@ impl QuicListener {
     /// # Errors
     /// If the options or the TLS settings cannot be used for QUIC.
     pub fn from_endpoint(endpoint: Endpoint, tls: &ServerTls, options: QuicOptions) -> io::Result<Self> {
+        Self::with(endpoint, tls, options, false)
+    }
+
+    fn with(endpoint: Endpoint, tls: &ServerTls, options: QuicOptions, own: bool) -> io::Result<Self> {
         let server = server_config(tls, &options)?;
+        let near = own.then(|| options.transport.config(&Side::Server, true)).transpose()?.map(|transport| {
+            let mut near = server.clone();
+            near.transport_config(Arc::new(transport));
+            Arc::new(near)
+        });
         let local = endpoint.local_addr()?;
         let qlog = Qlog::new(options.transport.qlog_dir.as_deref())?;
         endpoint.set_server_config(Some(server.clone()));
         Ok(Self {
             endpoint,
             server,
+            near,
             local,
             options: Arc::new(options),
             half_open: Arc::default(),
@@ -116,8 +125,11 @@ impl QuicListener {
             Some(ip) => SocketAddr::new(ip, self.local.port()),
             None => self.local,
         };
+        let peer = incoming.remote_address();
+        let near = self.near.as_ref().filter(|_| is_near(peer));
+        let logged = self.qlog.server_config(&self.server, &self.options, peer, near.is_some());
         Opening {
-            server: self.qlog.server_config(&self.server, &self.options, incoming.remote_address()),
+            server: logged.or_else(|| near.cloned()),
             attempt: Attempt::New(Box::new(incoming)),
             local: Some(local),
             options: Arc::clone(&self.options),
@@ -206,7 +218,7 @@ fn server_config(tls: &ServerTls, options: &QuicOptions) -> io::Result<ServerCon
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| invalid(error.into()))?;
     let mut server = ServerConfig::with_crypto(Arc::new(Watching(Arc::new(crypto))));
     server
-        .transport_config(Arc::new(options.transport.config(&Side::Server)?))
+        .transport_config(Arc::new(options.transport.config(&Side::Server, false)?))
         //
         .migration(options.migration.unwrap_or(options.service == Service::Submission))
         .max_incoming(MAX_WAITING)

@@ -1,12 +1,13 @@
 //! Settings.
 
 use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};
-use quinn::{IdleTimeout, TransportConfig, VarInt};
+use quinn::{Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt};
 use smtp_core::stream::LocalAddresses;
 
 use crate::observer::Observer;
@@ -127,6 +128,22 @@ impl Default for TransportOptions {
     }
 }
 
+/// The largest UDP payload that is looked for towards this machine itself, in octets, and that is taken: its own
+/// interface has room for ten times as much, which quinn hands over at once to be cut into packets.
+const NEAR: u16 = 6_500;
+
+/// Whether packets to this address stay on this machine.
+pub(crate) const fn is_near(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback()
+}
+
+/// An endpoint on a socket of the system's.
+pub(crate) fn endpoint_on(socket: UdpSocket) -> io::Result<Endpoint> {
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(NEAR).map_err(io::Error::other)?;
+    Endpoint::new(config, None, socket, Arc::new(TokioRuntime))
+}
+
 /// Which end a configuration is for.
 #[derive(Debug)]
 pub(crate) enum Side {
@@ -139,11 +156,11 @@ pub(crate) enum Side {
 }
 
 impl TransportOptions {
-    /// quinn's configuration.
+    /// quinn's configuration, for a peer that is near if that is said.
     ///
     /// # Errors
     /// If a number is beyond what QUIC can express, 2^62 - 1.
-    pub(crate) fn config(&self, side: &Side) -> io::Result<TransportConfig> {
+    pub(crate) fn config(&self, side: &Side, near: bool) -> io::Result<TransportConfig> {
         let mut config = TransportConfig::default();
         let early = match side {
             // A server's replies to EHLO are small.
@@ -172,6 +189,11 @@ impl TransportOptions {
             //
             Side::Client { keep_alive, .. } => config.keep_alive_interval(Some(*keep_alive)),
         };
+        if near {
+            let mut discovery = MtuDiscoveryConfig::default();
+            discovery.upper_bound(NEAR);
+            config.mtu_discovery_config(Some(discovery));
+        }
         if let Some(rtt) = self.initial_rtt {
             config.initial_rtt(rtt);
         }

@@ -43,9 +43,10 @@ impl Qlog {
         server: &ServerConfig,
         options: &QuicOptions,
         peer: SocketAddr,
+        near: bool,
     ) -> Option<Arc<ServerConfig>> {
         self.dir.as_ref()?;
-        let mut transport = options.transport.config(&Side::Server).ok()?;
+        let mut transport = options.transport.config(&Side::Server, near).ok()?;
         self.attach(&mut transport, "server", peer);
         let mut server = server.clone();
         server.transport_config(Arc::new(transport));

@@ -253,3 +253,65 @@ async fn a_socket_that_is_bound_already_can_be_taken_over() {
     // A client's socket is on all addresses; what it is told of is the one that is used.
     assert!(stream.info().local.unwrap().ip().is_loopback());
 }
+
+/// The datagrams that a client has sent for a mail of a megabyte to `address`, which has to arrive.
+async fn datagrams_of_a_megabyte(address: SocketAddr, served: &Served) -> u64 {
+    let (told, events) = std::sync::mpsc::channel();
+    let observer = Observer::new(move |event| told.send(event.clone()).unwrap());
+    let connector = connector(ConnectOptions { observer: Some(observer), ..ConnectOptions::default() });
+    let mut connection = connector.connect(&target_of(address), &UNVERIFIED).await.unwrap();
+    let mut stream = connection.open().await.unwrap();
+    let said = talk(&mut stream, &flight(1, 1 << 20)).await.unwrap();
+    assert_eq!(codes(&said), FLIGHT_CODES, "{said}");
+    assert!(taken(&served.taken) == [body(1, 1 << 20)], "it was changed");
+    drop((stream, connection));
+    connector.wait_idle().await;
+    let Some(Event::Closed(traffic)) = events.try_iter().last() else { panic!("it was not closed") };
+    traffic.datagrams_sent
+}
+
+#[tokio::test]
+async fn a_packet_that_stays_on_this_machine_is_larger_than_one_of_ethernet() {
+    let listener = bind(QuicOptions::default());
+    let address = listener.local_addr();
+    let served = serve_all(listener);
+    let datagrams = datagrams_of_a_megabyte(address, &served).await;
+    // Of 1,452 octets it takes 723.
+    assert!(datagrams < 400, "{datagrams}");
+}
+
+#[tokio::test]
+async fn large_packets_that_do_not_get_through_are_done_without() {
+    let listener = bind(QuicOptions::default());
+    let server = listener.local_addr();
+    let served = serve_all(listener);
+    let (front, back) = (
+        tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+        tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+    );
+    let address = front.local_addr().unwrap();
+    let forwarder = tokio::spawn(async move {
+        let (mut out, mut home, mut client) = ([0; 1 << 16], [0; 1 << 16], None);
+        loop {
+            // As of a tunnel over Ethernet.
+            tokio::select! {
+                got = front.recv_from(&mut out) => {
+                    let (octets, from) = got.unwrap();
+                    client = Some(from);
+                    if octets <= 1_400 {
+                        back.send_to(&out[..octets], server).await.unwrap();
+                    }
+                }
+                got = back.recv(&mut home) => {
+                    let octets = got.unwrap();
+                    if let Some(client) = client.filter(|_| octets <= 1_400) {
+                        front.send_to(&home[..octets], client).await.unwrap();
+                    }
+                }
+            }
+        }
+    });
+    let datagrams = datagrams_of_a_megabyte(address, &served).await;
+    assert!(datagrams > 700, "{datagrams}");
+    forwarder.abort();
+}
