@@ -191,7 +191,8 @@ impl TransportOptions {
         };
         if near {
             let mut discovery = MtuDiscoveryConfig::default();
-            discovery.upper_bound(NEAR);
+            // It gets through or it does not: so large a step has it tried at once, where halves would take eight packets.
+            discovery.upper_bound(NEAR).minimum_change(NEAR / 2);
             config.mtu_discovery_config(Some(discovery));
         }
         if let Some(rtt) = self.initial_rtt {
