@@ -1,138 +1,24 @@
 //! What a store does, over any rows that commit atomically. One thread owns it.
 
+mod control;
 mod op;
+mod rows;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
-
 pub(crate) use op::{Answer, Op};
+pub(crate) use rows::{Read, Rows, StoredBody};
 
 use crate::clock::{from_millis, millis};
 use crate::error::Error;
 use crate::id::{Ids, JobId, MessageId};
-use crate::job::{Acted, Action, Job, Lane, Message, NewMessage, NewNotice, Settlement, Status, turn_of};
-use crate::lanes::{Fence, Held, LaneIndex, Lanes, Leases, first_free, take};
-use crate::spool::{Claim, Entry, Filter, Lease, Leased, Limits, Page, Stats, Why};
-use crate::sqlite::Sealed;
+use crate::job::{Job, Lane, Message, NewMessage, NewNotice, Settlement, Status, turn_of};
+use crate::lanes::{Fence, Held, Lanes, Leases, take};
+use crate::spool::{Claim, Lease, Leased, Limits, Stats, Why};
 
 /// The most jobs that a list or a control looks at in one go.
 pub(crate) const SCAN_MAX: usize = 1_000;
-
-/// Rows of messages and jobs, with transactions that are atomic and, once committed, durable.
-///
-/// What has a body here is for stores that others share, or that are far away; the others need nothing else.
-pub(crate) trait Rows: LaneIndex + Sized {
-    /// A batch begins: what was read before may have changed.
-    fn start(&mut self) {}
-    fn begin(&mut self) -> Result<(), Error>;
-    fn commit(&mut self) -> Result<(), Error>;
-    fn rollback(&mut self);
-
-    fn insert_message(&mut self, message: &Message, body: &StoredBody) -> Result<(), Error>;
-    /// Gives whether its content is a file.
-    fn delete_message(&mut self, id: MessageId) -> Result<bool, Error>;
-    fn message(&mut self, id: MessageId) -> Result<Read<Message>, Error>;
-
-    fn insert_job(&mut self, job: &Job) -> Result<(), Error>;
-    fn update_job(&mut self, job: &Job) -> Result<(), Error>;
-    fn delete_job(&mut self, id: JobId) -> Result<(), Error>;
-    fn job(&mut self, id: JobId) -> Result<Read<Job>, Error>;
-    fn has_jobs(&mut self, message: MessageId) -> Result<bool, Error>;
-
-    /// Changes how a job stands and nothing else of it: for jobs that cannot be read.
-    fn set_status(&mut self, id: JobId, status: Status, reason: Option<&str>) -> Result<(), Error>;
-
-    /// Jobs whose alarm has come, longest first.
-    fn alarms(&mut self, now: SystemTime, max: usize) -> Result<Vec<(SystemTime, JobId)>, Error>;
-    /// Jobs above `after`, of one message or of all.
-    fn scan(&mut self, after: Option<JobId>, message: Option<MessageId>, max: usize) -> Result<Vec<JobId>, Error>;
-    /// Every lane that has jobs.
-    fn lanes(&mut self) -> Result<Vec<Lane>, Error>;
-    fn stats(&mut self) -> Result<Stats, Error>;
-    fn last_id(&mut self) -> Result<u64, Error>;
-
-    /// These jobs will be looked at and changed, and these rights have to stand until the commit.
-    fn prepare(&mut self, jobs: &[JobId], rights: &[Fence]) -> Result<(), Error> {
-        let _ = (jobs, rights);
-        Ok(())
-    }
-
-    /// Up to so many jobs of each of these lanes will be asked for.
-    fn expect(&mut self, wants: &[(Lane, usize)], now: SystemTime) -> Result<(), Error> {
-        let _ = (wants, now);
-        Ok(())
-    }
-
-    /// Under what right a job that was read is leased.
-    fn fence(&self, job: JobId) -> Fence {
-        let _ = job;
-        Fence::default()
-    }
-
-    /// Whether a right that was prepared stands until the commit.
-    fn stands(&self, fence: Fence) -> bool {
-        let _ = fence;
-        true
-    }
-
-    /// A settlement of this job, under this lease, follows. True if it was stored before, and only its answer was lost.
-    fn settling(&mut self, lease: Lease) -> bool {
-        let _ = lease;
-        false
-    }
-
-    /// Whether somebody else may be working on a job that nobody here has.
-    fn is_elsewhere(&self, job: JobId) -> bool {
-        let _ = job;
-        false
-    }
-
-    /// Whether others write these rows too, and a job that was stored here may be theirs to deliver.
-    fn is_shared(&self) -> bool {
-        false
-    }
-
-    /// When each of these lanes has its first job that nobody has.
-    fn first_free(&mut self, lanes: &[Lane], leases: &Leases) -> Result<Vec<Option<SystemTime>>, Error> {
-        lanes.iter().map(|lane| first_free(self, lane, leases)).collect()
-    }
-
-    /// The same for all lanes.
-    fn all_free(&mut self, leases: &Leases) -> Result<Vec<(Lane, Option<SystemTime>)>, Error> {
-        let lanes = self.lanes()?;
-        let due = self.first_free(&lanes, leases)?;
-        Ok(lanes.into_iter().zip(due).collect())
-    }
-
-    /// The first alarm of a job that nobody has.
-    fn first_alarm(&mut self, leases: &Leases) -> Result<Option<SystemTime>, Error> {
-        let alarms = self.alarms(from_millis(i64::MAX), leases.len() + 1)?;
-        Ok(alarms.into_iter().find(|(_, job)| leases.get(*job).is_none()).map(|(alarm, _)| alarm))
-    }
-}
-
-/// What reading a row gave.
-#[derive(Debug, Clone)]
-pub(crate) enum Read<T> {
-    Whole(T),
-    /// As much as could be read, and what is wrong.
-    Damaged(T, String),
-    Missing,
-}
-
-/// Where a body is when its row is written.
-#[derive(Debug, Clone)]
-pub(crate) enum StoredBody {
-    Row {
-        content: Bytes,
-        sum: u32,
-    },
-    /// A file that is on disk for good already.
-    File(Sealed),
-}
 
 /// The answers of a batch, in order, and the messages whose files can be removed now.
 pub(crate) type Applied = (Vec<Result<Answer, Error>>, Vec<MessageId>);
@@ -569,91 +455,6 @@ impl<R: Rows> Engine<R> {
         self.look_again()?;
         let alarm = if claim.alarms == 0 { None } else { self.rows.first_alarm(&self.leases)? };
         Ok([self.lanes.next(claim), alarm, self.leases.next_end()].into_iter().flatten().min())
-    }
-
-    fn entry(&mut self, id: JobId) -> Result<Option<Entry>, Error> {
-        let job = match self.rows.job(id)? {
-            Read::Whole(job) => job,
-            Read::Damaged(job, reason) => Job { status: Status::Quarantined, reason: Some(reason), ..job },
-            Read::Missing => return Ok(None),
-        };
-        let message = match self.rows.message(id.message)? {
-            Read::Whole(message) | Read::Damaged(message, _) => message,
-            Read::Missing => Message {
-                id: id.message,
-                accepted: from_millis(i64::try_from(id.message.order() >> 16).unwrap_or_default()),
-                mail: smtp_core::types::Mail::new(smtp_core::types::ReversePath::Null),
-                sender: Arc::from(""),
-                size: 0,
-            },
-        };
-        Ok(Some(Entry { job, message, leased_until: self.leases.get(id).map(|held| held.until) }))
-    }
-
-    /// Looks at up to a thousand jobs above `after`; gives those that match and where to go on.
-    fn matching(
-        &mut self,
-        filter: &Filter,
-        after: Option<JobId>,
-        max: usize,
-    ) -> Result<(Vec<Entry>, Option<JobId>), Error> {
-        let ids = self.rows.scan(after, filter.message, SCAN_MAX)?;
-        let more = ids.len() == SCAN_MAX;
-        let (mut entries, mut last) = (Vec::new(), None);
-        for id in ids {
-            if entries.len() == max {
-                return Ok((entries, last));
-            }
-            last = Some(id);
-            entries.extend(self.entry(id)?.filter(|entry| filter.matches(entry)));
-        }
-        Ok((entries, last.filter(|_| more)))
-    }
-
-    fn page(&mut self, filter: &Filter, after: Option<JobId>, max: usize) -> Result<Page, Error> {
-        let (entries, next) = self.matching(filter, after, max.clamp(1, SCAN_MAX))?;
-        Ok(Page { entries, next })
-    }
-
-    fn control(
-        &mut self,
-        filter: &Filter,
-        after: Option<JobId>,
-        action: &Action,
-        now: SystemTime,
-    ) -> Result<Answer, Error> {
-        self.expire(now)?;
-        let (entries, next) = self.matching(filter, after, SCAN_MAX)?;
-        let mut changed = 0;
-        for entry in entries {
-            let id = entry.job.id;
-            let leased = self.leases.get(id).is_some() || self.rows.is_elsewhere(id);
-            let (mut job, damaged) = match self.rows.job(id)? {
-                Read::Whole(job) => (job, false),
-                Read::Damaged(job, _) => (job, true),
-                Read::Missing => continue,
-            };
-            let before = job.clone();
-            let acted = job.act(action, &entry.message, leased, now);
-            (job.due, job.alarm) = (round(job.due), round(job.alarm));
-            match acted {
-                Acted::Unchanged => continue,
-                Acted::Removed => self.remove(&before)?,
-                // Nothing is written over what cannot be read.
-                Acted::Changed if damaged && job.status == before.status => continue,
-                Acted::Changed if damaged => {
-                    self.rows.set_status(id, job.status, job.reason.as_deref())?;
-                    self.batch.stats.quarantined = self.batch.stats.quarantined.saturating_sub(1);
-                    self.batch.dirty.insert(job.lane());
-                }
-                Acted::Changed => {
-                    self.replace(&before, &job)?;
-                    self.move_lease(id, job.lane());
-                }
-            }
-            changed += 1;
-        }
-        Ok(Answer::Controlled { changed, next })
     }
 }
 
