@@ -92,10 +92,18 @@ pub(crate) enum Answer {
     /// How many jobs were changed.
     Changed { jobs: u64 },
     /// It was not done.
-    Error { what: String },
+    Error {
+        what: String,
+        /// It may be done later.
+        #[serde(default)]
+        later: bool,
+    },
     /// That was all.
     End {},
 }
+
+/// What the reason of a job begins with whose destination is waited for as a whole.
+pub(crate) const UNREACHED: &str = "the destination is not reached";
 
 /// A job as it is shown. Times are seconds since 1970.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -107,6 +115,7 @@ pub(crate) struct Shown {
     pub(crate) size: u64,
     pub(crate) destination: String,
     pub(crate) status: String,
+    /// Those that reached its destination: one that is not reached is waited for as a whole.
     pub(crate) attempts: u32,
     pub(crate) priority: i8,
     pub(crate) accepted: u64,

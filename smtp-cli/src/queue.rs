@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 
-use crate::admin::{self, Action, Answer, Figures, Filter, Request, Shown};
+use crate::admin::{self, Action, Answer, Figures, Filter, Request, Shown, UNREACHED};
 use crate::exit::{Exit, Failure};
 use crate::serve;
 use crate::values::Wait;
@@ -175,7 +175,7 @@ struct Printer {
     long: bool,
     shown: usize,
     more: bool,
-    error: Option<String>,
+    error: Option<(Exit, String)>,
 }
 
 impl Printer {
@@ -186,8 +186,8 @@ impl Printer {
 
     fn write(&mut self, answer: Answer, out: &mut impl Write) -> io::Result<()> {
         match answer {
-            Answer::Error { what } => {
-                self.error = Some(what);
+            Answer::Error { what, later } => {
+                self.error = Some((if later { Exit::Temporary } else { Exit::Data }, what));
                 return Ok(());
             }
             Answer::More {} => {
@@ -218,8 +218,8 @@ impl Printer {
     }
 
     fn end(self, action: Command) -> Result<Exit, Failure> {
-        if let Some(what) = self.error {
-            return Err(Failure::new(Exit::Data, what));
+        if let Some((exit, what)) = self.error {
+            return Err(Failure::new(exit, what));
         }
         if self.more {
             crate::exit::warn("there are more; --max N shows more of them, filters show others");
@@ -244,7 +244,7 @@ fn span(seconds: u64) -> String {
         0..60 => format!("{seconds}s"),
         60..3_600 => format!("{}m", seconds / 60),
         3_600..86_400 => format!("{}h", seconds / 3_600),
-        _ => format!("{}d", seconds / 86_400),
+        _ => format!("{}d{}h", seconds / 86_400, seconds % 86_400 / 3_600),
     }
 }
 
@@ -267,7 +267,7 @@ fn line(job: &Shown, out: &mut impl Write) -> io::Result<()> {
     let (message, next) = (&job.message, next(job));
     let (from, destination, why) = (clean(&job.from), clean(&job.destination), clean(&job.why));
     let to = job.recipients.iter().filter(|recipient| recipient.state == "waiting").count();
-    writeln!(out, "{message}  {age:>4} {:>8}  {next:9}  {from} -> {destination} ({to})  {why}", job.size)
+    writeln!(out, "{message}  {age:>5} {:>8}  {next:9}  {from} -> {destination} ({to})  {why}", job.size)
 }
 
 fn details(job: &Shown, out: &mut impl Write) -> io::Result<()> {
@@ -278,7 +278,9 @@ fn details(job: &Shown, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "  size         {} octets", job.size)?;
     writeln!(out, "  destination  {}", clean(&job.destination))?;
     writeln!(out, "  accepted     {} ago", ago(job.accepted))?;
-    writeln!(out, "  attempts     {}", job.attempts)?;
+    // A destination that is not reached waits as a whole.
+    let note = if job.why.starts_with(UNREACHED) { ", not counting where it was not reached" } else { "" };
+    writeln!(out, "  attempts     {}{note}", job.attempts)?;
     if job.priority != 0 {
         writeln!(out, "  priority     {}", job.priority)?;
     }

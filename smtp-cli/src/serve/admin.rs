@@ -19,13 +19,15 @@ use tokio::sync::Semaphore;
 
 use super::relay::Relay;
 use super::ways::{self, Ways};
-use crate::admin::{Action, Answer, Figures, Filter, Request, Shown, ShownRecipient, read_line, socket};
+use crate::admin::{Action, Answer, Figures, Filter, Request, Shown, ShownRecipient, UNREACHED, read_line, socket};
 use crate::exit::{Exit, Failure};
 
 /// How many administrators are served at once.
 const CONNECTIONS: usize = 16;
 /// How long one may take to say what it wants, or to take a line.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long figures wait for what others have done to the queue.
+const LOOK: Duration = Duration::from_secs(2);
 /// How many jobs are read at once.
 const PAGE: usize = 200;
 
@@ -135,7 +137,8 @@ impl Admin {
         };
         match done {
             Ok(()) => {}
-            Err(Trouble::What(what)) => say(&mut out, &Answer::Error { what }).await?,
+            Err(Trouble::What(what)) => say(&mut out, &Answer::Error { what, later: false }).await?,
+            Err(Trouble::Later(what)) => say(&mut out, &Answer::Error { what, later: true }).await?,
             Err(Trouble::Broken(error)) => return Err(error),
         }
         say(&mut out, &Answer::End {}).await
@@ -144,6 +147,8 @@ impl Admin {
     async fn answer(&self, request: Request, out: &mut UnixStream) -> Result<(), Trouble> {
         match request {
             Request::Stats {} => {
+                // What others have done to a queue that is shared may not have been seen yet.
+                let _ = tokio::time::timeout(LOOK, self.spool.maintain(self.clock.now())).await;
                 let stats = self.spool.stats();
                 let health = match self.spool.health() {
                     Health::Ready => "ready".to_owned(),
@@ -282,7 +287,7 @@ impl Admin {
         };
         let last =
             job.recipients.iter().rev().filter(|r| r.state == RecipientState::Waiting).find_map(|r| r.last.clone());
-        let hop = dead.and_then(|hop| hop.last).map(|refusal| format!("the destination is not reached: {refusal}"));
+        let hop = dead.and_then(|hop| hop.last).map(|refusal| format!("{UNREACHED}: {refusal}"));
         let now = self.clock.now();
         let busy = || {
             let hop = self.hops.get(&job.next_hop).filter(|hop| hop.under_way > 0)?;
@@ -337,6 +342,8 @@ impl Admin {
 enum Trouble {
     /// The administrator is told.
     What(String),
+    /// So is one who asks while the queue's store is out of order.
+    Later(String),
     /// There is nobody to tell.
     Broken(io::Error),
 }
@@ -349,7 +356,10 @@ impl From<io::Error> for Trouble {
 
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
-        Self::What(error.to_string())
+        match error {
+            Error::Full(_) | Error::Unhealthy(_) | Error::Storage(_) | Error::Closed => Self::Later(error.to_string()),
+            error => Self::What(error.to_string()),
+        }
     }
 }
 

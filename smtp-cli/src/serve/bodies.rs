@@ -59,8 +59,6 @@ impl fmt::Display for Bodies {
 
 #[cfg(feature = "postgres")]
 mod store {
-    use std::fs::DirBuilder;
-    use std::os::unix::fs::DirBuilderExt;
     use std::path::Path;
     use std::sync::Arc;
 
@@ -69,6 +67,7 @@ mod store {
 
     use super::Bodies;
     use crate::exit::Failure;
+    use crate::serve::store::private_folder;
 
     impl Bodies {
         fn unusable(&self, why: impl std::fmt::Display) -> Failure {
@@ -104,7 +103,7 @@ mod store {
 
         /// The folder, made if it is not there, for its owner alone.
         fn folder(&self, path: &Path) -> Result<Arc<dyn ObjectStore>, Failure> {
-            DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| self.unusable(error))?;
+            private_folder(path).map_err(|error| self.unusable(error))?;
             let store = LocalFileSystem::new_with_prefix(path).map_err(|error| self.unusable(error))?;
             // A 250 is on disk.
             Ok(Arc::new(store.with_fsync(true)))

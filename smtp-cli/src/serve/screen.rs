@@ -43,6 +43,9 @@ fn write(out: &mut impl Write, plan: &Plan, store: &Store, sockets: &[Shown], pr
     }
     writeln!(out, "  {LABEL}{:13}{LABEL:#}{}", "takes", takes(plan))?;
     writeln!(out, "  {LABEL}{:13}{LABEL:#}{}/<domain>/<user>/new", "keeps it in", store.mail_dir.display())?;
+    if let Some(queue) = &plan.queue {
+        writeln!(out, "  {LABEL}{:13}{LABEL:#}{}, by the queue {queue}", "passes on", passes_on(plan))?;
+    }
     let users = match &store.users {
         None => "nobody; `smtp user add NAME` makes a file for --user-file".to_owned(),
         Some(users) => {
@@ -90,6 +93,13 @@ fn takes(plan: &Plan) -> String {
     let aliases =
         plan.alias_file.as_ref().map_or_else(String::new, |file| format!(", by the aliases of {}", file.display()));
     format!("mail for {} and postmaster{aliases}, and for nobody else at {domains}", shown.join(", "))
+}
+
+/// Whose mail goes further.
+fn passes_on(plan: &Plan) -> String {
+    let domains: Vec<&str> = plan.relay_domains.iter().map(|domain| domain.as_str()).collect();
+    let users = "what users send";
+    if domains.is_empty() { users.to_owned() } else { format!("mail for {}, and {users}", domains.join(", ")) }
 }
 
 fn example(plan: &Plan) -> String {

@@ -191,8 +191,34 @@ mod postgres {
                 );
             }
             let spool = PgSpool::open(settings).await;
-            Ok(Arc::new(spool.map_err(|error| Failure::new(Exit::Unavailable, error))?))
+            Ok(Arc::new(spool.map_err(|error| {
+                let failure = Failure::new(Exit::Unavailable, &error);
+                match way_out(&error.to_string()) {
+                    Some(help) => failure.help(help),
+                    None => failure,
+                }
+            })?))
         }
+    }
+
+    /// What helps where the server, or what it says to TLS, is not as the URL has it.
+    fn way_out(why: &str) -> Option<&'static str> {
+        let known = [
+            ("UnknownIssuer", "sslrootcert=FILE in the URL names the certificate of the CA that signed the server's"),
+            ("not valid for name", "the URL has to name the server as its certificate does"),
+            (
+                "does not support TLS",
+                "`ssl = on` in its postgresql.conf, or sslmode=disable in the URL where nobody can listen",
+            ),
+            (
+                "password missing",
+                "PGPASSWORD has it, or a line HOST:PORT:DATABASE:USER:PASSWORD in ~/.pgpass or in the file that passfile= \
+                 in the URL names, for its owner alone (chmod 600)",
+            ),
+            ("large bodies are not in the store", "--queue-bodies has to name the one that the other nodes name"),
+            ("does not allow writes", "a standby cannot be written: the URL has to name its primary, too"),
+        ];
+        known.iter().find(|(what, _)| why.contains(what)).map(|(_, help)| *help)
     }
 }
 

@@ -91,7 +91,7 @@ impl Keys {
 const TLS: &str = "tls";
 
 /// Makes the folder, for its owner alone whatever the umask; one that is there is left as it is.
-fn private_folder(path: &Path) -> io::Result<()> {
+pub(super) fn private_folder(path: &Path) -> io::Result<()> {
     match fs::metadata(path) {
         Ok(found) if !found.is_dir() => Err(io::Error::other("it is not a folder")),
         Ok(found) => {

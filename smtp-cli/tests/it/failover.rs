@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::cluster::{LEASE, Load, Node};
 use crate::ledger::{Hop, Mood, check};
 use crate::pg_server::PgServer;
-use crate::play::{PATIENCE, Server, until};
+use crate::play::{PATIENCE, Server, run, smtp, until};
 
 /// A primary, and a standby without which it commits nothing.
 fn pair() -> Option<(PgServer, PgServer)> {
@@ -124,6 +124,74 @@ fn no_250_is_lost_when_a_primary_hangs_and_another_is_promoted() {
         logs = end(servers);
     });
     assert_eq!(logs.matches("the queue's database has failed over").count(), 2, "{logs}");
+    check_since(begun, &ledger, &hop, &nodes);
+}
+
+#[test]
+fn a_node_that_started_on_a_former_primary_leaves_it() {
+    let Some((former, promoted)) = pair() else { return };
+    let (hop, bodies) = (Hop::start(), TempDir::new().unwrap());
+    let [node, _] = nodes([&former, &promoted], &bodies, &hop);
+    // There are tables to begin with.
+    let server = node.start();
+    node.send(3);
+    until("a delivery", || hop.arrived().len() == 1);
+    server.signal("TERM");
+    assert_eq!(server.finish().code, Some(0));
+    former.crash();
+    promoted.promote();
+    promoted.crash();
+    former.set("synchronous_standby_names = ''");
+    former.run();
+    // All that it can see.
+    let server = node.start();
+    node.send(4);
+    until("a delivery", || hop.arrived().len() == 2);
+    promoted.run();
+    let epoch = |server: &PgServer| server.ask("SELECT max(epoch) FROM queue.shard");
+    let before = epoch(&promoted);
+    until("work on the one that was promoted", || epoch(&promoted) != before);
+    let left = written(&former);
+    node.send(5);
+    until("a delivery", || hop.arrived().len() == 3);
+    assert_eq!(written(&former), left, "somebody works on the former primary");
+    server.signal("TERM");
+    let ended = server.finish();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("a former primary: what this node has taken there"), "{ended:?}");
+}
+
+#[test]
+fn nothing_is_taken_while_the_standby_that_is_waited_for_is_away() {
+    let Some((primary, standby)) = pair() else { return };
+    let (hop, bodies) = (Hop::start(), TempDir::new().unwrap());
+    let nodes = nodes([&primary, &standby], &bodies, &hop);
+    let health = |node: &Node| {
+        let stats = run(smtp(["queue", "stats", "--json", "--data-dir", node.data().to_str().unwrap()])).json();
+        stats["health"].as_str().unwrap().to_owned()
+    };
+    let begun = SystemTime::now();
+    let mut logs = String::new();
+    let ledger = Load::during(&nodes, |load| {
+        let servers = [nodes[0].start(), nodes[1].start()];
+        load.taken(40);
+        // The primary is reached, and answers; but no commit ends.
+        standby.crash();
+        until("somebody has seen it", || nodes.iter().all(|node| health(node) != "ready"));
+        for _ in 0..10 {
+            let seen = nodes.each_ref().map(health);
+            assert!(seen.iter().all(|health| health.contains("standby")), "{seen:?}");
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        standby.run();
+        until("all is well", || nodes.iter().all(|node| health(node) == "ready"));
+        load.taken(40);
+        load.end(&nodes, 3 * PATIENCE);
+        logs = end(servers);
+    });
+    let said = |what: &str| logs.matches(what).count();
+    assert_eq!([said("takes no mail until"), said("is there again")], [2, 2], "{logs}");
+    // What a sender was told 451 may have been stored, and was then sent again.
     check_since(begun, &ledger, &hop, &nodes);
 }
 

@@ -11,6 +11,7 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::rows;
 use super::servers::{PATIENCE, Servers};
 use crate::error::OpenError;
 use crate::spool::Limits;
@@ -65,8 +66,8 @@ impl PgSettings {
     /// name. `schema=` names the schema that the tables are in, `smtp_queue` if none is.
     ///
     /// TLS: `sslmode=verify-full` checks the server's certificate and name, against `sslrootcert=` if that is there;
-    /// `require` and `verify-ca` do just the same, `disable` does without. Without `sslmode` it is `disable` on this
-    /// machine and `verify-full` beyond it. What would go on in clear if somebody in the middle wants it, `prefer` and
+    /// `require` and `verify-ca` do just the same, `disable` does without. Without `sslmode` it is `verify-full` beyond this
+    /// machine or with `sslrootcert`, else `disable`. What would go on in clear if somebody in the middle wants it, `prefer` and
     /// `allow`, is refused.
     ///
     /// # Errors
@@ -106,7 +107,9 @@ impl PgSettings {
             Some("disable") => false,
             Some("require" | "verify-ca" | "verify-full") => true,
             None => {
-                !config.get_hosts().iter().all(is_here) || !config.get_hostaddrs().iter().all(|ip| ip.is_loopback())
+                let here =
+                    config.get_hosts().iter().all(is_here) && config.get_hostaddrs().iter().all(|ip| ip.is_loopback());
+                !here || ca.is_some()
             }
             Some("prefer" | "allow") => {
                 return Err(wrong(
@@ -180,14 +183,18 @@ impl PgSettings {
     }
 
     /// What holds for every session: where the tables are; that a commit is on disk when it returns; that a node which
-    /// hangs in the middle of a transaction lets go of its locks; that what is asked for by an index is found by it,
+    /// hangs in the middle of a transaction lets go of its locks; that the server ends what nobody waits for any more, so
+    /// that its connections do not run out while a standby is away; that what is asked for by an index is found by it,
     /// also right after the tables were empty.
     fn session(&self) -> String {
         let idle = (self.lease / 2).clamp(Duration::from_secs(2), PATIENCE).as_millis();
+        // A commit that is ended while it waits for a standby counts as one, so nobody may hear of it any more.
+        let statement = (rows::PATIENCE * 2).as_millis();
         format!(
             "SET search_path TO {}; \
              SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'; \
              SET idle_in_transaction_session_timeout TO {idle}; \
+             SET statement_timeout TO {statement}; \
              SET enable_seqscan TO off; \
              SET default_transaction_isolation TO 'read committed'",
             self.schema

@@ -47,6 +47,8 @@ const POLL: Duration = Duration::from_secs(1);
 const POLL_MAX: Duration = Duration::from_secs(5);
 /// How long a renewal may take at least, with a new connection: one that is cut short was for nothing.
 const TURN: Duration = Duration::from_secs(8);
+/// How often the other servers are asked whether one of them was promoted.
+const AROUND: Duration = Duration::from_secs(10);
 /// How often bodies that no row names are looked for.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 
@@ -85,6 +87,9 @@ impl Keeper {
         let third = self.lease / 3;
         let poll = third.min(POLL);
         let (mut renewed, mut looked, mut swept) = (Instant::now(), Instant::now(), None::<Instant>);
+        let mut looked_around = Instant::now();
+        // Said once, and again when it is another.
+        let mut trouble = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -94,8 +99,12 @@ impl Keeper {
             if wants_more || renewed.elapsed() + poll > third {
                 let limit = third.max(TURN);
                 match tokio::time::timeout(limit * 2, self.turn(&requests, limit)).await {
-                    Ok(Ok(less)) => (renewed, wants_more) = (Instant::now(), less),
-                    Ok(Err(error)) => tracing::warn!(error, "the shards of this node cannot be renewed now"),
+                    Ok(Ok(less)) => (renewed, wants_more, trouble) = (Instant::now(), less, None),
+                    Ok(Err(error)) if trouble.as_ref() == Some(&error) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(error, "the shards of this node cannot be renewed now");
+                        trouble = Some(error);
+                    }
                     Err(_) => tracing::warn!("what writes to the database takes too long to hear what was renewed"),
                 }
             }
@@ -104,6 +113,11 @@ impl Keeper {
                 && requests.try_send(Request::Look).is_ok()
             {
                 looked = Instant::now();
+            }
+            if looked_around.elapsed() > AROUND {
+                looked_around = Instant::now();
+                // Nobody waits for a server that says nothing.
+                tokio::spawn(self.pool.manager().clone().look_around());
             }
             if self.bodies.is_some() && swept.is_none_or(|at| at.elapsed() > SWEEP) {
                 swept = Some(Instant::now());

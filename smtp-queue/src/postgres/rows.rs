@@ -10,7 +10,7 @@ mod table;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Runtime;
 use tokio_postgres::Row;
@@ -31,7 +31,9 @@ use crate::lanes::{Lanes, Leases};
 use read::Cached;
 
 /// How long the database may take for one round trip.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to show that it can be written again.
+const PROOF: Duration = Duration::from_secs(5);
 
 /// Where the batch's transaction stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +109,14 @@ impl PgRows {
         self.broken = None;
     }
 
+    /// Shows that it can be written: where a standby is waited for that is away, it is reached, and can be read, and no
+    /// commit ever ends.
+    pub(super) fn prove(&mut self) -> Result<(), Error> {
+        let sql = "UPDATE meta SET bodies = bodies WHERE one";
+        let proved = self.ask_for(PROOF, async |client, _| client.batch_execute(sql).await);
+        self.dropped_if_broken(proved)
+    }
+
     /// Jobs that were told to end, in shards of ours.
     pub(super) fn cancelled(&mut self) -> Result<Vec<JobId>, Error> {
         let rows =
@@ -137,14 +147,32 @@ impl PgRows {
         &mut self,
         work: impl AsyncFnOnce(&Client, &Pending) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Error> {
+        self.ask_for(PATIENCE, work)
+    }
+
+    fn ask_for<T>(
+        &mut self,
+        limit: Duration,
+        work: impl AsyncFnOnce(&Client, &Pending) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, Error> {
         self.connect()?;
         let Self { runtime, client, broken, pending, .. } = self;
         let Some(connection) = client.as_ref() else { return Err(Error::Closed) };
-        let asked = runtime.block_on(async { tokio::time::timeout(PATIENCE, work(connection, pending)).await });
+        let begun = Instant::now();
+        let asked = runtime.block_on(async { tokio::time::timeout(limit, work(connection, pending)).await });
         let (error, is_ours) = match asked {
-            Ok(Ok(answer)) => return Ok(answer),
+            // Nothing is relied on that comes later, as this process slept: the server has given up waiting for its
+            // standby by then, and calls that a commit.
+            Ok(Ok(answer)) if begun.elapsed() <= PATIENCE => return Ok(answer),
             Ok(Err(error)) => (describe(&error), error.code().is_some_and(is_passing)),
-            Err(_) => (Error::Storage("the database does not answer".into()), false),
+            Ok(Ok(_)) | Err(_) => {
+                let seconds = limit.as_secs();
+                let what = format!(
+                    "the database has not answered within {seconds} s (where it is replicated synchronously, it may wait \
+                     for a standby)"
+                );
+                (Error::Storage(what), false)
+            }
         };
         if !is_ours && !matches!(error, Error::Full(_)) {
             *broken = Some(error.to_string());

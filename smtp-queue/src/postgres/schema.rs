@@ -113,6 +113,8 @@ async fn step(client: &mut Client, name: &str) -> Result<Schema, Error> {
         client.batch_execute(sql).await?;
     }
     let transaction = client.transaction().await?;
+    // As long as it takes, with as many rows as there are.
+    transaction.batch_execute("SET LOCAL statement_timeout TO 0").await?;
     let version: i64 = transaction.query_one("SELECT version FROM meta WHERE one FOR UPDATE", &[]).await?.get(0);
     if version > NEWEST {
         return Ok(Schema::Newer(version));

@@ -130,6 +130,38 @@ impl Servers {
         {
             return Ok(found);
         }
+        let (found, mut refused) = self.all().await;
+        match newest(found) {
+            Some(found) if found.timeline >= timeline => Ok(found),
+            Some(found) => {
+                let place = self.0.servers.get(found.server).map(place).unwrap_or_default();
+                refused.push(format!(
+                    "{place}: it is on timeline {}, and the queue went on on timeline {timeline}: a former primary has \
+                     come back, and has to be taken away (or, if it is right, this node started again)",
+                    found.timeline
+                ));
+                Err(refused.join("; "))
+            }
+            None => Err(refused.join("; ")),
+        }
+    }
+
+    /// Looks whether the queue is on a newer timeline elsewhere, while the server where this node works with it has stayed.
+    pub(super) async fn look_around(self) {
+        if self.0.servers.len() < 2 {
+            return;
+        }
+        let (found, _) = self.all().await;
+        let Known { server, timeline, .. } = *self.known();
+        let Some(found) = newest(found).filter(|found| found.timeline > timeline) else { return };
+        let server = server.and_then(|n| self.0.servers.get(n)).map(place).unwrap_or_default();
+        tracing::error!(server, timeline, "a former primary: what this node has taken there meanwhile is nowhere else");
+        // Nobody can have seen a newer one meanwhile that is older than this.
+        let _ = self.note(&found);
+    }
+
+    /// Those that can be written, and what the others say.
+    async fn all(&self) -> (Vec<Found>, Vec<String>) {
         let patience = if self.0.servers.len() > 1 { EACH } else { PATIENCE };
         let attempts = self.0.servers.iter().enumerate().map(async |(n, config)| {
             let refused = |why: String| format!("{}: {why}", place(config));
@@ -146,19 +178,7 @@ impl Servers {
                 Err(why) => refused.push(why),
             }
         }
-        match found.into_iter().max_by_key(|found| (found.timeline, Reverse(found.server))) {
-            Some(found) if found.timeline >= timeline => Ok(found),
-            Some(found) => {
-                let place = self.0.servers.get(found.server).map(place).unwrap_or_default();
-                refused.push(format!(
-                    "{place}: it is on timeline {}, and the queue went on on timeline {timeline}: a former primary has \
-                     come back, and has to be taken away (or, if it is right, this node started again)",
-                    found.timeline
-                ));
-                Err(refused.join("; "))
-            }
-            None => Err(refused.join("; ")),
-        }
+        (found, refused)
     }
 
     /// Remembers where the queue is.
@@ -201,6 +221,10 @@ impl Manager for Servers {
         }
         Ok(())
     }
+}
+
+fn newest(found: Vec<Found>) -> Option<Found> {
+    found.into_iter().max_by_key(|found| (found.timeline, Reverse(found.server)))
 }
 
 /// A connection of the pool, or why there is none.

@@ -143,7 +143,13 @@ impl Writer {
         let was_broken = self.state.broken().is_some();
         self.engine.rows.mend();
         self.engine.rows.start();
-        let looked = self.engine.reload().and_then(|earlier| Ok((earlier, self.engine.rows.cancelled()?)));
+        let looked = self.engine.reload().and_then(|earlier| {
+            let ended = self.engine.rows.cancelled()?;
+            if was_broken {
+                self.engine.rows.prove()?;
+            }
+            Ok((earlier, ended))
+        });
         if let Some(reason) = self.engine.rows.broken() {
             self.state.poison(reason);
         }
