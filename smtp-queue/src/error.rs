@@ -16,10 +16,10 @@ pub enum Error {
     #[error("no such message")]
     NotFound,
     /// The disk is full, or nearly.
-    #[error("the spool takes no mail now: {0}")]
+    #[error("the queue takes no mail now: {0}")]
     Full(String),
     /// So many messages are queued that no more are taken.
-    #[error("the spool takes no mail now: {limit} messages are queued")]
+    #[error("the queue takes no mail now: {limit} messages are queued")]
     TooMany {
         /// [`Limits::messages`](crate::Limits::messages).
         limit: u64,
@@ -37,13 +37,13 @@ pub enum Error {
     #[error("damaged: {0}")]
     Corrupt(String),
     /// A write failed earlier; nothing is written until a probe succeeds.
-    #[error("the spool is out of order until its store works again: {0}")]
+    #[error("the queue is out of order until its store works again: {0}")]
     Unhealthy(String),
     /// The store failed now; it is not known whether the write happened.
-    #[error("the spool's store failed: {0}")]
+    #[error("the queue's store failed: {0}")]
     Storage(String),
     /// It was closed.
-    #[error("the spool is closed")]
+    #[error("the queue is closed")]
     Closed,
 }
 
@@ -82,7 +82,7 @@ impl Error {
 #[non_exhaustive]
 pub enum OpenError {
     /// The folder cannot be used.
-    #[error("the spool {}: {source}", path.display())]
+    #[error("the queue {}: {source}", path.display())]
     Folder {
         /// Which.
         path: PathBuf,
@@ -91,14 +91,14 @@ pub enum OpenError {
         source: io::Error,
     },
     /// Another process has it.
-    #[error("the spool {} is in use by another process; stop that one first", path.display())]
+    #[error("the queue {} is in use by another process; stop that one first", path.display())]
     InUse {
         /// Which.
         path: PathBuf,
     },
     /// It was written by a newer version of this program.
     #[error(
-        "the spool {} has schema {found}, and this program knows schemas up to {known}; run the newer program again",
+        "the queue {} has schema {found}, and this program knows schemas up to {known}; run the newer program again",
         path.display()
     )]
     Newer {
@@ -130,7 +130,7 @@ pub enum OpenError {
         reason: String,
     },
     /// The database cannot be read at all.
-    #[error("the spool's database {} cannot be read: {reason}; move it away or restore it", path.display())]
+    #[error("the queue's database {} cannot be read: {reason}; move it away or restore it", path.display())]
     Unreadable {
         /// Which.
         path: PathBuf,

@@ -211,7 +211,7 @@ impl Running {
             if maintained.elapsed() >= maintain {
                 maintained = tokio::time::Instant::now();
                 if let Err(error) = self.worker.spool.maintain(self.worker.clock.now()).await {
-                    tracing::warn!(%error, "the spool is still out of order");
+                    tracing::warn!(%error, "the queue is still out of order");
                 }
             }
         }

@@ -108,7 +108,7 @@ pub(crate) struct State {
 impl State {
     /// Nothing is to be written any more until a probe succeeds.
     pub(crate) fn poison(&self, reason: &str) {
-        tracing::error!(reason, "the spool takes no mail until its disk works again; look at the kernel log");
+        tracing::error!(reason, "the queue takes no mail until its disk works again; look at the kernel log");
         lock(&self.broken).get_or_insert_with(|| reason.to_owned());
     }
 

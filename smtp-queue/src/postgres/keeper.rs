@@ -167,7 +167,7 @@ impl Keeper {
         let renewal = renewal?;
         let less = renewal.wants_more();
         let (reply, idle) = oneshot::channel();
-        let gone = |_| "the spool is closed".to_owned();
+        let gone = |_| "the queue is closed".to_owned();
         requests.send(Request::Owned { renewal, reply }).await.map_err(|_| gone(()))?;
         let idle = idle.await.map_err(|_| gone(()))?;
         if !idle.is_empty() {

@@ -264,7 +264,7 @@ impl Writer {
         if self.state.broken().is_some() {
             self.probe(now)?;
             *lock(&self.state.broken) = None;
-            tracing::info!("the spool's disk works again");
+            tracing::info!("the queue's disk works again");
         }
         let (_, files) = self.engine.apply(vec![Op::Expire(now)])?;
         free(&*self.home.disk, files);
