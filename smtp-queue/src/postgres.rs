@@ -8,6 +8,7 @@ mod pending;
 mod rows;
 mod schema;
 mod servers;
+mod session;
 mod shards;
 mod staged;
 mod writer;
@@ -44,6 +45,8 @@ use writer::{Request, Writer};
 
 /// Connections that bodies are read over.
 const CONNECTIONS: usize = 9;
+/// How long making the tables may take, or bringing them up to date.
+const OPENING: Duration = Duration::from_secs(60);
 /// How long the row of a message may take to come.
 const BODY: Duration = Duration::from_secs(30);
 
@@ -150,7 +153,13 @@ impl PgSpool {
         if !encoding.eq_ignore_ascii_case("UTF8") && !encoding.eq_ignore_ascii_case("UTF-8") {
             return Err(refused(format!("its encoding is {encoding}; make a database with ENCODING 'UTF8'")));
         }
-        if let schema::Schema::Newer(found) = schema::migrate(&mut client, settings.schema()).await.map_err(failed)? {
+        let migrated = tokio::time::timeout(OPENING, schema::migrate(&mut client, settings.schema())).await;
+        let Ok(migrated) = migrated else {
+            pool.manager().give_up(&client).await;
+            drop(Client::take(client));
+            return Err(refused(rows::too_long(OPENING)));
+        };
+        if let schema::Schema::Newer(found) = migrated.map_err(failed)? {
             return Err(OpenError::Newer { path: settings.url().into(), found, known: schema::NEWEST });
         }
 
@@ -188,7 +197,7 @@ impl PgSpool {
             bodies: bodies.clone(),
         };
         let renewal = keeper.renew().await.map_err(refused)?;
-        let wants_more = renewal.wants_more();
+        let first = renewal.turn();
         shards.replace(renewal.owned, renewal.until);
 
         let epoch = now << 16 | chance & 0xffff;
@@ -204,7 +213,7 @@ impl PgSpool {
                     .map_err(|error| Error::Storage(error.to_string()))
                     .and_then(|runtime| Engine::open(PgRows::new(runtime, own, Arc::clone(&shards)), limits, epoch))
                     .and_then(|engine| {
-                        let mut writer = Writer { engine, shards, state, bodies, elsewhere };
+                        let mut writer = Writer { engine, shards, state, bodies, elsewhere, in_vain: None };
                         // What was cancelled while somebody had it went with the leases of who had it; and whoever has the
                         // spool has its figures.
                         writer.look()?;
@@ -227,7 +236,7 @@ impl PgSpool {
             Err(_) => return Err(refused("its thread ended".into())),
         };
         let stop = CancellationToken::new();
-        let keeper = Mutex::new(Some(tokio::spawn(keeper.run(requests.downgrade(), wants_more, stop.clone()))));
+        let keeper = Mutex::new(Some(tokio::spawn(keeper.run(requests.downgrade(), first, stop.clone()))));
         let staged = Arc::default();
         Ok(Self(Arc::new(Shared { requests, pool, shards, bodies, limits, ids, state, staged, stop, keeper })))
     }

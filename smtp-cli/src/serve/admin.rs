@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use smtp_core::types::ReversePath;
 use smtp_queue::{
@@ -15,7 +15,7 @@ use smtp_queue::{
 use smtp_tls_policy::{Reporter, Results};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::relay::Relay;
 use super::ways::{self, Ways};
@@ -28,6 +28,8 @@ const CONNECTIONS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long figures wait for what others have done to the queue.
 const LOOK: Duration = Duration::from_secs(2);
+/// What takes no longer is done whenever somebody asks.
+const QUICK: Duration = Duration::from_millis(50);
 /// How many jobs are read at once.
 const PAGE: usize = 200;
 
@@ -40,6 +42,8 @@ pub(super) struct Admin {
     pub(super) ways: Arc<Ways>,
     pub(super) results: Arc<Results>,
     pub(super) reporter: Reporter,
+    /// When the last look at the queue ended, and how long it took.
+    looked: Arc<Mutex<Option<(Instant, Duration)>>>,
 }
 
 impl Admin {
@@ -52,6 +56,7 @@ impl Admin {
             ways: Arc::clone(&relay.ways),
             results: Arc::clone(&relay.results),
             reporter,
+            looked: Arc::default(),
         }
     }
 }
@@ -144,11 +149,22 @@ impl Admin {
         say(&mut out, &Answer::End {}).await
     }
 
+    /// What others have done to a queue that is shared may not have been seen yet. One that is large, so that looking takes
+    /// long, is looked at no more often than it would be without anybody who asks.
+    async fn look(&self) {
+        let mut looked = self.looked.lock().await;
+        if looked.is_some_and(|(ended, took)| took > QUICK && ended.elapsed() < took * 20) {
+            return;
+        }
+        let begun = Instant::now();
+        let _ = self.spool.maintain(self.clock.now()).await;
+        *looked = Some((Instant::now(), begun.elapsed()));
+    }
+
     async fn answer(&self, request: Request, out: &mut UnixStream) -> Result<(), Trouble> {
         match request {
             Request::Stats {} => {
-                // What others have done to a queue that is shared may not have been seen yet.
-                let _ = tokio::time::timeout(LOOK, self.spool.maintain(self.clock.now())).await;
+                let _ = tokio::time::timeout(LOOK, self.look()).await;
                 let stats = self.spool.stats();
                 let health = match self.spool.health() {
                     Health::Ready => "ready".to_owned(),

@@ -358,8 +358,15 @@ fn no_250_is_lost_by_twenty_kills_and_a_moody_next_hop() {
     assert!(!rest.is_empty(), "the queue was where it is said to be");
 }
 
+/// What was found of what was to be relayed.
+pub(crate) struct Summary {
+    pub(crate) relayed: usize,
+    /// So many times more often than once.
+    pub(crate) twice: usize,
+}
+
 /// Holds the ledger of 250s against all that arrived: at the next hop, and in the mailboxes below these data folders.
-pub(crate) fn check(ledger: &HashSet<u64>, hop: &Hop, data: &[PathBuf], troubles: &[Trouble]) {
+pub(crate) fn check(ledger: &HashSet<u64>, hop: &Hop, data: &[PathBuf], troubles: &[Trouble]) -> Summary {
     hop.check();
     let relayed = hop.checked.lock().unwrap();
     let mut boxed = Times::new();
@@ -403,4 +410,5 @@ pub(crate) fn check(ledger: &HashSet<u64>, hop: &Hop, data: &[PathBuf], troubles
         boxed.len(),
         bounced.len()
     );
+    Summary { relayed: relayed.len(), twice }
 }

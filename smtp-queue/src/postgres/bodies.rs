@@ -45,6 +45,10 @@ fn name(id: MessageId) -> Path {
 /// not mounted, is not taken for one whose bodies are lost.
 const MARK: &str = "mark";
 
+/// Which database worked with it last, and on which timeline: a former primary names other bodies than the server that was
+/// promoted in its place, and what that one names must not be removed by the sweep of a node that sees the former one only.
+const LAST: &str = "timeline";
+
 /// The part of `store` that is this queue's; `None` if it is in the hands of nodes that have another store.
 pub(super) async fn own(
     store: Arc<dyn ObjectStore>,
@@ -64,9 +68,38 @@ pub(super) async fn own(
     }
     let own: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(store, known.unwrap_or_default()));
     match own.head(&Path::from(MARK)).await {
-        Ok(_) => Ok(Some(own)),
+        Ok(_) => check_newest(&*own, client).await.map(|()| Some(own)),
         Err(object_store::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(failed(error)),
+    }
+}
+
+/// Fails if the same database has been seen with these bodies on a newer timeline. Remembers this one otherwise.
+async fn check_newest(store: &dyn ObjectStore, client: &Client) -> Result<(), Error> {
+    let timeline = client.timeline();
+    if timeline == 0 {
+        return Ok(());
+    }
+    let sql = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
+    let system: i64 = client.query_one(sql, &[]).await.map_err(|e| describe(&e))?.get(0);
+    let last = match store.get(&Path::from(LAST)).await {
+        Ok(found) => found.bytes().await.map_err(|e| failed("read the timeline", &e))?,
+        Err(object_store::Error::NotFound { .. }) => Bytes::new(),
+        Err(error) => return Err(failed("read the timeline", &error)),
+    };
+    let last = std::str::from_utf8(&last).ok().and_then(|last| last.trim().split_once(' '));
+    // A database that was made anew, and filled from another, begins to count again.
+    let known = last.filter(|(of, _)| of.parse() == Ok(system)).and_then(|(_, timeline)| timeline.parse::<u32>().ok());
+    match known {
+        Some(known) if known > timeline => Err(Error::Storage(format!(
+            "a former primary: it is on timeline {timeline}, and the queue went on on timeline {known}. If it is the right \
+             one all the same, remove the object {LAST} from the store of bodies"
+        ))),
+        Some(known) if known == timeline => Ok(()),
+        _ => {
+            let text = format!("{system} {timeline}\n");
+            store.put(&Path::from(LAST), text.into()).await.map_err(|e| failed("write the timeline", &e)).map(drop)
+        }
     }
 }
 
@@ -109,6 +142,7 @@ pub(super) async fn remove(store: &dyn ObjectStore, id: MessageId) {
 
 /// Removes what has been there for a day and no row names. Gives the number.
 pub(super) async fn sweep(store: &Arc<dyn ObjectStore>, client: &Client, now: SystemTime) -> Result<usize, Error> {
+    check_newest(&**store, client).await?;
     let mut removed = 0;
     let mut found = store.list(None);
     loop {

@@ -184,17 +184,17 @@ impl PgSettings {
 
     /// What holds for every session: where the tables are; that a commit is on disk when it returns; that a node which
     /// hangs in the middle of a transaction lets go of its locks; that the server ends what nobody waits for any more, so
-    /// that its connections do not run out while a standby is away; that what is asked for by an index is found by it,
-    /// also right after the tables were empty.
+    /// that its connections do not run out while a standby is away; that it tells when it has ended such a wait; that what
+    /// is asked for by an index is found by it, also right after the tables were empty.
     fn session(&self) -> String {
         let idle = (self.lease / 2).clamp(Duration::from_secs(2), PATIENCE).as_millis();
-        // A commit that is ended while it waits for a standby counts as one, so nobody may hear of it any more.
         let statement = (rows::PATIENCE * 2).as_millis();
         format!(
             "SET search_path TO {}; \
              SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'; \
              SET idle_in_transaction_session_timeout TO {idle}; \
              SET statement_timeout TO {statement}; \
+             SET client_min_messages TO warning; \
              SET enable_seqscan TO off; \
              SET default_transaction_isolation TO 'read committed'",
             self.schema

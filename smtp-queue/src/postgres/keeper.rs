@@ -10,9 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 use object_store::ObjectStore;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::rows::too_long;
 use super::schema::SHARDS;
-use super::servers::{Pool, client};
+use super::servers::{Client, Pool, client};
 use super::shards::Shards;
 use super::writer::Request;
 use super::{State, bodies};
@@ -45,8 +47,10 @@ const FORGET: &str = "DELETE FROM node WHERE token = $1 OR until < now() - inter
 const POLL: Duration = Duration::from_secs(1);
 /// The longest time, whatever they cost.
 const POLL_MAX: Duration = Duration::from_secs(5);
-/// How long a renewal may take at least, with a new connection: one that is cut short was for nothing.
-const TURN: Duration = Duration::from_secs(8);
+/// How long a renewal may take at least, with a new connection: one that is cut short was for nothing. And at most.
+const TURN: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(30));
+/// How long it may take to give all back at the end.
+const LAST: Duration = Duration::from_secs(5);
 /// How often the other servers are asked whether one of them was promoted.
 const AROUND: Duration = Duration::from_secs(10);
 /// How often bodies that no row names are looked for.
@@ -61,13 +65,23 @@ pub(super) struct Renewal {
     pub(super) share: usize,
     /// Until when they are at least.
     pub(super) until: Instant,
+    /// Of the database that says so.
+    timeline: u32,
 }
 
 impl Renewal {
-    /// There is much less than there may be.
-    pub(super) fn wants_more(&self) -> bool {
-        self.owned.len() * 10 < self.share * 9
+    pub(super) fn turn(&self) -> Turn {
+        // There is much less than there may be.
+        let wants_more = self.owned.len() * 10 < self.share * 9;
+        Turn { wants_more, timeline: self.timeline }
     }
+}
+
+/// What came of a renewal.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Turn {
+    wants_more: bool,
+    timeline: u32,
 }
 
 pub(super) struct Keeper {
@@ -80,14 +94,16 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Works until it is stopped, or nobody has the spool any more; then it gives everything back.
+    /// Works until it is stopped, or nobody has the queue any more; then it gives everything back.
     ///
-    /// `wants_more`: what others leave is waited for, and so looked for more often.
-    pub(super) async fn run(self, requests: mpsc::WeakSender<Request>, mut wants_more: bool, stop: CancellationToken) {
+    /// `first`: what it has to begin with.
+    pub(super) async fn run(self, requests: mpsc::WeakSender<Request>, first: Turn, stop: CancellationToken) {
+        // Where there is less than there may be, what others leave is waited for, and so looked for more often.
+        let Turn { mut wants_more, mut timeline } = first;
         let third = self.lease / 3;
         let poll = third.min(POLL);
-        let (mut renewed, mut looked, mut swept) = (Instant::now(), Instant::now(), None::<Instant>);
-        let mut looked_around = Instant::now();
+        let (mut renewed, mut looked, mut looked_around) = (Instant::now(), Instant::now(), Instant::now());
+        let (mut swept, mut sweeping) = (None::<Instant>, None::<AbortOnDropHandle<()>>);
         // Said once, and again when it is another.
         let mut trouble = None;
         loop {
@@ -96,10 +112,21 @@ impl Keeper {
                 () = tokio::time::sleep(poll) => {}
             }
             let Some(requests) = requests.upgrade() else { break };
-            if wants_more || renewed.elapsed() + poll > third {
-                let limit = third.max(TURN);
-                match tokio::time::timeout(limit * 2, self.turn(&requests, limit)).await {
-                    Ok(Ok(less)) => (renewed, wants_more, trouble) = (Instant::now(), less, None),
+            let has_left = self.pool.manager().have_left(timeline);
+            if wants_more || has_left || renewed.elapsed() + poll > third {
+                let turned = tokio::select! {
+                    () = stop.cancelled() => break,
+                    turned = tokio::time::timeout(self.limit() * 2, self.turn(&requests)) => turned,
+                };
+                match turned {
+                    Ok(Ok(turn)) => {
+                        if turn.timeline != timeline {
+                            // Whoever has the bodies hears of it.
+                            swept = None;
+                        }
+                        (renewed, wants_more, timeline, trouble) =
+                            (Instant::now(), turn.wants_more, turn.timeline, None);
+                    }
                     Ok(Err(error)) if trouble.as_ref() == Some(&error) => {}
                     Ok(Err(error)) => {
                         tracing::warn!(error, "the shards of this node cannot be renewed now");
@@ -119,20 +146,44 @@ impl Keeper {
                 // Nobody waits for a server that says nothing.
                 tokio::spawn(self.pool.manager().clone().look_around());
             }
-            if self.bodies.is_some() && swept.is_none_or(|at| at.elapsed() > SWEEP) {
+            if let Some(store) = &self.bodies
+                && swept.is_none_or(|at| at.elapsed() > SWEEP)
+                && sweeping.as_ref().is_none_or(AbortOnDropHandle::is_finished)
+            {
                 swept = Some(Instant::now());
-                self.sweep().await;
+                // Nor for a store that has much in it, or hangs.
+                sweeping = Some(AbortOnDropHandle::new(tokio::spawn(sweep(Arc::clone(store), self.pool.clone()))));
             }
         }
-        let given = tokio::time::timeout(Duration::from_secs(5), self.give_all()).await;
-        if !matches!(given, Ok(Ok(()))) {
+        if self.give_all().await.is_err() {
             tracing::warn!("the shards of this node could not be given back; others wait until their leases end");
         }
     }
 
+    /// How long a renewal may take.
+    fn limit(&self) -> Duration {
+        (self.lease / 3).clamp(TURN.0, TURN.1)
+    }
+
     /// What is ours after a renewal, and how much may be.
     pub(super) async fn renew(&self) -> Result<Renewal, String> {
+        let limit = self.limit();
         let client = client(&self.pool).await?;
+        match tokio::time::timeout(limit, self.renew_by(&client)).await {
+            Ok(renewal) => renewal,
+            Err(_) => {
+                let servers = self.pool.manager();
+                servers.give_up(&client).await;
+                drop(Client::take(client));
+                // If it hangs, so do the other connections to it, and the queue may be elsewhere by now.
+                servers.lost();
+                self.pool.retain(|_, _| false);
+                Err(too_long(limit))
+            }
+        }
+    }
+
+    async fn renew_by(&self, client: &Client) -> Result<Renewal, String> {
         let (token, lease) = (self.shards.token(), self.lease.as_secs_f64() * 1e3);
         // Counted from before it was asked for: here it is over no later than there.
         let asked = Instant::now();
@@ -153,19 +204,21 @@ impl Keeper {
             }
             owned.extend(rows.iter().map(|row| (row.get::<_, i32>(0), row.get::<_, i64>(1))));
         }
-        Ok(Renewal { owned, share, until: asked + self.lease })
+        Ok(Renewal { owned, share, until: asked + self.lease, timeline: client.timeline() })
     }
 
-    /// Renews, and gives surplus back. True if there is much less than there may be.
-    async fn turn(&self, requests: &mpsc::Sender<Request>, limit: Duration) -> Result<bool, String> {
-        let Ok(renewal) = tokio::time::timeout(limit, self.renew()).await else {
-            // If it hangs, so do the other connections to it, and the queue may be elsewhere by now.
-            self.pool.manager().lost();
-            self.pool.retain(|_, _| false);
-            return Err("the database takes too long".to_owned());
-        };
+    /// Renews, and gives surplus back.
+    async fn turn(&self, requests: &mpsc::Sender<Request>) -> Result<Turn, String> {
+        let renewal = self.renew().await;
+        if renewal.is_err() {
+            // No commit may end any more, though nobody has sent anything that would show it.
+            let _ = requests.try_send(Request::Prove);
+        }
         let renewal = renewal?;
-        let less = renewal.wants_more();
+        let turn = renewal.turn();
+        if self.pool.manager().have_left(turn.timeline) {
+            return Err("the database has failed over meanwhile".to_owned());
+        }
         let (reply, idle) = oneshot::channel();
         let gone = |_| "the queue is closed".to_owned();
         requests.send(Request::Owned { renewal, reply }).await.map_err(|_| gone(()))?;
@@ -175,22 +228,34 @@ impl Keeper {
             client.execute(GIVE, &[&idle, &self.shards.token()]).await.map_err(what)?;
             tracing::info!(shards = idle.len(), "this node has given work to another");
         }
-        Ok(less)
+        Ok(turn)
     }
 
-    async fn give_all(&self) -> Result<(), String> {
-        let client = client(&self.pool).await?;
-        client.execute(GIVE_ALL, &[&self.shards.token()]).await.map_err(what)?;
-        client.execute(FORGET, &[&self.shards.token()]).await.map_err(what)?;
-        Ok(())
+    async fn give_all(&self) -> Result<(), ()> {
+        let client = tokio::time::timeout(LAST, client(&self.pool)).await;
+        let client = client.map_err(drop)?.map_err(drop)?;
+        let token = self.shards.token();
+        let given = async {
+            client.execute(GIVE_ALL, &[&token]).await?;
+            client.execute(FORGET, &[&token]).await
+        };
+        let given = tokio::time::timeout(LAST, given).await;
+        if given.is_err() {
+            self.pool.manager().give_up(&client).await;
+        }
+        given.map_err(drop)?.map(drop).map_err(drop)
     }
+}
 
-    async fn sweep(&self) {
-        let (Some(store), Ok(client)) = (&self.bodies, client(&self.pool).await) else { return };
-        match bodies::sweep(store, &client, SystemTime::now()).await {
-            Ok(0) => {}
-            Ok(swept) => tracing::info!(swept, "removed bodies of messages that were never accepted, or are gone"),
-            Err(error) => tracing::warn!(%error, "bodies of messages that are gone were not looked for"),
+async fn sweep(store: Arc<dyn ObjectStore>, pool: Pool) {
+    let Ok(client) = client(&pool).await else { return };
+    match tokio::time::timeout(SWEEP, bodies::sweep(&store, &client, SystemTime::now())).await {
+        Ok(Ok(0)) => {}
+        Ok(Ok(swept)) => tracing::info!(swept, "removed bodies of messages that were never accepted, or are gone"),
+        Ok(Err(error)) => tracing::warn!(%error, "bodies of messages that are gone were not looked for"),
+        Err(_) => {
+            drop(Client::take(client));
+            tracing::warn!("looking for bodies of messages that are gone takes too long");
         }
     }
 }

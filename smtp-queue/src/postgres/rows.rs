@@ -9,8 +9,9 @@ mod table;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Runtime;
 use tokio_postgres::Row;
@@ -111,9 +112,15 @@ impl PgRows {
 
     /// Shows that it can be written: where a standby is waited for that is away, it is reached, and can be read, and no
     /// commit ever ends.
+    ///
+    /// By a row of its own, for which it waits for nobody, and which is gone again when others can see it.
     pub(super) fn prove(&mut self) -> Result<(), Error> {
-        let sql = "UPDATE meta SET bodies = bodies WHERE one";
-        let proved = self.ask_for(PROOF, async |client, _| client.batch_execute(sql).await);
+        let chance = RandomState::new().hash_one(());
+        let sql = format!(
+            "INSERT INTO node(token, name, until) VALUES ('proof {chance:016x}', 'proof', now()); \
+             DELETE FROM node WHERE token = 'proof {chance:016x}'"
+        );
+        let proved = self.ask_for(PROOF, async |client, _| client.batch_execute(&sql).await);
         self.dropped_if_broken(proved)
     }
 
@@ -158,20 +165,16 @@ impl PgRows {
         self.connect()?;
         let Self { runtime, client, broken, pending, .. } = self;
         let Some(connection) = client.as_ref() else { return Err(Error::Closed) };
-        let begun = Instant::now();
+        let unsure = connection.unsure();
         let asked = runtime.block_on(async { tokio::time::timeout(limit, work(connection, pending)).await });
+        let storage = |what: String| (Error::Storage(what), false);
         let (error, is_ours) = match asked {
-            // Nothing is relied on that comes later, as this process slept: the server has given up waiting for its
-            // standby by then, and calls that a commit.
-            Ok(Ok(answer)) if begun.elapsed() <= PATIENCE => return Ok(answer),
+            Ok(Ok(answer)) if connection.unsure() == unsure => return Ok(answer),
+            Ok(Ok(_)) => storage("the database has given up waiting for a standby to have what was written".into()),
             Ok(Err(error)) => (describe(&error), error.code().is_some_and(is_passing)),
-            Ok(Ok(_)) | Err(_) => {
-                let seconds = limit.as_secs();
-                let what = format!(
-                    "the database has not answered within {seconds} s (where it is replicated synchronously, it may wait \
-                     for a standby)"
-                );
-                (Error::Storage(what), false)
+            Err(_) => {
+                runtime.block_on(self.pool.manager().give_up(connection));
+                storage(too_long(limit))
             }
         };
         if !is_ours && !matches!(error, Error::Full(_)) {
@@ -412,6 +415,14 @@ struct Places<'a> {
 /// Of a transaction that met another; the next one may fare better, on the same connection.
 fn is_passing(code: &SqlState) -> bool {
     [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED].contains(code)
+}
+
+/// Why nothing came within this time.
+pub(super) fn too_long(limit: Duration) -> String {
+    let seconds = limit.as_secs();
+    format!(
+        "the database has not answered within {seconds} s (where it is replicated synchronously, it may wait for a standby)"
+    )
 }
 
 pub(super) fn describe(error: &tokio_postgres::Error) -> Error {

@@ -7,7 +7,7 @@
 
 use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deadpool::Runtime;
 use deadpool::managed::{BuildError, Manager, Metrics, PoolError, RecycleError, RecycleResult};
@@ -22,6 +22,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connect::cause;
+use super::session::{Session, Unsure};
 
 /// How long anybody waits until another connection is free, and how long the only server may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,6 +32,9 @@ const MADE: Duration = Duration::from_secs(6);
 const LAST: Duration = Duration::from_millis(1_500);
 /// How long each may take when all are asked.
 const EACH: Duration = Duration::from_secs(3);
+
+/// How long a server may take to hear that it is to give up.
+const CANCEL: Duration = Duration::from_secs(2);
 
 /// The timeline that is written to now: the first eight digits of the name of a file of its log.
 const TIMELINE: &str = "SELECT substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8)";
@@ -58,9 +62,8 @@ struct Inner {
 #[derive(Debug, Clone, Copy)]
 struct Known {
     server: Option<usize>,
+    /// Connections to an older one are of no use.
     timeline: u32,
-    /// Connections from before it are to another server, or to none.
-    since: Instant,
 }
 
 /// A server that can be written.
@@ -69,6 +72,7 @@ struct Found {
     timeline: u32,
     client: tokio_postgres::Client,
     connection: AbortOnDropHandle<()>,
+    unsure: Unsure,
 }
 
 impl std::fmt::Debug for Servers {
@@ -80,7 +84,7 @@ impl std::fmt::Debug for Servers {
 impl Servers {
     /// At least one, each of one host.
     pub(super) fn new(servers: Vec<Config>, tls: Option<MakeRustlsConnect>, session: String) -> Self {
-        let known = Mutex::new(Known { server: None, timeline: 0, since: Instant::now() });
+        let known = Mutex::new(Known { server: None, timeline: 0 });
         Self(Arc::new(Inner { servers, tls, session, known }))
     }
 
@@ -91,9 +95,9 @@ impl Servers {
         pool.wait_timeout(patience).create_timeout(Some(MADE)).recycle_timeout(patience).build()
     }
 
-    /// Whether the queue is elsewhere by now.
-    pub(super) fn have_left(&self, connection: &Metrics) -> bool {
-        connection.created < self.known().since
+    /// Whether the queue was on this timeline, and is on a newer one by now.
+    pub(super) fn have_left(&self, timeline: u32) -> bool {
+        timeline < self.known().timeline
     }
 
     /// A connection has ended: the queue may be elsewhere by now.
@@ -101,12 +105,26 @@ impl Servers {
         self.known().server = None;
     }
 
+    /// Has a server end what it does for this connection, which nobody waits for any more. It would wait for a standby for
+    /// ever, also when the connection is closed, and would have none left in the end.
+    pub(super) async fn give_up(&self, client: &tokio_postgres::Client) {
+        let token = client.cancel_token();
+        let told = async {
+            match &self.0.tls {
+                Some(tls) => token.cancel_query(tls.clone()).await,
+                None => token.cancel_query(NoTls).await,
+            }
+        };
+        // One that hangs has nobody who could be told.
+        let _ = timeout(CANCEL, told).await;
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn attempt(&self, server: usize, config: &Config) -> Result<Found, Error> {
-        let (client, connection) = match &self.0.tls {
+        let (client, connection, unsure) = match &self.0.tls {
             Some(tls) => connect(config, tls.clone()).await?,
             None => connect(config, NoTls).await?,
         };
@@ -116,12 +134,12 @@ impl Servers {
             Err(error) if error.code().is_some_and(|code| NO_TIMELINES.contains(code)) => 0,
             Err(error) => return Err(error),
         };
-        Ok(Found { server, timeline, client, connection })
+        Ok(Found { server, timeline, client, connection, unsure })
     }
 
     /// The server that has the queue.
     async fn find(&self) -> Result<Found, String> {
-        let Known { server, timeline, .. } = *self.known();
+        let Known { server, timeline } = *self.known();
         // Where other connections are. Without one all are asked: the server may have come back as a former primary.
         if let Some(n) = server.filter(|_| self.0.servers.len() > 1)
             && let Some(config) = self.0.servers.get(n)
@@ -131,7 +149,7 @@ impl Servers {
             return Ok(found);
         }
         let (found, mut refused) = self.all().await;
-        match newest(found) {
+        match self.newest(found) {
             Some(found) if found.timeline >= timeline => Ok(found),
             Some(found) => {
                 let place = self.0.servers.get(found.server).map(place).unwrap_or_default();
@@ -152,10 +170,8 @@ impl Servers {
             return;
         }
         let (found, _) = self.all().await;
-        let Known { server, timeline, .. } = *self.known();
-        let Some(found) = newest(found).filter(|found| found.timeline > timeline) else { return };
-        let server = server.and_then(|n| self.0.servers.get(n)).map(place).unwrap_or_default();
-        tracing::error!(server, timeline, "a former primary: what this node has taken there meanwhile is nowhere else");
+        let timeline = self.known().timeline;
+        let Some(found) = self.newest(found).filter(|found| found.timeline > timeline) else { return };
         // Nobody can have seen a newer one meanwhile that is older than this.
         let _ = self.note(&found);
     }
@@ -181,6 +197,23 @@ impl Servers {
         (found, refused)
     }
 
+    /// Of servers that can be written, the one that was promoted last.
+    fn newest(&self, found: Vec<Found>) -> Option<Found> {
+        let timeline = self.known().timeline;
+        let newest = found.iter().map(|found| found.timeline).max()?;
+        // Where this node was until now, and where nothing keeps others from going on.
+        let former = found.iter().find(|found| timeline > 0 && found.timeline == timeline && timeline < newest);
+        if let Some(server) = former.and_then(|former| self.0.servers.get(former.server)).map(place) {
+            tracing::error!(
+                server,
+                timeline,
+                newest,
+                "a former primary still takes what is written: what was taken there since is nowhere else"
+            );
+        }
+        found.into_iter().max_by_key(|found| (found.timeline, Reverse(found.server)))
+    }
+
     /// Remembers where the queue is.
     fn note(&self, found: &Found) -> Result<(), String> {
         let mut known = self.known();
@@ -190,7 +223,6 @@ impl Servers {
         known.server = Some(found.server);
         if found.timeline > known.timeline {
             if known.timeline > 0 {
-                known.since = Instant::now();
                 let server = self.0.servers.get(found.server).map(place).unwrap_or_default();
                 tracing::warn!(server, timeline = found.timeline, "the queue's database has failed over");
             }
@@ -201,30 +233,27 @@ impl Servers {
 }
 
 impl Manager for Servers {
-    type Type = ClientWrapper;
+    type Type = Session;
     type Error = String;
 
-    async fn create(&self) -> Result<ClientWrapper, String> {
+    async fn create(&self) -> Result<Session, String> {
         let found = self.find().await?;
         found.client.batch_execute(&self.0.session).await.map_err(|error| cause(&error))?;
         self.note(&found)?;
-        Ok(ClientWrapper::new(found.client, found.connection.detach()))
+        let client = ClientWrapper::new(found.client, found.connection.detach());
+        Ok(Session::new(client, found.timeline, found.unsure))
     }
 
-    async fn recycle(&self, client: &mut ClientWrapper, metrics: &Metrics) -> RecycleResult<String> {
+    async fn recycle(&self, client: &mut Session, _: &Metrics) -> RecycleResult<String> {
         if client.is_closed() {
             self.lost();
             return Err(RecycleError::message("it was closed"));
         }
-        if self.have_left(metrics) {
+        if self.have_left(client.timeline()) {
             return Err(RecycleError::message("it is of no use any more"));
         }
         Ok(())
     }
-}
-
-fn newest(found: Vec<Found>) -> Option<Found> {
-    found.into_iter().max_by_key(|found| (found.timeline, Reverse(found.server)))
 }
 
 /// A connection of the pool, or why there is none.
@@ -236,7 +265,7 @@ pub(super) async fn client(pool: &Pool) -> Result<Client, String> {
     })
 }
 
-async fn connect<T>(config: &Config, tls: T) -> Result<(tokio_postgres::Client, AbortOnDropHandle<()>), Error>
+async fn connect<T>(config: &Config, tls: T) -> Result<(tokio_postgres::Client, AbortOnDropHandle<()>, Unsure), Error>
 where
     T: MakeTlsConnect<Socket> + Send,
     T::Stream: Send + 'static,
@@ -244,9 +273,10 @@ where
     <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
 {
     let (client, connection) = config.connect(tls).await?;
-    // Whoever waits for an answer hears how it ends.
+    let unsure = Unsure::default();
+    let connection = unsure.clone().watch(connection);
     let connection = tokio::spawn(async move { drop(connection.await) });
-    Ok((client, AbortOnDropHandle::new(connection)))
+    Ok((client, AbortOnDropHandle::new(connection), unsure))
 }
 
 /// A server, as a reader of the log knows it.

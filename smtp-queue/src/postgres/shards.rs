@@ -69,6 +69,12 @@ impl Shards {
         }
     }
 
+    /// What the database said may not hold any more: nothing is claimed before the next renewal.
+    pub(crate) fn doubt_all(&self) {
+        let mut state = self.state();
+        state.leaving = state.owned.keys().copied().collect();
+    }
+
     /// These leases went with their shards.
     pub(crate) fn lose(&self, leases: Vec<Lease>) {
         let mut state = self.state();

@@ -2,7 +2,7 @@
 //! commit.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use object_store::ObjectStore;
 use tokio::runtime::Handle;
@@ -34,6 +34,8 @@ pub(super) enum Request {
     },
     /// Others may have changed something.
     Look,
+    /// Shows that a commit still ends.
+    Prove,
     Close {
         reply: oneshot::Sender<()>,
     },
@@ -48,10 +50,12 @@ pub(super) struct Writer {
     pub(super) bodies: Option<Arc<dyn ObjectStore>>,
     /// Where bodies are removed, so that nobody waits for it.
     pub(super) elsewhere: Handle,
+    /// When it was last reached for in vain, and how long that took.
+    pub(super) in_vain: Option<(Instant, Duration)>,
 }
 
 impl Writer {
-    /// Works until the spool is closed or nobody has it any more.
+    /// Works until the queue is closed or nobody has it any more.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         let mut next = None;
         while let Some(request) = next.take().or_else(|| queue.blocking_recv()) {
@@ -78,6 +82,7 @@ impl Writer {
                     let _ = self.look();
                     self.state.looked(start.elapsed());
                 }
+                Request::Prove => self.prove(),
                 Request::Close { reply } => {
                     queue.close();
                     let _ = reply.send(());
@@ -140,7 +145,15 @@ impl Writer {
 
     /// Sees what others have done; reaches for the database again if it was lost.
     pub(super) fn look(&mut self) -> Result<(), Error> {
-        let was_broken = self.state.broken().is_some();
+        let broken = self.state.broken();
+        let was_broken = broken.is_some();
+        // Half of the time is for those who are to hear that it is not there.
+        if let Some(reason) = broken
+            && self.in_vain.is_some_and(|(at, took)| at.elapsed() < took)
+        {
+            return Err(Error::Unhealthy(reason));
+        }
+        let begun = Instant::now();
         self.engine.rows.mend();
         self.engine.rows.start();
         let looked = self.engine.reload().and_then(|earlier| {
@@ -152,6 +165,7 @@ impl Writer {
         });
         if let Some(reason) = self.engine.rows.broken() {
             self.state.poison(reason);
+            self.in_vain = Some((Instant::now(), begun.elapsed()));
         }
         let (earlier, ended) = looked?;
         if was_broken {
@@ -168,7 +182,18 @@ impl Writer {
         Ok(())
     }
 
-    fn owned(&mut self, Renewal { owned, share, until }: Renewal) -> Vec<i32> {
+    fn prove(&mut self) {
+        if self.state.broken().is_none() {
+            self.engine.rows.start();
+            // An error is in the health then.
+            let _ = self.engine.rows.prove();
+            if let Some(reason) = self.engine.rows.broken() {
+                self.state.poison(reason);
+            }
+        }
+    }
+
+    fn owned(&mut self, Renewal { owned, share, until, .. }: Renewal) -> Vec<i32> {
         let (gone, came) = self.shards.replace(owned, until);
         if !gone.is_empty() {
             let leases = self.engine.revoke(|fence| gone.contains(&fence));

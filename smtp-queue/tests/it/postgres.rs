@@ -237,6 +237,43 @@ async fn while_the_server_is_gone_nothing_is_taken_and_then_all_goes_on() {
     spool.close().await.unwrap();
 }
 
+/// A commit that waits for a standby is called one when the wait is ended, though the standby does not have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_wait_for_a_standby_is_ended_counts_as_none() {
+    let Some(server) = PgServer::start() else { return };
+    let url = server.url();
+    let spool = open(&url).await;
+    put(&spool, "b.example").await;
+    let stand_by = async |names: &str| {
+        server.set(&format!("synchronous_standby_names = '{names}'"));
+        server.ask("SELECT pg_reload_conf()");
+        until("the setting", async || (server.ask("SHOW synchronous_standby_names") == names).then_some(())).await;
+    };
+    stand_by("nobody").await;
+    let storing = tokio::spawn({
+        let spool = spool.clone();
+        async move {
+            let new = message(at(0), "jo@a.example", &[("b.example", &["x@b.example"])]).unwrap();
+            store(&spool, at(0), new, b"x").await
+        }
+    });
+    // As an administrator does who sees that all hang.
+    let all = "SELECT count(*) FROM (SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep')";
+    until("an answer", async || {
+        server.ask(&format!("{all} AS ended"));
+        storing.is_finished().then_some(())
+    })
+    .await;
+    assert!(matches!(storing.await.unwrap(), Err(Error::Storage(_))), "it was answered with 250");
+    assert!(matches!(spool.health(), Health::Unhealthy(_)));
+    // Nor is it well by a commit that was ended.
+    assert!(spool.maintain(at(1)).await.is_err());
+    stand_by("").await;
+    until("health", async || (spool.health() == Health::Ready).then_some(())).await;
+    put(&spool, "b.example").await;
+    spool.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn large_bodies_are_objects_and_go_with_their_messages() {
     let Some(server) = pg_server::shared() else { return };
@@ -245,9 +282,9 @@ async fn large_bodies_are_objects_and_go_with_their_messages() {
     let files: Arc<dyn ObjectStore> = Arc::new(files);
     let url = server.url();
     let spool = PgSpool::open(stored_in(&url, Some(files.clone()))).await.unwrap();
-    // What is there of this queue, but for its mark.
+    // What is there of this queue, but for its mark and its timeline.
     let own = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
-    let count = || std::fs::read_dir(&own).unwrap().count() - 1;
+    let count = || std::fs::read_dir(&own).unwrap().count() - 2;
     let body: Vec<u8> = (0..7_000_000_u32).map(|i| i.to_le_bytes()[1] ^ 0x5a).collect();
     let new = message(at(0), "", &[("b.example", &["x@b.example"])]).unwrap();
     let id = store(&spool, at(0), new.clone(), &body).await.unwrap();
@@ -295,6 +332,18 @@ async fn large_bodies_are_objects_and_go_with_their_messages() {
     until("the sweep", async || (!own.join(&orphan).exists()).then_some(())).await;
     assert!(own.join(&young).exists() && own.join("readme").exists());
     spool.close().await.unwrap();
+
+    // A database that was left for another, with the same bodies, is not worked with; one that was filled anew is.
+    let last = own.join("timeline");
+    let known = std::fs::read_to_string(&last).unwrap();
+    let (system, timeline) = known.trim_end().split_once(' ').unwrap();
+    assert_eq!(timeline, "1");
+    std::fs::write(&last, format!("{system} 2\n")).unwrap();
+    let error = PgSpool::open(stored_in(&url, Some(files.clone()))).await.unwrap_err().to_string();
+    assert!(error.contains("a former primary") && error.contains("timeline 2"), "{error}");
+    std::fs::write(&last, "12345 7\n").unwrap();
+    PgSpool::open(stored_in(&url, Some(files.clone()))).await.unwrap().close().await.unwrap();
+    assert_eq!(std::fs::read_to_string(&last).unwrap(), known);
 }
 
 #[tokio::test]

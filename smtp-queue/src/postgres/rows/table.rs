@@ -48,8 +48,10 @@ impl Rows for PgRows {
     fn start(&mut self) {
         self.batch = Batch::default();
         let servers = self.pool.manager();
-        if let Some(client) = self.client.take_if(|client| servers.have_left(Client::metrics(client))) {
+        if let Some(client) = self.client.take_if(|client| servers.have_left(client.timeline())) {
             drop(Client::take(client));
+            // What is ours there may be another's here.
+            self.shards.doubt_all();
         }
     }
 
