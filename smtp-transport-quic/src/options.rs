@@ -87,7 +87,7 @@ pub struct TransportOptions {
     /// 660 s, which is above the 10 min that a client waits for the reply to its content (RFC 5321 §4.5.3.2.6).
     pub idle_timeout: Duration,
     /// How many octets are sent before the first acknowledgement is there. Default: none, which is the controller's
-    /// own, about 12 KB (RFC 9002 §7.2). 48 KB takes a typical mail in one flight.
+    /// own, about 12 KB (RFC 9002 §7.2), and 26 KB to a loopback address. 48 KB takes a typical mail in one flight.
     pub initial_window: Option<u64>,
     /// The largest UDP payload that is sent before a larger one has proved to get through, in octets. Default: 1,200, which
     /// every path for QUIC takes (RFC 9000 §14). Only for networks that are known: where 1,452 get through, which is
@@ -129,8 +129,15 @@ impl Default for TransportOptions {
 }
 
 /// The largest UDP payload that is looked for towards this machine itself, in octets, and that is taken: its own
-/// interface has room for ten times as much, which quinn hands over at once to be cut into packets.
+/// interface has room for ten times as much.
 const NEAR: u16 = 6_500;
+
+/// quinn hands over up to ten packets at once, which the system cuts; what is larger than it takes would be lost silently.
+const _: () = assert!(NEAR as u32 * 10 + 48 <= u16::MAX as u32);
+
+/// The first congestion window towards this machine: four packets. With quinn's own, which is of small packets, one leaves
+/// alone, and one that comes alone is acknowledged 25 ms later.
+const NEAR_WINDOW: u64 = 4 * NEAR as u64;
 
 /// Whether packets to this address stay on this machine.
 pub(crate) const fn is_near(peer: SocketAddr) -> bool {
@@ -182,7 +189,7 @@ impl TransportOptions {
             .enable_segmentation_offload(self.segmentation_offload)
             //
             .max_idle_timeout(Some(idle))
-            .congestion_controller_factory(self.controller(early));
+            .congestion_controller_factory(self.controller(early, near));
         match side {
             //
             Side::Server => config.max_concurrent_bidi_streams(Self::granted(self.max_streams)),
@@ -191,7 +198,8 @@ impl TransportOptions {
         };
         if near {
             let mut discovery = MtuDiscoveryConfig::default();
-            // It gets through or it does not: so large a step has it tried at once, where halves would take eight packets.
+            // It gets through, or packets stay as they are: so large a step has it tried at once, three times at most, where
+            // halves would take eight packets of each connection.
             discovery.upper_bound(NEAR).minimum_change(NEAR / 2);
             config.mtu_discovery_config(Some(discovery));
         }
@@ -220,10 +228,14 @@ impl TransportOptions {
     /// The controller. A client with early data has a window that is larger than what may be sent early, by what slow start
     /// adds in the round trip that the handshake takes, and that keeps this room until the handshake is over.
     //
-    fn controller(&self, early: Option<&Completed>) -> Arc<dyn ControllerFactory + Send + Sync> {
+    fn controller(&self, early: Option<&Completed>, near: bool) -> Arc<dyn ControllerFactory + Send + Sync> {
+        let window = self.initial_window.or(near.then_some(NEAR_WINDOW));
         let window = match early {
-            None => self.initial_window,
-            Some(_) => Some(self.initial_window.unwrap_or(DEFAULT_WINDOW).saturating_add(DEFAULT_WINDOW)),
+            None => window,
+            Some(_) => {
+                let room = self.initial_window.unwrap_or(DEFAULT_WINDOW).saturating_add(DEFAULT_WINDOW);
+                Some(room.max(window.unwrap_or_default()))
+            }
         };
         /// The default of a controller with the initial window, if there is one to set.
         macro_rules! controller {
