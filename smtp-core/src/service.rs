@@ -61,6 +61,9 @@ impl<S> Policy for S where
 }
 
 /// A service on the delivery seam. An alias: every tower service of the right shape is one.
+///
+/// A session makes all of its calls in one place of memory, which has the size of the future and stays with the session. One
+/// that is large is better boxed, or it takes its room in sessions that are idle, too.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a delivery",
     note = "a delivery is a `tower::Service<Transaction, Response = Outcome>` with an error that turns into `BoxError`, a `Send + 'static` future, and itself `Send + 'static`"

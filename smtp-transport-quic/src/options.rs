@@ -361,3 +361,24 @@ impl ConnectOptions {
         Side::Client { keep_alive: self.keep_alive, early }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loopback_address_is_near_however_it_is_written() {
+        for (peer, near) in [
+            ("127.0.0.1:25", true),
+            ("127.8.9.10:25", true),
+            ("[::1]:25", true),
+            ("[::ffff:127.0.0.1]:25", true),
+            ("0.0.0.0:25", false),
+            ("192.0.2.1:25", false),
+            ("[::ffff:192.0.2.1]:25", false),
+            ("[2001:db8::1]:25", false),
+        ] {
+            assert_eq!(is_near(peer.parse().unwrap()), near, "{peer}");
+        }
+    }
+}

@@ -374,6 +374,38 @@ async fn a_commit_that_takes_too_long_goes_on_by_itself() {
     assert_eq!(taken.lock().unwrap().len(), 1);
 }
 
+/// Each call is made in the place of the one before it, however that ended.
+#[tokio::test(start_paused = true)]
+async fn a_message_is_taken_behind_one_that_was_broken_off_refused_or_too_slow() {
+    let taken = Taken::default();
+    let log = Arc::clone(&taken);
+    let delivery = service_fn(move |mut t: Transaction| {
+        let log = Arc::clone(&log);
+        async move {
+            let (content, complete) = t.body.collect(100).await?;
+            match &content[..] {
+                b"slow" => tokio::time::sleep(Duration::from_secs(3_600)).await,
+                b"bad!" => return Err("no".into()),
+                _ => {}
+            }
+            log.lock().unwrap().push((1, content.to_vec()));
+            Ok::<_, BoxError>(Outcome::all(Ok(Receipt::discarded(complete)), 1))
+        }
+    });
+    let message = |rest: &str| format!("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n{rest}");
+    let broken_off = message("BDAT 4\r\nhalfRSET\r\n");
+    let whole = |content: &str| message(&format!("BDAT 4 LAST\r\n{content}"));
+    let first = ["EHLO c\r\n".to_owned(), broken_off, whole("one.")];
+    let rest = [whole("slow"), whole("two."), whole("bad!"), whole("tri."), "QUIT\r\n".to_owned()];
+    let input = [first.concat(), rest.concat()].concat();
+    let said = talk(input.as_bytes(), input.len(), accept_all(), delivery, settings()).await;
+    let (fine, late) = (["250"; 3], ["250", "250", "451"]);
+    let all = [&["220", "250"][..], &["250"; 4], &fine, &late, &fine, &late, &fine, &["221"]].concat();
+    assert_eq!(codes(&said), all, "{said}");
+    let taken: Vec<_> = taken.lock().unwrap().iter().map(|(_, content)| content.clone()).collect();
+    assert_eq!(taken, [b"one.", b"two.", b"tri."]);
+}
+
 /// Takes a message for one recipient, and so many milliseconds for it.
 fn slow(millis: u64) -> impl Delivery {
     service_fn(move |mut t: Transaction| async move {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use smtp_core::channel::Peer;
 use smtp_core::stream::{ConnectStep, Connector, Listener, TlsMode, TlsPolicy, Verification};
@@ -290,6 +291,8 @@ async fn large_packets_that_do_not_get_through_are_done_without() {
         tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap(),
     );
     let address = front.local_addr().unwrap();
+    let large = Arc::new(AtomicUsize::new(0));
+    let tried = Arc::clone(&large);
     let forwarder = tokio::spawn(async move {
         let (mut out, mut home, mut client) = ([0; 1 << 16], [0; 1 << 16], None);
         loop {
@@ -300,6 +303,8 @@ async fn large_packets_that_do_not_get_through_are_done_without() {
                     client = Some(from);
                     if octets <= 1_400 {
                         back.send_to(&out[..octets], server).await.unwrap();
+                    } else {
+                        large.fetch_add(1, Ordering::SeqCst);
                     }
                 }
                 got = back.recv(&mut home) => {
@@ -313,5 +318,7 @@ async fn large_packets_that_do_not_get_through_are_done_without() {
     });
     let datagrams = datagrams_of_a_megabyte(address, &served).await;
     assert!(datagrams > 700, "{datagrams}");
+    let tried = tried.load(Ordering::SeqCst);
+    assert!((1..=3).contains(&tried), "{tried} large ones");
     forwarder.abort();
 }
