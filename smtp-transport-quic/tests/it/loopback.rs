@@ -169,7 +169,7 @@ async fn another_protocol_is_refused() {
     let relay = connector(ConnectOptions::default());
     let mut stream = relay.connect(&target, &UNVERIFIED).await.unwrap().open().await.unwrap();
     assert_eq!(codes(&talk(&mut stream, &flight(1, 100)).await.unwrap()), FLIGHT_CODES);
-    assert_eq!(served.sessions.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(served.sessions.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
