@@ -82,8 +82,9 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
         Box::pin(async { Err(io::Error::new(io::ErrorKind::Unsupported, "this stream cannot be upgraded to TLS")) })
     }
 
-    /// A client has written what it could and waits for more replies. Where the channel would keep back until later what
-    /// makes the peer go on, such as TCP its acknowledgements, it is to be sent now. Streams around another one pass it on.
+    /// What was read is a part, and the session waits for the rest: a client for more replies when it has nothing more to
+    /// write, a server for more content. Where the channel would keep back until later what makes the peer go on, such as TCP its
+    /// acknowledgements, it is to be sent now. Streams around another one pass it on.
     ///
     /// The default does nothing.
     fn waits(&mut self) {}

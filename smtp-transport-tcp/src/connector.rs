@@ -144,7 +144,7 @@ impl Connector for TcpConnector {
         }
         let local = socket.local_addr().ok();
         let upgrade = prepared.map_or(Upgrade::None, |prepared| prepared.for_peer(peer));
-        let stream = TcpStream::new(socket, peer, local, upgrade).of_client();
+        let stream = TcpStream::new(socket, peer, local, upgrade);
         if policy.mode != TlsMode::Implicit {
             return Ok(Box::new(Single::new(stream)));
         }

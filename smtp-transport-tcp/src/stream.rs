@@ -24,20 +24,11 @@ pub(crate) struct TcpStream {
     peer: SocketAddr,
     local: Option<SocketAddr>,
     upgrade: Upgrade,
-    last: Last,
+    /// Something was read, and nothing was written since that an acknowledgement would have gone with. It is sent up to 40 ms
+    /// late then: and a peer with Nagle's algorithm on, as Postfix and `smtp-source` have, keeps back what comes next for as long.
+    unanswered: bool,
     /// What a proxy said before anything else.
     forwarded: Option<Box<ProxyInfo>>,
-}
-
-/// What a client did last. One that has read some of its replies, and has nothing to say before it has the others, would
-/// acknowledge them up to 40 ms late: and a server that sends them piece by piece, with Nagle's algorithm on, as Postfix does,
-/// keeps the rest back for as long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Last {
-    /// A server, which answers what it reads.
-    Unwatched,
-    Wrote,
-    Read,
 }
 
 enum Io {
@@ -79,12 +70,7 @@ impl TcpStream {
     /// them by that.
     pub(crate) fn new(socket: Socket, peer: SocketAddr, local: Option<SocketAddr>, upgrade: Upgrade) -> Self {
         let (peer, local) = (canonical(peer), local.map(canonical));
-        Self { io: Io::Plain(socket), peer, local, upgrade, last: Last::Unwatched, forwarded: None }
-    }
-
-    /// That of a client.
-    pub(crate) fn of_client(self) -> Self {
-        Self { last: Last::Wrote, ..self }
+        Self { io: Io::Plain(socket), peer, local, upgrade, unanswered: false, forwarded: None }
     }
 
     /// Takes the header of a proxy off a stream on which nothing was read yet.
@@ -101,7 +87,7 @@ impl TcpStream {
     /// The handshake that was agreed on. TCP's own buffer is all there is underneath, so no clear text can be carried
     /// over into TLS: what a peer (or somebody in between) sent ahead is taken for handshake, and fails it.
     pub(crate) async fn start_tls(self) -> io::Result<Self> {
-        let Self { io, peer, local, upgrade, last, forwarded } = self;
+        let Self { io, peer, local, upgrade, unanswered, forwarded } = self;
         let io = match (io, upgrade) {
             (Io::Plain(socket), Upgrade::Server(tls)) => {
                 let (config, shown) = tls.for_connection();
@@ -121,7 +107,7 @@ impl TcpStream {
             }
             _ => return Err(io::Error::new(io::ErrorKind::Unsupported, "no TLS is set up for this connection")),
         };
-        Ok(Self { io, peer, local, upgrade: Upgrade::None, last, forwarded })
+        Ok(Self { io, peer, local, upgrade: Upgrade::None, unanswered, forwarded })
     }
 
     fn poll_io(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -134,9 +120,7 @@ impl TcpStream {
     }
 
     const fn wrote(&mut self) {
-        if let Last::Read = self.last {
-            self.last = Last::Wrote;
-        }
+        self.unanswered = false;
     }
 
     pub(crate) fn socket(&self) -> &Socket {
@@ -173,8 +157,8 @@ impl ByteStream for TcpStream {
     }
 
     fn waits(&mut self) {
-        if let Last::Read = self.last {
-            self.last = Last::Wrote;
+        if self.unanswered {
+            self.unanswered = false;
             acknowledge(self.socket());
         }
     }
@@ -190,9 +174,7 @@ impl AsyncRead for TcpStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let poll = self.poll_io(cx, buf);
-        if self.last == Last::Wrote && buf.filled().len() > before {
-            self.last = Last::Read;
-        }
+        self.unanswered |= buf.filled().len() > before;
         poll
     }
 }
@@ -322,13 +304,13 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn a_client_that_waits_for_the_rest_acknowledges_what_it_has() {
+    async fn who_waits_for_the_rest_acknowledges_what_is_there() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = listener.local_addr().unwrap();
         let socket = Socket::connect(peer).await.unwrap();
-        let mut client = TcpStream::new(socket, peer, None, Upgrade::None).of_client();
+        let mut client = TcpStream::new(socket, peer, None, Upgrade::None);
         let (mut server, _) = listener.accept().await.unwrap();
         let mut octets = [0; 8];
         // Question and answer: nothing is asked of the kernel, and it comes to expect that a question goes with it.
@@ -337,7 +319,7 @@ mod tests {
             server.read_exact(&mut octets[..4]).await.unwrap();
             server.write_all(b"250").await.unwrap();
             client.read_exact(&mut octets[..3]).await.unwrap();
-            assert_eq!(client.last, Last::Read);
+            assert!(client.unanswered);
         }
         let at_once = |client: &TcpStream| SockRef::from(client.socket()).tcp_quickack().unwrap();
         assert!(!at_once(&client));

@@ -373,6 +373,10 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
                     Waited::Changed
                 }));
             }
+            // The rest of the content may wait for a sign that the first of it was read.
+            if content && self.rate.octets > 0 {
+                self.wire.waits();
+            }
             if started.is_none() {
                 started = Some(Instant::now());
                 // Only octets of the session end this wait.

@@ -1,6 +1,7 @@
 //! The driver, the session and the services together, on an in-memory channel with virtual time.
 
 mod early;
+mod waiting;
 
 use super::*;
 use crate::channel::ChannelInfo;

@@ -131,6 +131,13 @@ impl Wire {
         Pin::new(self.io()?.as_mut()).poll_shutdown(cx)
     }
 
+    /// What makes the peer go on is not to be kept back.
+    pub(super) fn waits(&mut self) {
+        if let Some(io) = &mut self.io {
+            io.waits();
+        }
+    }
+
     /// The channel's facts as they are now.
     pub(super) fn info(&self) -> Option<ChannelInfo> {
         self.io.as_ref().map(|io| io.info())
