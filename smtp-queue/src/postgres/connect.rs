@@ -183,9 +183,9 @@ impl PgSettings {
     }
 
     /// What holds for every session: where the tables are; that a commit is on disk when it returns; that a node which
-    /// hangs in the middle of a transaction lets go of its locks; that the server ends what nobody waits for any more, so
-    /// that its connections do not run out while a standby is away; that it tells when it has ended such a wait; that what
-    /// is asked for by an index is found by it, also right after the tables were empty.
+    /// hangs in the middle of a transaction lets go of its locks; that the server ends a statement that nobody waits for any
+    /// more, which a commit's wait for a standby is not a part of; that it tells when such a wait was ended; that what is
+    /// asked for by an index is found by it, also right after the tables were empty.
     fn session(&self) -> String {
         let idle = (self.lease / 2).clamp(Duration::from_secs(2), PATIENCE).as_millis();
         let statement = (rows::PATIENCE * 2).as_millis();
