@@ -45,7 +45,7 @@ use writer::{Request, Writer};
 
 /// Connections that bodies are read over.
 const CONNECTIONS: usize = 9;
-/// How long making the tables may take, or bringing them up to date.
+/// How long making the tables may take, or bringing them up to date, and how long finding the store of bodies.
 const OPENING: Duration = Duration::from_secs(60);
 /// How long the row of a message may take to come.
 const BODY: Duration = Duration::from_secs(30);
@@ -137,6 +137,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Lets go of a connection on which opening took too long; what is told of it.
+async fn given_up(pool: &Pool, client: Client) -> String {
+    pool.manager().give_up(&client).await;
+    drop(Client::take(client));
+    rows::too_long(OPENING)
+}
+
 impl PgSpool {
     /// The spool that the settings name, with its tables made or brought up to date, and with a share of the work.
     ///
@@ -155,9 +162,7 @@ impl PgSpool {
         }
         let migrated = tokio::time::timeout(OPENING, schema::migrate(&mut client, settings.schema())).await;
         let Ok(migrated) = migrated else {
-            pool.manager().give_up(&client).await;
-            drop(Client::take(client));
-            return Err(refused(rows::too_long(OPENING)));
+            return Err(refused(given_up(&pool, client).await));
         };
         if let schema::Schema::Newer(found) = migrated.map_err(failed)? {
             return Err(OpenError::Newer { path: settings.url().into(), found, known: schema::NEWEST });
@@ -169,7 +174,9 @@ impl PgSpool {
         let shards = Arc::new(Shards::new(format!("{}/{now:x}-{chance:016x}", settings.name)));
         let bodies = match &settings.bodies {
             Some(store) => {
-                let own = bodies::own(Arc::clone(store), &client, &format!("{chance:016x}")).await;
+                let fresh = format!("{chance:016x}");
+                let own = tokio::time::timeout(OPENING, bodies::own(Arc::clone(store), &client, &fresh)).await;
+                let Ok(own) = own else { return Err(refused(given_up(&pool, client).await)) };
                 let own = own.map_err(|error| match error {
                     Error::Storage(reason) => refused(reason),
                     error => refused(error.to_string()),

@@ -275,6 +275,20 @@ async fn a_commit_whose_wait_for_a_standby_is_ended_counts_as_none() {
 }
 
 #[tokio::test]
+async fn a_node_to_which_nobody_sends_finds_out_that_no_commit_ends() {
+    let Some(server) = PgServer::start() else { return };
+    let spool = PgSpool::open(leased(&server.url(), Duration::from_secs(3))).await.unwrap();
+    assert_eq!(spool.health(), Health::Ready);
+    server.set("synchronous_standby_names = 'nobody'");
+    server.ask("SELECT pg_reload_conf()");
+    until("the news", async || matches!(spool.health(), Health::Unhealthy(_)).then_some(())).await;
+    server.set("synchronous_standby_names = ''");
+    server.ask("SELECT pg_reload_conf()");
+    until("health", async || (spool.health() == Health::Ready).then_some(())).await;
+    spool.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn large_bodies_are_objects_and_go_with_their_messages() {
     let Some(server) = pg_server::shared() else { return };
     let folder = tempfile::tempdir().unwrap();
