@@ -123,6 +123,9 @@ impl AsyncWrite for Client {
     }
 }
 
+/// The most that a session's future may take, in octets, beside what its services take.
+const FUTURE: usize = 1_200;
+
 /// A session of so many messages, on this thread. Panics unless all of them were taken.
 fn session(case: &Case, messages: usize) {
     run(Client { flights: case.flights, said: 0, messages }, messages, |_| {});
@@ -156,7 +159,11 @@ fn run<C: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         }
     });
     let io = Box::new(Plain::new(client, channel));
+    let services = size_of_val(&policy) + size_of_val(&delivery);
     let served = serve(io, info, policy, delivery, settings, CancellationToken::new());
+    // Every session has it, whether it does something or not.
+    let octets = size_of_val(&served) - services;
+    assert!(octets <= FUTURE, "a session's future takes {octets} octets, at most {FUTURE}");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(served).unwrap();
     assert_eq!(taken.load(Ordering::Relaxed), messages);

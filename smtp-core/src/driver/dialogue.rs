@@ -36,7 +36,7 @@ pub(super) struct Dialogue<P: Policy, D: Delivery> {
     pub(super) settings: Arc<Settings>,
     pub(super) timer: Timer,
     calls: Vec<Call<P::Future>>,
-    begun: Option<Envelope>,
+    pub(super) begun: Option<Envelope>,
     pub(super) delivering: Option<Delivering<D::Future>>,
     /// Where the last delivery was called, for the next one.
     pub(super) spare: Option<Place<D::Future>>,
@@ -105,8 +105,8 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
     pub(super) async fn run(&mut self) -> io::Result<()> {
         loop {
             wire::lend_output(self.session.output());
-            if let Some(envelope) = self.begun.take() {
-                self.begin(envelope).await?;
+            if self.begun.is_some() {
+                self.begin().await;
                 continue;
             }
             // The session judges some commands by itself: it has to know what the handshake has proved before it
@@ -169,7 +169,10 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             self.confirm().await?;
         }
         if matches!(command, Command::Mail(_))
-            && let Some(verdict) = self.readmit().await
+            && let Some(peer) = self.wire.moved()
+            && self.admitted.as_ref() != Some(&peer)
+            // Boxed, so that every session does not have the room for what hardly one does.
+            && let Some(verdict) = Box::pin(self.readmit(peer)).await
         {
             self.settle(ticket, verdict);
             return Ok(());
@@ -211,11 +214,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
 
     /// A peer that has moved is asked about once more as if it had just come, from where it is now; what it is told if
     /// it may not send from there. Nothing else is with the policy: MAIL has waited for all other answers.
-    async fn readmit(&mut self) -> Option<Verdict> {
-        let peer = self.wire.moved()?;
-        if self.admitted.as_ref() == Some(&peer) {
-            return None;
-        }
+    async fn readmit(&mut self, peer: Peer) -> Option<Verdict> {
         let mut session = SessionInfo::clone(self.session.info());
         session.channel.peer = peer.clone();
         let request = Request { session: Arc::new(session), command: Command::Connect };

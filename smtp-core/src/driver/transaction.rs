@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::dialogue::{Dialogue, Rate};
 use crate::acceptance::Outcome;
 use crate::service::{Body, BoxError, Delivery, Feed, Policy, Transaction, Truncated, Want, reply_for};
-use crate::types::{Envelope, Refusal};
+use crate::types::Refusal;
 
 /// How long replies wait for that to the message that came with their commands, to leave together: the client gets one
 /// segment and wakes up once. RFC 2920 §3.2 has replies leave at once when all input is read; this is as long as its last
@@ -33,8 +33,7 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
     /// Calls the delivery and waits until it reads the content, or answers without.
     ///
     /// Its readiness is awaited here, before the 354: a delivery that sheds load refuses before the content is sent.
-    pub(super) async fn begin(&mut self, envelope: Envelope) -> io::Result<()> {
-        let recipients = envelope.recipients.len();
+    pub(super) async fn begin(&mut self) {
         self.rate = Rate::default();
         self.timer.arm(self.settings.timeouts.commit);
         let ready = poll_fn(|cx| {
@@ -46,9 +45,11 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             Poll::Ready(Err(late().into()))
         })
         .await;
+        let Some(envelope) = self.begun.take() else { return };
+        let recipients = envelope.recipients.len();
         if let Err(error) = ready {
             self.session.finish(refuse(&error, recipients));
-            return Ok(());
+            return;
         }
         let (feed, body) = Body::channel(self.session.content_size());
         let transaction = Transaction { session: Arc::clone(self.session.info()), envelope, body };
@@ -74,7 +75,6 @@ impl<P: Policy, D: Delivery> Dialogue<P, D> {
             Poll::Ready(())
         })
         .await;
-        Ok(())
     }
 
     /// Polls the delivery; true if it has answered, and the session knows.
