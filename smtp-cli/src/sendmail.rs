@@ -8,11 +8,14 @@ use bytes::Bytes;
 use mail_parser::{HeaderName, HeaderValue, MessageParser};
 use smtp_client::{Client, Options, Settings};
 use smtp_core::channel::SessionInfo;
+use smtp_core::extension::{EnvelopeId, Notify, Ret};
 use smtp_core::service::{Body, Transaction, reply_for};
 use smtp_core::stream::{Address, Target, TlsPolicy};
-use smtp_core::types::{EhloName, Envelope, ForwardPath, Mail, Mailbox, Parameters, Rcpt, ReversePath};
+use smtp_core::types::{EhloName, Envelope, ForwardPath, Mail, Mailbox, Parameter, Parameters, Rcpt, ReversePath};
 use smtp_core::wire::canonical;
 use smtp_transport_unix::UnixConnector;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
 use tower::ServiceExt;
 
 use crate::exit::{Exit, Failure, say};
@@ -20,6 +23,9 @@ use crate::{admin, serve};
 
 /// The largest message that is read: 100 MiB. The server says how much it takes.
 const MESSAGE_MAX: u64 = 100 << 20;
+
+/// Where it looks for a server by itself: cron and PHP name none.
+const SOCKET: &str = "/run/smtp/sendmail.sock";
 
 /// Hands a message on standard input to the queue of a running `smtp serve`, as sendmail(8) does.
 ///
@@ -42,9 +48,37 @@ pub(crate) struct Arguments {
     #[arg(short = 'F', value_name = "NAME", allow_hyphen_values = true)]
     full_name: Option<String>,
 
-    /// Only `-bm`, which is what it does anyway.
+    /// `-bm` is what it does anyway; with `-bs` it takes SMTP on standard input, and answers on standard output.
     #[arg(short = 'b', value_name = "MODE")]
     mode: Option<String>,
+
+    /// What the sender wants to be told: never, or any of success, failure, delay (RFC 3461). Default: failure and delay.
+    #[arg(short = 'N', value_name = "WHEN")]
+    notify: Option<String>,
+
+    /// How much of the message comes with what the sender is told: full or hdrs.
+    #[arg(short = 'R', value_name = "WHAT")]
+    ret: Option<String>,
+
+    /// An id of the sender's for the message, which comes with what the sender is told.
+    #[arg(short = 'V', value_name = "ID")]
+    envid: Option<String>,
+
+    /// Change nothing: what a message is made of is looked for in it, and there is nothing to tell.
+    #[arg(short = 'B', value_name = "TYPE")]
+    body: Vec<String>,
+
+    /// Changes nothing.
+    #[arg(short = 'L', value_name = "TAG")]
+    tag: Vec<String>,
+
+    /// Changes nothing.
+    #[arg(short = 'O', value_name = "OPTION=VALUE", allow_hyphen_values = true)]
+    long_option: Vec<String>,
+
+    /// Changes nothing, nor do -G, -m, -n and -U.
+    #[arg(short = 'v', short_aliases = ['G', 'm', 'n', 'U'], action = clap::ArgAction::Count)]
+    verbose: u8,
 
     /// `-oi` is `-i`; the others change nothing.
     #[arg(short = 'o', value_name = "OPTION", allow_hyphen_values = true)]
@@ -54,7 +88,12 @@ pub(crate) struct Arguments {
     #[arg(value_name = "ADDRESS")]
     recipients: Vec<String>,
 
-    /// The server's data folder. Default: that of its configuration, or ./smtp-data.
+    /// The server's socket. Default: that in its data folder, if --data-dir or --config names one; else
+    /// /run/smtp/sendmail.sock, if it is there; else that in ./smtp-data.
+    #[arg(long, value_name = "FILE")]
+    socket: Option<PathBuf>,
+
+    /// The server's data folder.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
@@ -69,6 +108,10 @@ pub(crate) struct Arguments {
 
 /// What stands below the options in `smtp sendmail --help`.
 pub(crate) const MORE_HELP: &str = "\
+cron, git and PHP call it without naming a server: it is found at /run/smtp/sendmail.sock, where `smtp serve \
+--sendmail-socket /run/smtp/sendmail.sock` takes mail of all users of this machine; root makes the link \
+`ln -s /usr/local/bin/smtp /usr/sbin/sendmail`.
+
 The message's Bcc fields are removed. What is handed in is on disk when it ends with 0; 75 means that trying again may \
 help, 67 that an address was refused.
 
@@ -90,8 +133,13 @@ pub(crate) fn by_name(mut arguments: Vec<OsString>) -> Vec<OsString> {
 /// # Errors
 /// If the message was not taken for all of its recipients.
 pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
-    if let Some(mode) = arguments.mode.as_deref().filter(|mode| *mode != "m") {
-        return Err(Failure::usage(format!("-b{mode} is not done here")).help("leave it out; `smtp queue list` is -bp"));
+    match arguments.mode.as_deref() {
+        None | Some("m") => {}
+        Some("s") => return speak(&socket(&arguments)?).await,
+        Some(mode) => {
+            let what = format!("-b{mode} is not done here");
+            return Err(Failure::usage(what).help("leave it out; `smtp queue list` is -bp"));
+        }
     }
     let mut text = Vec::new();
     std::io::stdin()
@@ -104,9 +152,52 @@ pub(crate) async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     }
     let ignore_dots = arguments.ignore_dots || arguments.option.iter().any(|option| option == "i");
     let letter = Letter::new(&arguments, &text, ignore_dots, &Own::find(arguments.hostname.as_deref()))?;
-    let socket =
-        admin::submission_socket(&serve::data_dir(arguments.data_dir.as_deref(), arguments.config.as_deref())?);
-    hand_in(letter, socket).await
+    hand_in(letter, socket(&arguments)?).await
+}
+
+/// Where the server is.
+fn socket(arguments: &Arguments) -> Result<PathBuf, Failure> {
+    if let Some(socket) = &arguments.socket {
+        return Ok(socket.clone());
+    }
+    let (data_dir, config) = (arguments.data_dir.as_deref(), arguments.config.as_deref());
+    if data_dir.is_none() && config.is_none() && Path::new(SOCKET).exists() {
+        return Ok(SOCKET.into());
+    }
+    Ok(admin::submission_socket(&serve::data_dir(data_dir, config)?))
+}
+
+/// A session by hand: what is said here is said there, and the other way round.
+async fn speak(socket: &Path) -> Result<Exit, Failure> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| not_there(Exit::Temporary, socket, &error))?;
+    let mut here = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
+    let (mut from, mut to) = stream.into_split();
+    let (mut input, mut output) = tokio::io::split(&mut here);
+    let ask = async {
+        tokio::io::copy(&mut input, &mut to).await?;
+        to.shutdown().await
+    };
+    let hear = async {
+        tokio::io::copy(&mut from, &mut output).await?;
+        output.flush().await
+    };
+    // The server ends it: after QUIT, or when there is no more to come.
+    tokio::pin!(hear);
+    let ended = tokio::select! {
+        ended = &mut hear => ended,
+        asked = ask => match asked {
+            Ok(()) => hear.await,
+            Err(error) => Err(error),
+        },
+    };
+    ended.map(|()| Exit::Success).map_err(|error| Failure::new(Exit::Temporary, format!("the session broke: {error}")))
+}
+
+fn not_there(exit: Exit, socket: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(exit, format!("the message was not handed in at {}: {error}", socket.display())).help(
+        "the server there needs a queue; in its data folder (--data-dir DIR) its user and root may hand in mail, and \
+         everybody at its --sendmail-socket",
+    )
 }
 
 /// Who and where this process is.
@@ -117,8 +208,9 @@ struct Own {
 
 impl Own {
     fn find(host: Option<&str>) -> Self {
-        let name = ["LOGNAME", "USER"].iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
-        let user = name.unwrap_or_else(|| format!("uid{}", rustix::process::getuid().as_raw()));
+        let uid = nix::unistd::getuid();
+        let name = nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
+        let user = name.unwrap_or_else(|| format!("uid{uid}"));
         let system = || crate::connect::host_name().filter(|name| name.contains('.'));
         let host = host.map(str::to_owned).or_else(system).unwrap_or_else(|| "localhost".into());
         Self { user, host }
@@ -173,8 +265,19 @@ impl Letter {
             (false, false) => "BODY=8BITMIME",
             (true, false) => "",
         };
-        let parameters = Parameters::new(keywords).unwrap_or_default();
-        let rcpt = |to: Mailbox| Rcpt { to: ForwardPath::from(to), parameters: Parameters::default() };
+        let mut parameters = Parameters::new(keywords).unwrap_or_default();
+        if let Some(ret) = &arguments.ret {
+            parameters =
+                parameters.with(&Ret::from_value(Some(ret)).map_err(Failure::usage)?).map_err(Failure::usage)?;
+        }
+        if let Some(envid) = &arguments.envid {
+            parameters = parameters.with(&EnvelopeId::new(envid).map_err(Failure::usage)?).map_err(Failure::usage)?;
+        }
+        let mut wanted = Parameters::default();
+        if let Some(notify) = &arguments.notify {
+            wanted = wanted.with(&Notify::from_value(Some(notify)).map_err(Failure::usage)?).map_err(Failure::usage)?;
+        }
+        let rcpt = |to: Mailbox| Rcpt { to: ForwardPath::from(to), parameters: wanted.clone() };
         let envelope = Envelope { mail: Mail { from, parameters }, recipients: to.into_iter().map(rcpt).collect() };
         Ok(Self { envelope, content: content.into() })
     }
@@ -259,8 +362,7 @@ async fn hand_in(letter: Letter, socket: PathBuf) -> Result<Exit, Failure> {
     let client = Client::new(UnixConnector::new(), target, settings);
     let outcome = client.clone().oneshot(transaction).await.map_err(|error| {
         let exit = if reply_for(&error).is_transient() { Exit::Temporary } else { Exit::Data };
-        Failure::new(exit, format!("the message was not handed in at {}: {error}", socket.display()))
-            .help("--data-dir DIR is that of a running `smtp serve` with a queue; its user or root may hand in mail")
+        not_there(exit, &socket, &error)
     })?;
     client.close_idle().await;
     let mut exit = Exit::Success;

@@ -77,9 +77,12 @@ pub(crate) async fn run(matches: ArgMatches) -> Result<Exit, Failure> {
         listeners.into_iter().map(|socket| (Door::from(socket.entrance), (socket.protocol, socket.listener))).collect();
     if relay.is_some() {
         admin::run_folder(&relay::run_dir(&plan.data_dir))?;
-        let socket = UnixListener::bind(crate::admin::submission_socket(&plan.data_dir), &UnixOptions::default());
-        let socket = socket.map_err(|error| Failure::new(Exit::Io, error))?;
-        behind_doors.push((Door::programs(), (Protocol::Smtp, Box::new(socket))));
+        let own = Some((crate::admin::submission_socket(&plan.data_dir), UnixOptions::default()));
+        let everybody = UnixOptions { mode: 0o666, ..UnixOptions::default() };
+        for (path, options) in own.into_iter().chain(plan.sendmail_socket.clone().map(|path| (path, everybody))) {
+            let socket = UnixListener::bind(path, &options).map_err(|error| Failure::new(Exit::Io, error))?;
+            behind_doors.push((Door::programs(), (Protocol::Smtp, Box::new(socket))));
+        }
     }
 
     let (signals, shutdown) = (Signals::new()?, CancellationToken::new());

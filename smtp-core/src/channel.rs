@@ -61,6 +61,14 @@ impl Peer {
         }
     }
 
+    /// True for a process on this machine that came by a Unix socket or a pipe, whether its user is known or not: a service
+    /// in a user namespace of its own (systemd's `PrivateUsers=`) knows nobody's. An address makes nobody a process,
+    /// loopback included.
+    #[must_use]
+    pub const fn is_process(&self) -> bool {
+        matches!(self, Self::Process { .. } | Self::Named(_))
+    }
+
     /// Who is at the other end of the channel itself: the proxy, if there is one. Trust in what a peer says of others
     /// is a matter of this one only.
     #[must_use]

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
+use smtp_core::extension::Prdr;
 use smtp_core::service::{Body, Chunk, Outcome, Promises, Transaction};
 use smtp_core::stream::BoxFuture;
 use smtp_core::types::{Domain, ForwardPath, HelloKind, Invalid, Refusal};
@@ -67,8 +68,8 @@ const BATCH: usize = 256 << 10;
 /// loses it. A session that breaks off before the end of the content leaves nothing behind; after the end the message
 /// is stored though nobody waits any more (RFC 1047).
 ///
-/// **Over LMTP**, and with [`Maildir::each`], each recipient has its own answer (RFC 2033 §4.2): one that is no mailbox,
-/// or whose mailbox cannot be written to, is refused alone.
+/// **Over LMTP**, with [`Prdr`], and with [`Maildir::each`], each recipient has its own answer (RFC 2033 §4.2): one that is
+/// no mailbox, or whose mailbox cannot be written to, is refused alone.
 ///
 /// **Safety.** No symbolic link below the root is followed and no folder that everybody may write to is used; folders
 /// are made 0700, files 0600. Mailboxes are made when mail comes for them, up to a number; beyond it 452 4.2.1, but for
@@ -236,7 +237,8 @@ impl Service<Transaction> for Maildir {
 async fn deliver(maildir: Maildir, transaction: Transaction) -> Outcome {
     let Transaction { session, envelope, body } = transaction;
     let recipients = envelope.recipients.len();
-    let each = maildir.each || session.hello.as_ref().is_some_and(|hello| hello.kind == HelloKind::Lhlo);
+    let lmtp = session.hello.as_ref().is_some_and(|hello| hello.kind == HelloKind::Lhlo);
+    let each = maildir.each || lmtp || envelope.mail.parameters.get::<Prdr>().is_some();
     let Maildir { shared, mailboxes, .. } = maildir;
     let Plan { targets, recipients: places } = Plan::new(&envelope, &shared.primary, mailboxes.as_ref());
     // One reply for all of them: a part must not be stored again each time the sender tries again.

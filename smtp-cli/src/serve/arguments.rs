@@ -156,6 +156,14 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PLACE")]
     pub(super) queue_bodies: Option<Bodies>,
 
+    /// A socket at which programs of all users of this machine hand in mail by `smtp sendmail`. Default: none, so that only
+    /// this server's user and root can.
+    ///
+    /// Whoever is on this machine may then send mail from any address to any other, without a password, as sendmail
+    /// always had it. At /run/smtp/sendmail.sock it is found by itself. Needs a queue.
+    #[arg(long, value_name = "FILE")]
+    pub(super) sendmail_socket: Option<PathBuf>,
+
     /// How long a node that says nothing keeps its part of a queue in PostgreSQL, until others take it over. Default: 1m.
     #[arg(long, value_name = "TIME")]
     pub(super) queue_lease: Option<Wait>,
@@ -310,6 +318,7 @@ layered!(Arguments {
     queue,
     queue_bodies,
     queue_lease,
+    sendmail_socket,
     relay_host,
     route,
     relay_domain,

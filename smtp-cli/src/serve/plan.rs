@@ -52,6 +52,8 @@ pub(super) struct Plan {
     pub(super) drain: Option<Wait>,
     /// Where the queue is, if there is one.
     pub(super) queue: Option<Place>,
+    /// Where programs of all users hand in mail.
+    pub(super) sendmail_socket: Option<PathBuf>,
     pub(super) relay_host: Option<Hop>,
     pub(super) routes: Vec<Route>,
     pub(super) relay_domains: Vec<Domain>,
@@ -115,6 +117,9 @@ impl Plan {
         if !etrn.is_empty() && queue.is_none() {
             return Err(Failure::usage("--etrn without a queue").help("--queue sqlite makes one"));
         }
+        if arguments.sendmail_socket.is_some() && queue.is_none() {
+            return Err(Failure::usage("--sendmail-socket without a queue").help("--queue sqlite makes one"));
+        }
         let mut schedule = Schedule::default();
         let retries: Vec<Duration> = flatten(arguments.queue_retry).into_iter().map(|wait: Wait| wait.0).collect();
         if !retries.is_empty() {
@@ -149,6 +154,7 @@ impl Plan {
             quic: Quic::new(arguments.early_data, arguments.qlog_dir)?,
             drain: arguments.drain_deadline,
             queue,
+            sendmail_socket: arguments.sendmail_socket,
             relay_host: arguments.relay_host,
             routes,
             relay_domains,
@@ -176,7 +182,7 @@ impl Plan {
     }
 
     /// What holds until the end of the process, and whether it is another in `new`.
-    pub(super) fn fixed(&self, new: &Self) -> [(&'static str, bool); 11] {
+    pub(super) fn fixed(&self, new: &Self) -> [(&'static str, bool); 12] {
         [
             ("listen", self.urls != new.urls),
             ("hostname", self.hostname != new.hostname),
@@ -184,6 +190,7 @@ impl Plan {
             ("run_as", self.run_as != new.run_as),
             ("max_size", self.max_size != new.max_size),
             ("queue, queue_bodies, queue_lease", self.queue != new.queue),
+            ("sendmail_socket", self.sendmail_socket != new.sendmail_socket),
             ("queue_retry, queue_lifetime, queue_delay_notice", self.schedule != new.schedule),
             ("etrn", self.etrn != new.etrn),
             ("no_soliciting, deliver_by_min, priority_profile, hold_max", !terms::same(&self.terms, &new.terms)),

@@ -1,5 +1,6 @@
 //! A server that root started, for its ports and its keys, and that is not root any more when it talks to anybody.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, lchown};
@@ -43,6 +44,12 @@ impl FromStr for RunAs {
             return Err("root is what run_as is there to give up; name another user".into());
         }
         Ok(Self { user, group })
+    }
+}
+
+impl fmt::Display for RunAs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.user.name, self.group)
     }
 }
 

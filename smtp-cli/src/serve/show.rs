@@ -18,6 +18,7 @@ impl fmt::Display for Plan {
         list(f, "quota", &self.quotas)?;
         one(f, "program_user", self.program_user.as_ref())?;
         one(f, "data_dir", Some(self.data_dir.display()))?;
+        one(f, "run_as", self.run_as.as_ref())?;
         one(f, "user_file", self.user_file.as_ref().map(|path| path.display()))?;
         if !self.users.is_empty() {
             writeln!(f, "# user: {} with passwords that are not shown", self.users.len())?;
@@ -26,6 +27,7 @@ impl fmt::Display for Plan {
         let files = self.identity_files.as_ref();
         one(f, "tls_cert", files.map(|(cert, _)| cert.display()))?;
         one(f, "tls_key", files.map(|(_, key)| key.display()))?;
+        one(f, "tls_client_ca", self.client_ca.as_ref().map(|path| path.display()))?;
         writeln!(f, "tls_key_log = {}", self.key_log)?;
         let early_data = match self.quic.early_data {
             EarlyDataChoice::Off => "off",
@@ -39,6 +41,7 @@ impl fmt::Display for Plan {
         if let Some(lease) = self.queue.as_ref().and_then(Place::lease) {
             writeln!(f, "queue_lease = {}", lease.0.as_secs_f64())?;
         }
+        one(f, "sendmail_socket", self.sendmail_socket.as_ref().map(|path| path.display()))?;
         one(f, "relay_host", self.relay_host.as_ref())?;
         list(f, "route", &self.routes)?;
         list(f, "relay_domain", &self.relay_domains)?;

@@ -45,12 +45,12 @@ enum Whose {
     Mx,
     /// Users.
     Submission,
-    /// Programs of this process's user, by a socket that nobody else can reach.
+    /// Programs on this machine, by a socket that is for them.
     Programs,
 }
 
 impl Door {
-    /// That of programs of this process's user.
+    /// That of programs on this machine.
     pub(super) fn programs() -> Self {
         Self { whose: Whose::Programs, tls_first: false, forwarders: Forwarders::default() }
     }

@@ -36,6 +36,7 @@ mod replay;
 #[cfg(feature = "s3")]
 mod s3;
 mod send;
+mod sendmail;
 mod serve;
 mod settings;
 mod shell;

@@ -8,13 +8,13 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::ledger::{Hop, Mood};
-use crate::play::{Line, Run, Server, file, run, run_with, smtp, until};
+use crate::play::{Line, Run, Server, file, run, smtp, until};
 
 /// `AUTH PLAIN` for jo with the password "secret".
 const AUTH: &str = "AUTH PLAIN AGpvAHNlY3JldA==";
 
 /// `smtp serve` with these listeners and a user, and a relay host.
-fn server(hop: &Hop, listeners: &[&str], more: &[&str]) -> Server {
+pub(crate) fn server(hop: &Hop, listeners: &[&str], more: &[&str]) -> Server {
     let listen = listeners.iter().flat_map(|url| ["--listen", url]);
     let common = ["--user", "jo:secret", "--relay-host", &hop.url];
     let soon: &[&str] = if more.contains(&"--queue-retry") { &[] } else { &["--queue-retry", "1s"] };
@@ -203,44 +203,6 @@ fn an_administrator_sees_and_changes_the_queue() {
     assert_eq!(fs::metadata(run_folder).unwrap().permissions().mode() & 0o777, 0o700);
     let nobody = run(smtp(["queue", "list", "--data-dir", "/nowhere"]));
     assert_eq!(nobody.code, Some(69), "{nobody:?}");
-}
-
-#[test]
-fn programs_hand_in_mail_by_sendmail() {
-    let hop = Hop::start();
-    let server = server(&hop, &["smtp://127.0.0.1:0"], &["--mailbox", "box@localhost"]);
-    let data = server.folder().join("smtp-data");
-    let data = data.to_str().unwrap();
-    let text = b"To: amy@remote.example, box@localhost\nBcc: eve@remote.example\nSubject: hello\n\n.\nhi\n";
-    let sent = run_with(smtp(["sendmail", "-t", "-i", "-f", "cron@localhost", "--data-dir", data]), text);
-    assert_eq!(sent.code, Some(0), "{sent:?}");
-    until("it is relayed", || hop.arrived().len() == 1);
-    until("it is in the mailbox", || server.messages("localhost", "box").len() == 1);
-    let message = String::from_utf8(hop.arrived()[0].1.clone()).unwrap();
-    assert!(message.ends_with("\r\n\r\n..\r\nhi\r\n"), "{message}");
-    for part in ["\r\nDate: ", "\r\nMessage-ID: <", "\r\nFrom: <cron@localhost>\r\n"] {
-        assert!(message.contains(part), "{part:?}: {message}");
-    }
-    assert!(!message.to_ascii_lowercase().contains("bcc") && !message.contains("eve@"), "{message}");
-
-    // By the name that programs know.
-    let link = server.folder().join("sendmail");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_smtp"), &link).unwrap();
-    let mut command = std::process::Command::new(&link);
-    command.args(["-oi", "-fcron@localhost", "--", "amy@remote.example"]).env("SMTP_SENDMAIL_DATA_DIR", data);
-    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    let sent = run_with(command, b"Subject: again\n\nhi\n");
-    assert_eq!(sent.code, Some(0), "{sent:?}");
-    until("it is relayed", || hop.arrived().len() == 2);
-    // What stands behind the dashes is an address, or nothing.
-    let marked = server.folder().join("marked");
-    let evil = format!("-X{}", marked.display());
-    let sent = run_with(smtp(["sendmail", "-i", "--data-dir", data, "--", &evil]), b"\nhi\n");
-    assert_ne!(sent.code, Some(75), "{sent:?}");
-    assert!(!Path::new(&marked).exists());
-    let unknown = run_with(smtp(["sendmail", "--data-dir", data, "nobody@localhost"]), b"\nhi\n");
-    assert_eq!(unknown.code, Some(67), "{unknown:?}");
-    assert!(unknown.stderr.contains("no such mailbox here"), "{unknown:?}");
 }
 
 #[test]

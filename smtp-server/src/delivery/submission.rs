@@ -11,7 +11,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use pin_project_lite::pin_project;
-use smtp_core::channel::Peer;
 use smtp_core::service::{Body, Chunk, Outcome, Source, Transaction, Truncated};
 use smtp_core::stream::BoxFuture;
 use smtp_core::types::Domain;
@@ -88,7 +87,7 @@ where
 
     fn call(&mut self, transaction: Transaction) -> Self::Future {
         let session = &transaction.session;
-        let process = matches!(session.channel.peer, Peer::Process { .. });
+        let process = session.channel.peer.is_process();
         if session.user().is_none() && !(self.layer.processes && process) {
             return SubmissionFuture { way: Way::Unchanged { call: self.inner.call(transaction) } };
         }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::recipients::Quota;
-use crate::testing::{ask, deliver, envelope, rcpt, remote_session};
+use crate::testing::{ask, deliver, deliver_transaction, envelope, rcpt, remote_session, transaction};
 use smtp_core::service::Verdict;
 use smtp_core::types::{Command, Mail, Mailbox, Parameters};
 use std::fs;
@@ -121,6 +121,10 @@ async fn a_full_mailbox_takes_nothing_until_its_owner_makes_room() {
     assert_eq!(store.deliver(&both, 1).await, ["452 4.2.2", "452 4.2.2"]);
     let each = deliver(&mut store.maildir.clone().each(), &both, body(1)).await;
     assert_eq!(answers(&each), ["stored", "452 4.2.2"]);
+    // A client that understands an answer for each gets one.
+    let mut asked = transaction(&both, body(1));
+    asked.envelope.mail.parameters = Parameters::new("PRDR").unwrap();
+    assert_eq!(answers(&deliver_transaction(&mut store.maildir.clone(), asked).await), ["stored", "452 4.2.2"]);
     // Mail for the postmaster is never refused for that.
     for _ in 0..4 {
         assert_eq!(store.deliver(&["<postmaster>"], 1).await, ["stored"]);

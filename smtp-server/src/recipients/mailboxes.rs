@@ -6,7 +6,7 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use smtp_core::channel::{Peer, SessionInfo};
+use smtp_core::channel::SessionInfo;
 use smtp_core::service::{Request, Verdict};
 use smtp_core::types::{Command, Domain, ForwardPath, Invalid, Mailbox, Refusal};
 use tower_service::Service;
@@ -144,7 +144,7 @@ impl Mailboxes {
         self
     }
 
-    /// Whether a process on this machine, known by its user, may send to any domain, as programs do that call
+    /// Whether a process on this machine ([`Peer::is_process`](smtp_core::channel::Peer::is_process)) may send to any domain, as programs do that call
     /// `sendmail`. Default: false. Only for the stack of a Unix socket whose permissions say who may.
     #[must_use]
     pub fn relay_for_processes(mut self, relay: bool) -> Self {
@@ -176,7 +176,7 @@ impl Mailboxes {
         let local = mailbox.local_name();
         let Some(users) = domain.as_ref().and_then(|domain| self.0.domains.get(&**domain)) else {
             let relayed = domain.is_some_and(|domain| self.0.relayed.contains(&*domain));
-            let process = matches!(session.channel.peer, Peer::Process { .. });
+            let process = session.channel.peer.is_process();
             return if self.0.relay_for_authenticated && session.user().is_some()
                 || self.0.relay_for_processes && process
                 || relayed && !local.contains(ROUTE)
@@ -380,17 +380,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_may_send_anywhere_where_that_was_said() {
-        let peer = Peer::Process { uid: 7, gid: 7, pid: None };
+        let peer = smtp_core::channel::Peer::Process { uid: 7, gid: 7, pid: None };
         let channel = smtp_core::channel::ChannelInfo::new("unix", peer);
         let process = Arc::new(SessionInfo::new(1, channel));
-        let pipe = Arc::new(SessionInfo::new(1, smtp_core::channel::ChannelInfo::memory("somebody")));
+        // As one is seen from a user namespace.
+        let unknown = Arc::new(SessionInfo::new(1, smtp_core::channel::ChannelInfo::memory("unknown local process")));
         let mut mailboxes = two_domains();
         assert_code!(ask(&mut mailboxes, &process, rcpt("<jo@other.example>")).await, 550, "5.7.1");
         let mut mailboxes = mailboxes.relay_for_processes(true);
-        assert_eq!(ask(&mut mailboxes, &process, rcpt("<jo@other.example>")).await, Verdict::Proceed);
-        for stranger in [pipe, remote_session("127.0.0.1:4000")] {
-            assert_code!(ask(&mut mailboxes, &stranger, rcpt("<jo@other.example>")).await, 550, "5.7.1");
+        for process in [process, unknown] {
+            assert_eq!(ask(&mut mailboxes, &process, rcpt("<jo@other.example>")).await, Verdict::Proceed);
         }
+        let neighbour = remote_session("127.0.0.1:4000");
+        assert_code!(ask(&mut mailboxes, &neighbour, rcpt("<jo@other.example>")).await, 550, "5.7.1");
     }
 
     #[tokio::test]
