@@ -363,8 +363,13 @@ impl<R: Rows> Engine<R> {
                 return Err(Error::TooLarge { limit: self.limits.inline as u64 });
             }
         }
+        let mut notices = settlement.notices.clone();
         match self.rows.job(lease.job)? {
             Read::Whole(before) => {
+                if before.cancelled {
+                    // Told to end without a word.
+                    notices.clear();
+                }
                 let mut job = before.clone();
                 let done = job.settle(&settlement);
                 (job.due, job.alarm) = (round(job.due), round(job.alarm));
@@ -376,8 +381,8 @@ impl<R: Rows> Engine<R> {
             }
             Read::Missing => return Err(Error::LeaseLost),
         }
-        let mut ids = Vec::with_capacity(settlement.notices.len());
-        for NewNotice { message, body } in settlement.notices {
+        let mut ids = Vec::with_capacity(notices.len());
+        for NewNotice { message, body } in notices {
             let id = self.ids.next(now);
             let (size, sum) = (body.len() as u64, crc32fast::hash(&body));
             self.insert(id, now, size, &StoredBody::Row { content: body, sum }, message)?;

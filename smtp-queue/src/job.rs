@@ -213,7 +213,7 @@ pub enum Action {
     /// Go on. Also tries a quarantined job again.
     Release,
     /// Be due at this time, but not before its sender wants it released (RFC 4865). A job that is under way is due when
-    /// its attempt says.
+    /// its attempt says, and one that is held when it is released: they stay as they are.
     RetryAt(SystemTime),
     /// Go to another next hop.
     Reroute(NextHop),
@@ -327,7 +327,13 @@ impl Job {
         match action {
             Action::Hold if self.status == Status::Waiting => self.status = Status::Held,
             Action::Release if self.status != Status::Waiting => (self.status, self.reason) = (Status::Waiting, None),
-            Action::RetryAt(time) => self.due = released(&message.mail, message.accepted).max(*time),
+            Action::RetryAt(time) if self.status == Status::Waiting => {
+                let due = released(&message.mail, message.accepted).max(*time);
+                if due == self.due {
+                    return Acted::Unchanged;
+                }
+                self.due = due;
+            }
             Action::Reroute(next_hop) if self.next_hop != *next_hop => self.next_hop = next_hop.clone(),
             Action::Cancel if leased => self.cancelled = true,
             Action::Cancel => return Acted::Removed,
@@ -335,7 +341,9 @@ impl Job {
                 (self.give_up, self.status) = (true, Status::Waiting);
                 (self.due, self.alarm) = (now, now);
             }
-            Action::Hold | Action::Release | Action::Reroute(_) | Action::GiveUp => return Acted::Unchanged,
+            Action::Hold | Action::Release | Action::RetryAt(_) | Action::Reroute(_) | Action::GiveUp => {
+                return Acted::Unchanged;
+            }
         }
         Acted::Changed
     }

@@ -96,7 +96,8 @@ pub trait Notices: Send + Sync + 'static {
 /// Makes delivery status notifications: from `<>`, with NOTIFY=NEVER, and with REQUIRETLS if they are about a message that
 /// has it (RFC 8689 §5).
 ///
-/// They return the header of the message, or all of it where it failed and RET=FULL asks for that, up to 256 KiB.
+/// They return the header of the message, or all of it where it failed and RET=FULL asks for that, up to 256 KiB. To an
+/// address in US-ASCII they are US-ASCII, whatever they tell and return, so that every server takes them.
 #[derive(Clone)]
 pub struct Dsn {
     host: Domain,
@@ -122,12 +123,8 @@ impl Notices for Dsn {
     fn notice(&self, about: &About<'_>) -> Option<NewNotice> {
         let ReversePath::Mailbox(to) = &about.message.mail.from else { return None };
         let Report { body, utf8 } = Report::new(&self.host, about, to.as_str()).ok()?;
-        let mut parameters = match (utf8, body.is_ascii()) {
-            (true, _) => Parameters::new("BODY=8BITMIME SMTPUTF8").ok()?,
-            (false, false) => Parameters::new("BODY=8BITMIME").ok()?,
-            // Every server takes it then.
-            (false, true) => Parameters::default(),
-        };
+        let needs = if utf8 { "BODY=8BITMIME SMTPUTF8" } else { "" };
+        let mut parameters = Parameters::new(needs).ok()?;
         if about.message.mail.parameters.get::<RequireTls>().is_some() {
             parameters = parameters.with(&RequireTls).ok()?;
         }

@@ -168,7 +168,7 @@ impl Runner {
 struct Running {
     worker: Arc<Worker>,
     hops: Hops,
-    tasks: JoinSet<Feedback>,
+    tasks: JoinSet<()>,
     /// By task, and not by job: one whose lease was lost may be claimed again before its first attempt has ended.
     under_way: HashMap<Id, UnderWay>,
 }
@@ -269,27 +269,35 @@ impl Running {
     }
 
     fn start(&mut self, leased: Leased, now: SystemTime) {
-        let verdict = self.hops.lock().verdict(&leased, now);
+        let (verdict, hop) = {
+            let hops = self.hops.lock();
+            (hops.verdict(&leased, now), hops.hop(&leased.job.next_hop))
+        };
         let next_hop = (verdict == Verdict::Deliver).then(|| leased.job.next_hop.clone());
         let lease = leased.lease;
         if let Some(next_hop) = &next_hop {
             self.hops.lock().started(next_hop, now);
         }
-        let attempt = Attempt { worker: Arc::clone(&self.worker), leased };
+        let unreached = hop.and_then(|hop| hop.last);
+        let attempt = Attempt { worker: Arc::clone(&self.worker), hops: self.hops.clone(), leased, unreached };
         let task = self.tasks.spawn(attempt.run(verdict));
         self.under_way.insert(task.id(), UnderWay { lease, next_hop, task });
     }
 
-    fn done(&mut self, done: Result<(Id, Feedback), JoinError>) {
-        let (task, feedback) = done.unwrap_or_else(|error| {
-            // Aborted, since its lease was lost; or it panicked, and its lease ends by itself.
-            if error.is_panic() {
-                tracing::error!("a delivery panicked; its job is tried again when the lease has ended");
-            }
-            (error.id(), Feedback::Unused)
-        });
+    fn done(&mut self, done: Result<(Id, ()), JoinError>) {
+        let task = done.map_or_else(
+            |error| {
+                // Aborted, since its lease was lost; or it panicked, and its lease ends by itself.
+                if error.is_panic() {
+                    tracing::error!("a delivery panicked; its job is tried again when the lease has ended");
+                }
+                error.id()
+            },
+            |(task, ())| task,
+        );
         if let Some(next_hop) = self.under_way.remove(&task).and_then(|gone| gone.next_hop) {
-            self.hops.lock().finished(&next_hop, self.worker.clock.now(), feedback);
+            // What it has learned was said already.
+            self.hops.lock().finished(&next_hop, self.worker.clock.now(), Feedback::Unused);
         }
     }
 

@@ -139,11 +139,19 @@ impl Scheduler {
 
     /// It is no longer.
     pub fn finished(&mut self, next_hop: &NextHop, now: SystemTime, feedback: Feedback) {
+        self.learned(next_hop, now, feedback);
         self.under_way = self.under_way.saturating_sub(1);
+        if let Some(hop) = self.hops.get_mut(next_hop) {
+            hop.under_way = hop.under_way.saturating_sub(1);
+            hop.used = now;
+        }
+    }
+
+    /// What a job that is still under way has shown of its next hop. To be said before the job can be claimed again, or else
+    /// one that was not reached is tried again at once.
+    pub fn learned(&mut self, next_hop: &NextHop, now: SystemTime, feedback: Feedback) {
         let limits = self.schedule.limits(next_hop);
         let Some(hop) = self.hops.get_mut(next_hop) else { return };
-        hop.under_way = hop.under_way.saturating_sub(1);
-        hop.used = now;
         match feedback {
             Feedback::Answered => {
                 (hop.failures, hop.retry_at, hop.last) = (0, None, None);
@@ -167,7 +175,7 @@ impl Scheduler {
     pub fn verdict(&self, leased: &Leased, now: SystemTime) -> Verdict {
         let job = &leased.job;
         if job.give_up {
-            return Verdict::GiveUp(Refusal::fixed(554, (5, 4, 7), "given up by the administrator"));
+            return Verdict::GiveUp(Refusal::fixed(554, (5, 0, 0), "given up by the administrator"));
         }
         // There is no last chance after a deadline that the sender set.
         if let Some(refusal) = too_late(&leased.message, now) {

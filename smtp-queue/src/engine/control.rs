@@ -73,6 +73,10 @@ impl<R: Rows> Engine<R> {
                 Read::Damaged(job, _) => (job, true),
                 Read::Missing => continue,
             };
+            // Its attempt says when it is due.
+            if matches!(action, Action::RetryAt(_)) && self.leases.get(id).is_some() {
+                continue;
+            }
             let before = job.clone();
             let acted = job.act(action, &entry.message, leased, now);
             (job.due, job.alarm) = (round(job.due), round(job.alarm));

@@ -354,10 +354,16 @@ async fn retry_and_reroute(spool: &dyn Spool) -> Result<(), Failure> {
     new.jobs[0].due = at(5_000);
     store(spool, at(0), new, b"x").await?;
     ensure!(spool.control(&Filter::default(), Action::RetryAt(at(1)), at(1)).await? == 1, "not changed");
+    ensure!(spool.control(&Filter::default(), Action::RetryAt(at(1)), at(1)).await? == 0, "changed again");
     let to = NextHop::new("c.example")?;
     ensure!(spool.control(&Filter::default(), Action::Reroute(to.clone()), at(1)).await? == 1, "not rerouted");
     let leased = claim(spool, at(1), 10).await?;
     ensure!(leased.len() == 1 && leased[0].job.next_hop == to, "{leased:?}");
+    // What is under way is due when its attempt says, and what is held when it is released.
+    ensure!(spool.control(&Filter::default(), Action::RetryAt(at(2)), at(2)).await? == 0, "changed under way");
+    spool.settle(leased[0].lease, at(3), settle_all(&leased[0], &deferred(), at(9_000))).await?;
+    spool.control(&Filter::default(), Action::Hold, at(4)).await?;
+    ensure!(spool.control(&Filter::default(), Action::RetryAt(at(5)), at(5)).await? == 0, "changed though held");
     Ok(())
 }
 
@@ -366,7 +372,7 @@ async fn what_its_sender_holds_is_not_released_early(spool: &dyn Spool) -> Resul
     new.mail.parameters = smtp_core::types::Parameters::new("HOLDFOR=600")?;
     new.jobs[0].due = at(600);
     store(spool, at(0), new.clone(), b"x").await?;
-    spool.control(&Filter::default(), Action::RetryAt(at(1)), at(1)).await?;
+    ensure!(spool.control(&Filter::default(), Action::RetryAt(at(1)), at(1)).await? == 0, "it is not tried now");
     ensure!(claim(spool, at(599), 10).await?.is_empty(), "released too early");
     let leased = claim(spool, at(600), 10).await?;
     ensure!(leased.len() == 1 && leased[0].message.mail == new.mail, "not released in time: {leased:?}");
@@ -405,6 +411,17 @@ async fn control_wins_over_a_lease(spool: &dyn Spool) -> Result<(), Failure> {
         Settlement { results: vec![(0, delivered()), (1, deferred())], ..settle_all(&leased, &deferred(), at(9)) };
     spool.settle(leased.lease, at(2), half).await?;
     ensure!(spool.get(id).await?.is_empty(), "not cancelled");
+    // Nobody is told, if it failed.
+    let id = store(spool, at(0), message(at(0), "jo@a.example", &[("b.example", recipients)])?, b"x").await?;
+    let leased = claim(spool, at(3), 10).await?.remove(0);
+    spool.control(&all, Action::Cancel, at(4)).await?;
+    let notice = message(at(4), "", &[("a.example", &["jo@a.example"])])?;
+    let told = Settlement {
+        notices: vec![NewNotice { message: notice, body: Bytes::from_static(b"sorry\r\n") }],
+        ..settle_all(&leased, &failed(), at(9))
+    };
+    ensure!(spool.settle(leased.lease, at(5), told).await?.is_empty(), "the sender is told");
+    ensure!(spool.get(id).await?.is_empty() && spool.stats().messages == 0, "not cancelled");
     // Cancelled under way, and never heard of again.
     let id = store(spool, at(0), message(at(0), "", &[("b.example", recipients)])?, b"x").await?;
     claim(spool, at(10), 10).await?;

@@ -1,8 +1,11 @@
 //! The text of a notice.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::time::SystemTime;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use smtp_core::extension::{EnvelopeId, OriginalRecipient, SmtpUtf8};
 use smtp_core::types::{Domain, EnhancedCode, Parameter};
 use time::OffsetDateTime;
@@ -17,44 +20,40 @@ const HEADER_MAX: usize = 16 << 10;
 
 /// A multipart/report, ready to be sent.
 pub(super) struct Report {
-    /// Lines end with CRLF.
+    /// Lines end with CRLF. US-ASCII, unless [`Self::utf8`], so that every server takes it.
     pub(super) body: Vec<u8>,
-    /// It holds addresses or a header beyond US-ASCII as they are, so that it needs SMTPUTF8 (RFC 6533 §6).
+    /// It goes to an address beyond US-ASCII and has text of that kind as it is, so that it needs SMTPUTF8 (RFC 6533 §6).
     pub(super) utf8: bool,
 }
 
 impl Report {
     pub(super) fn new(host: &Domain, about: &About<'_>, to: &str) -> Result<Self, fmt::Error> {
         let said_utf8 = about.message.mail.parameters.get::<SmtpUtf8>().is_some();
-        let addresses = about.recipients.iter().map(|recipient| recipient.rcpt.to.to_string());
-        let addresses_utf8 = !to.is_ascii() || addresses.into_iter().any(|address| !address.is_ascii());
-        let writer = Writer { host, about, to, utf8: addresses_utf8 };
-        let mut report = writer.text()?;
-        if !addresses_utf8 {
-            // What others said of ASCII addresses can do without the rest.
-            report = report.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect();
-        }
-        let mut body = report.into_bytes();
+        let writer = Writer { host, about, to, utf8: !to.is_ascii() };
+        let mut body = writer.text()?.into_bytes();
         let end = format!("\r\n--{}--\r\n", writer.boundary());
         // The type of the part and what is in it.
         let room = NOTICE_MAX.saturating_sub(body.len() + end.len() + 256);
-        let (kind, original) = match about.original {
-            Original::Whole(whole) if whole.len() <= room => {
-                let kind = if said_utf8 && !whole.is_ascii() { "message/global" } else { "message/rfc822" };
-                (kind, whole.to_vec())
+        let whole = match about.original {
+            Original::Whole(whole) => {
+                let kind =
+                    if whole.is_ascii() || writer.utf8 && !said_utf8 { "message/rfc822" } else { "message/global" };
+                Some((kind, writer.encoded(whole))).filter(|(_, (_, encoded))| encoded.len() <= room)
             }
-            Original::Whole(header) | Original::Header(header) => {
-                let header = header_only(header, said_utf8);
-                let kind = if header.is_ascii() { "text/rfc822-headers" } else { "message/global-headers" };
-                (kind, header.into_bytes())
-            }
+            Original::Header(_) => None,
         };
-        let encoding = if original.is_ascii() { "7bit" } else { "8bit" };
+        let (kind, (encoding, original)) = whole.unwrap_or_else(|| {
+            let (Original::Whole(original) | Original::Header(original)) = about.original;
+            let header = header_only(original, said_utf8);
+            let kind = if header.is_ascii() { "text/rfc822-headers" } else { "message/global-headers" };
+            let (encoding, header) = writer.encoded(header.as_bytes());
+            (kind, (encoding, header.into_owned().into()))
+        });
         let part = format!("\r\n--{}\r\nContent-Type: {kind}\r\n", writer.boundary());
         body.extend_from_slice(format!("{part}Content-Transfer-Encoding: {encoding}\r\n\r\n").as_bytes());
         body.extend_from_slice(&original);
         body.extend_from_slice(end.as_bytes());
-        Ok(Self { body, utf8: addresses_utf8 || kind.starts_with("message/global") })
+        Ok(Self { body, utf8: writer.utf8 })
     }
 }
 
@@ -62,7 +61,7 @@ struct Writer<'a> {
     host: &'a Domain,
     about: &'a About<'a>,
     to: &'a str,
-    /// An address in it is beyond US-ASCII.
+    /// It may have text beyond US-ASCII as it is.
     utf8: bool,
 }
 
@@ -70,6 +69,25 @@ impl Writer<'_> {
     /// The id is the store's and no text of the sender's can hold it on a line of its own but by guessing it.
     fn boundary(&self) -> String {
         format!("=_{}_{}", self.about.message.id, self.about.job.id.n)
+    }
+
+    /// The transfer encoding of a part, and the part in it. For everybody but those whose servers take all of it anyway, what
+    /// is beyond US-ASCII is encoded: a server that takes no 8-bit content would have the notice lost. `message/rfc822` cannot
+    /// be, `message/global` can (RFC 2046 §5.2.1, RFC 6532 §3.7).
+    fn encoded<'p>(&self, part: &'p [u8]) -> (&'static str, Cow<'p, [u8]>) {
+        if part.is_ascii() {
+            return ("7bit", part.into());
+        }
+        if self.utf8 {
+            return ("8bit", part.into());
+        }
+        let mut lines = Vec::with_capacity(part.len() * 7 / 5);
+        // 76 characters a line (RFC 2045 §6.8).
+        for line in part.chunks(57) {
+            lines.extend_from_slice(BASE64_STANDARD.encode(line).as_bytes());
+            lines.extend_from_slice(b"\r\n");
+        }
+        ("base64", lines.into())
     }
 
     /// All but the last part.
@@ -89,13 +107,23 @@ impl Writer<'_> {
         write!(o, "From: Mail Delivery System <MAILER-DAEMON@{host}>\r\nTo: <{to}>\r\nSubject: {subject}\r\n")?;
         write!(o, "Date: {}\r\nMessage-ID: <{id}.{n}.{}.{action}@{host}>\r\n", date(*now), job.attempts)?;
         write!(o, "Auto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\n")?;
-        write!(o, "Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary=\"{boundary}\"\r\n\r\n")?;
-        write!(o, "--{boundary}\r\nContent-Type: text/plain; charset=utf-8\r\n")?;
-        write!(o, "Content-Transfer-Encoding: 8bit\r\n\r\n")?;
-        self.words(o)?;
+        if self.utf8 {
+            write!(o, "Content-Transfer-Encoding: 8bit\r\n")?;
+        }
+        write!(o, "Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary=\"{boundary}\"\r\n")?;
+        let mut words = String::new();
+        self.words(&mut words)?;
+        let (encoding, words) = self.encoded(words.as_bytes());
+        write!(o, "\r\n--{boundary}\r\nContent-Type: text/plain; charset=utf-8\r\n")?;
+        write!(o, "Content-Transfer-Encoding: {encoding}\r\n\r\n{}", String::from_utf8_lossy(&words))?;
+        let mut status = String::new();
+        self.status(&mut status, action)?;
         let status_type = if self.utf8 { "message/global-delivery-status" } else { "message/delivery-status" };
-        write!(o, "\r\n--{boundary}\r\nContent-Type: {status_type}\r\n\r\n")?;
-        self.status(o, action)?;
+        write!(o, "\r\n--{boundary}\r\nContent-Type: {status_type}\r\n")?;
+        if !status.is_ascii() {
+            write!(o, "Content-Transfer-Encoding: 8bit\r\n")?;
+        }
+        write!(o, "\r\n{status}")?;
         Ok(out)
     }
 
@@ -132,6 +160,22 @@ impl Writer<'_> {
         }
     }
 
+    /// An address with its type. Beyond US-ASCII in a form that is within it, for somebody who may not know more
+    /// (RFC 6533 §3).
+    fn address(&self, o: &mut String, field: &str, address: &OriginalRecipient) -> fmt::Result {
+        if self.utf8 || address.address().is_ascii() {
+            return write!(o, "{field}: {}; {}\r\n", address.kind(), one_line(address.address()));
+        }
+        let mut value = String::new();
+        address.write_value(&mut value)?;
+        write!(o, "{field}: {}\r\n", value.replacen(';', "; ", 1))
+    }
+
+    /// On one line, with a question mark for what is beyond US-ASCII if that may not be.
+    fn readable(&self, text: &str) -> String {
+        one_line(text).chars().map(|c| if self.utf8 || c.is_ascii() { c } else { '?' }).collect()
+    }
+
     /// For programs (RFC 3464 §2).
     fn status(&self, o: &mut String, action: &str) -> fmt::Result {
         let About { kind, message, job, recipients, .. } = self.about;
@@ -145,22 +189,19 @@ impl Writer<'_> {
         }
         for recipient in *recipients {
             let address = recipient.rcpt.to.mailbox().map_or("Postmaster", |mailbox| mailbox.as_str());
-            let address_type = if address.is_ascii() { "rfc822" } else { "utf-8" };
             write!(o, "\r\n")?;
             if let Some(original) = recipient.rcpt.parameters.get::<OriginalRecipient>() {
-                if self.utf8 || original.address().is_ascii() {
-                    write!(o, "Original-Recipient: {}; {}\r\n", original.kind(), one_line(original.address()))?;
-                } else {
-                    // In US-ASCII for somebody who may not know more (RFC 6533 §3).
-                    let mut value = String::new();
-                    original.write_value(&mut value)?;
-                    write!(o, "Original-Recipient: {}\r\n", value.replacen(';', "; ", 1))?;
-                }
+                self.address(o, "Original-Recipient", &original)?;
             }
-            write!(o, "Final-Recipient: {address_type}; {address}\r\nAction: {action}\r\n")?;
+            match OriginalRecipient::new(if address.is_ascii() { "rfc822" } else { "utf-8" }, address) {
+                Ok(address) => self.address(o, "Final-Recipient", &address)?,
+                // Its other form would be too long.
+                Err(_) => write!(o, "Final-Recipient: utf-8; {}\r\n", self.readable(address))?,
+            }
+            write!(o, "Action: {action}\r\n")?;
             write!(o, "Status: {}\r\n", status(*kind, recipient))?;
             if let (Kind::Failed | Kind::Delayed, Some(last)) = (kind, &recipient.last) {
-                write!(o, "Diagnostic-Code: smtp; {}\r\n", one_line(last))?;
+                write!(o, "Diagnostic-Code: smtp; {}\r\n", self.readable(last))?;
             }
             write!(o, "Final-Log-ID: {}\r\n", job.id)?;
             if *kind == Kind::Delayed {

@@ -2,12 +2,25 @@ use super::*;
 use crate::kit::at;
 use crate::queue::ByDomain;
 use crate::{JobId, RecipientState};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use proptest::prelude::*;
 use smtp_core::types::Mailbox;
 
 /// A notice about mail from jo@a.example: what MAIL and RCPT asked, to whom, the last answer, what is returned.
-fn made(kind: Kind, [mail, rcpt]: [&str; 2], to: &str, last: Option<String>, original: Original<'_>) -> NewNotice {
-    let from = Mailbox::new("jo@a.example").unwrap();
+fn made(kind: Kind, asked: [&str; 2], to: &str, last: Option<String>, original: Original<'_>) -> NewNotice {
+    made_for("jo@a.example", kind, asked, to, last, original)
+}
+
+fn made_for(
+    from: &str,
+    kind: Kind,
+    [mail, rcpt]: [&str; 2],
+    to: &str,
+    last: Option<String>,
+    original: Original<'_>,
+) -> NewNotice {
+    let from = Mailbox::new(from).unwrap();
     let id = crate::id::Ids::after(0).next(at(0));
     let mail = Mail { from: from.into(), parameters: Parameters::new(mail).unwrap() };
     let message = Message { id, accepted: at(0), mail, sender: "jo".into(), size: 9 };
@@ -61,12 +74,45 @@ fn what_the_sender_asked_for_comes_back() {
     assert_eq!(notice.message.jobs[0].recipients[0].parameters.as_str(), "NOTIFY=NEVER");
 }
 
+/// The content of a part in base64.
+fn decoded(part: &str) -> String {
+    let (head, body) = part.split_once("\r\n\r\n").unwrap();
+    assert!(head.ends_with("\r\nContent-Transfer-Encoding: base64"), "{head}");
+    assert!(body.lines().all(|line| line.len() <= 76), "{body}");
+    String::from_utf8(BASE64_STANDARD.decode(body.replace("\r\n", "")).unwrap()).unwrap()
+}
+
 #[test]
-fn an_international_address_makes_an_international_notice() {
-    let notice = made(Kind::Delayed, ["", ""], "j\u{f6}@b.example", None, Original::Header(b""));
+fn a_sender_in_us_ascii_can_read_of_an_international_address() {
+    let notice = made(Kind::Delayed, ["SMTPUTF8", ""], "j\u{f6}@b.example", None, Original::Header(b""));
+    let [human, status, _] = parts(text(&notice))[..] else { panic!("{}", text(&notice)) };
+    assert!(decoded(human).contains("\r\n  <j\u{f6}@b.example>\r\n"));
+    assert!(status.starts_with("Content-Type: message/delivery-status\r\n\r\n"));
+    assert!(
+        status.contains("Final-Recipient: utf-8; j\\x{F6}@b.example\r\nAction: delayed\r\nStatus: 4.0.0\r\n"),
+        "{status}"
+    );
+    // Any server takes it.
+    assert!(notice.body.is_ascii() && notice.message.mail.parameters.is_empty());
+    // One whose other form has more than 500 octets.
+    let long = format!("{}@b.example", "\u{f6}".repeat(120));
+    let notice = made(Kind::Delayed, ["SMTPUTF8", ""], &long, None, Original::Header(b""));
+    assert!(notice.body.is_ascii() && text(&notice).contains("Final-Recipient: utf-8; ??"), "{}", text(&notice));
+}
+
+#[test]
+fn an_international_sender_gets_an_international_notice() {
+    let header = Original::Header("Subject: gr\u{fc}n\r\n".as_bytes());
+    let notice = made_for("j\u{f6}@a.example", Kind::Failed, ["SMTPUTF8", ""], "\u{e4}@b.example", unknown(), header);
     let text = text(&notice);
-    assert!(text.contains("Content-Type: message/global-delivery-status\r\n"));
-    assert!(text.contains("Final-Recipient: utf-8; j\u{f6}@b.example\r\nAction: delayed\r\nStatus: 4.0.0\r\n"));
+    assert!(text.contains("\r\nContent-Transfer-Encoding: 8bit\r\nContent-Type: multipart/report; "), "{text}");
+    let [_, status, header] = parts(text)[..] else { panic!("{text}") };
+    assert!(
+        status.starts_with("Content-Type: message/global-delivery-status\r\nContent-Transfer-Encoding: 8bit\r\n\r\n")
+    );
+    assert!(status.contains("Final-Recipient: utf-8; \u{e4}@b.example\r\n"), "{status}");
+    assert!(header.starts_with("Content-Type: message/global-headers\r\nContent-Transfer-Encoding: 8bit\r\n"));
+    assert!(header.ends_with("Subject: gr\u{fc}n\r\n"));
     assert!(notice.message.mail.parameters.value("SMTPUTF8").is_some());
 }
 
@@ -74,9 +120,10 @@ fn an_international_address_makes_an_international_notice() {
 fn an_international_header_comes_back_to_those_who_sent_one() {
     let header = Original::Header("Subject: gr\u{fc}n\r\n".as_bytes());
     let notice = made(Kind::Failed, ["SMTPUTF8", ""], "x@b.example", unknown(), header);
-    assert!(text(&notice).contains("Content-Type: message/global-headers\r\nContent-Transfer-Encoding: 8bit\r\n"));
-    assert!(text(&notice).contains("Subject: gr\u{fc}n\r\n"));
-    assert!(notice.message.mail.parameters.value("SMTPUTF8").is_some());
+    let part = parts(text(&notice))[2];
+    assert!(part.starts_with("Content-Type: message/global-headers\r\n"), "{part}");
+    assert_eq!(decoded(part), "Subject: gr\u{fc}n\r\n");
+    assert!(notice.message.mail.parameters.is_empty());
     // Nobody else has to be able to read it.
     let notice = made(Kind::Failed, ["", ""], "x@b.example", unknown(), header);
     assert!(text(&notice).contains("Subject: gr?n\r\n") && notice.message.mail.parameters.is_empty());
@@ -97,11 +144,9 @@ fn the_whole_message_comes_back_if_it_fits() {
     let eight = "Subject: hi\r\n\r\ngr\u{fc}n\r\n".as_bytes();
     let notice = made(Kind::Failed, ["RET=FULL BODY=8BITMIME", ""], "x@b.example", unknown(), Original::Whole(eight));
     let part = parts(text(&notice))[2];
-    assert!(part.starts_with("Content-Type: message/rfc822\r\nContent-Transfer-Encoding: 8bit\r\n"));
-    assert!(part.ends_with("gr\u{fc}n\r\n"));
-    assert_eq!(notice.message.mail.parameters.as_str(), "BODY=8BITMIME");
-    let notice = made(Kind::Failed, ["RET=FULL SMTPUTF8", ""], "x@b.example", unknown(), Original::Whole(eight));
-    assert!(parts(text(&notice))[2].starts_with("Content-Type: message/global\r\n"));
+    assert!(part.starts_with("Content-Type: message/global\r\n"), "{part}");
+    assert_eq!(decoded(part).as_bytes(), eight);
+    assert!(notice.message.mail.parameters.is_empty());
 
     // From the largest that fits to one that does not, no notice is larger than a spool takes.
     for size in (NOTICE_MAX - 3_000..NOTICE_MAX + 10).step_by(97) {
@@ -110,6 +155,11 @@ fn the_whole_message_comes_back_if_it_fits() {
         assert!(notice.body.len() <= NOTICE_MAX, "{} octets", notice.body.len());
         let part = parts(text(&notice))[2];
         assert!(part.ends_with("xx") || part.ends_with("\r\n\r\nSubject: hi\r\n"), "{size}");
+    }
+    for size in (NOTICE_MAX * 7 / 10..NOTICE_MAX * 3 / 4).step_by(397) {
+        let large = [&b"Subject: hi\r\n\r\n"[..], &vec![0xFC; size]].concat();
+        let notice = made(Kind::Failed, ["RET=FULL", ""], "x@b.example", unknown(), Original::Whole(&large));
+        assert!(notice.body.len() <= NOTICE_MAX && notice.body.is_ascii(), "{} octets", notice.body.len());
     }
 }
 

@@ -12,7 +12,7 @@ use smtp_core::service::{Claim as Ground, Outcome, Receipt, Transaction, Truncat
 use smtp_core::stream::ConnectError;
 use smtp_core::types::{Rcpt, Refusal};
 
-use super::{Counters, Worker};
+use super::{Counters, Hops, Worker};
 use crate::error::Error;
 use crate::expansion;
 use crate::job::{Settled, Settlement};
@@ -23,7 +23,10 @@ use crate::terms::{passed_on, too_late};
 
 pub(super) struct Attempt {
     pub(super) worker: Arc<Worker>,
+    pub(super) hops: Hops,
     pub(super) leased: Leased,
+    /// Why the next hop is not reached, for recipients that were not tried since others were.
+    pub(super) unreached: Option<Refusal>,
 }
 
 /// What an attempt led to.
@@ -35,8 +38,7 @@ struct Done {
 }
 
 impl Attempt {
-    /// Gives what it tells about the next hop.
-    pub(super) async fn run(self, verdict: Verdict) -> Feedback {
+    pub(super) async fn run(self, verdict: Verdict) {
         let done = match verdict {
             // It is so, whatever became of the message meanwhile.
             _ if expansion::is_job(&self.leased.job) => self.expanded(),
@@ -45,11 +47,12 @@ impl Attempt {
             Verdict::TellDelay => self.unused(self.tell_delay()),
             Verdict::PutOff(alarm) => self.unused(Settlement { alarm, ..self.nothing() }),
         };
+        // Before it is settled: then it can be claimed.
+        self.hops.lock().learned(&self.leased.job.next_hop, self.now(), done.feedback);
         let settlement = self.with_notices(done.settlement, &done.successes).await;
         if let Some(notices) = self.worker.settle(&self.leased, settlement.clone()).await {
             self.report(&settlement, &notices);
         }
-        done.feedback
     }
 
     fn now(&self) -> SystemTime {

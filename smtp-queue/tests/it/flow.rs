@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use smtp_core::types::Refusal;
 use smtp_queue::kit::{at, message, store};
-use smtp_queue::{Action, Filter, MemSpool, Settings, Stats};
+use smtp_queue::{Action, Filter, Limits, MemSpool, Settings, SqliteSpool, Stats};
 
 use crate::rig::{Does, Rig, World};
 
@@ -291,5 +291,41 @@ async fn no_more_go_to_a_next_hop_at_once_than_it_has_shown_to_take() {
     tokio::time::sleep(seconds(3_600)).await;
     assert_eq!(rig.world.most_at_once(), 20);
     assert_eq!(rig.world.taken("b.example").len(), 500);
+    rig.stop().await;
+}
+
+/// In real time, over a store whose thread tells of a settlement before whoever asked for it hears.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_next_hop_that_is_not_reached_is_tried_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Arc::new(SqliteSpool::open(folder.path(), Limits::default()).unwrap());
+    let rig = Rig::over(spool, World::new(), Settings::default());
+    let hops: Vec<_> = (0..50).map(|n| format!("dead{n}.example")).collect();
+    for hop in &hops {
+        rig.world.set(hop, Does::Dead);
+        rig.send("jo@a.example", &[&format!("x@{hop}")], MAIL).await.unwrap();
+    }
+    while hops.iter().any(|hop| rig.world.tries(hop).is_empty()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for hop in &hops {
+        assert_eq!(rig.world.tries(hop).len(), 1, "{hop}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_behind_another_for_a_next_hop_is_told_why() {
+    let rig = Rig::start(Settings::default());
+    rig.world.set("b.example", Does::Dead);
+    rig.send("jo@a.example", &["x@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(1)).await;
+    rig.send("jo@a.example BY=20;N", &["y@b.example"], MAIL).await.unwrap();
+    tokio::time::sleep(seconds(30)).await;
+    let [notice] = &rig.world.taken("a.example")[..] else { panic!("one notice") };
+    let text = std::str::from_utf8(&notice.content).unwrap();
+    assert!(text.contains("Action: delayed\r\n") && text.contains("\r\nDiagnostic-Code: "), "{text}");
+    assert!(!text.contains("it was not tried"), "{text}");
     rig.stop().await;
 }

@@ -23,6 +23,11 @@ impl Attempt {
         let job = &self.leased.job;
         let mut after = job.clone();
         after.settle(&settlement);
+        if let Some(why) = &self.unreached {
+            for recipient in after.recipients.iter_mut().filter(|r| r.state == RecipientState::Waiting) {
+                recipient.last.get_or_insert_with(|| crate::job::answer(why));
+            }
+        }
         let failed = |n: &usize| after.recipients.get(*n).is_some_and(|r| r.state == RecipientState::Failed);
         let failed: Vec<_> = job.waiting().filter(failed).collect();
         let served = |kind| successes.iter().filter(|(_, as_what)| *as_what == kind).map(|(n, _)| *n).collect();
