@@ -3,9 +3,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use smtp_queue::Counters;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
@@ -147,6 +149,38 @@ pub(crate) struct Figures {
     pub(crate) under_way: u64,
     /// `ready`, or why it takes no mail.
     pub(crate) health: String,
+    /// What this server has done.
+    #[serde(flatten)]
+    pub(crate) done: Done,
+}
+
+/// What a server has done since it was started, by recipient.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Done {
+    pub(crate) delivered: u64,
+    /// Attempts after which a recipient waits on.
+    pub(crate) deferred: u64,
+    pub(crate) failed: u64,
+    /// Of those that failed, the ones that nobody was told of: NOTIFY=NEVER, or mail from `<>`.
+    pub(crate) failed_without_notice: u64,
+    /// Notices to senders, of all kinds.
+    pub(crate) notices: u64,
+    /// Work that was somebody else's by the time it ended: a message may have arrived twice.
+    pub(crate) leases_lost: u64,
+}
+
+impl Done {
+    pub(crate) fn of(counters: &Counters) -> Self {
+        let now = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Self {
+            delivered: now(&counters.delivered),
+            deferred: now(&counters.deferred),
+            failed: now(&counters.failed),
+            failed_without_notice: now(&counters.failed_without_notice),
+            notices: now(&counters.notices),
+            leases_lost: now(&counters.leases_lost),
+        }
+    }
 }
 
 /// Asks the server at `socket`; `line` gets each answer but the last.

@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     destination: Option<String>,
 
-    /// Jobs of this sender: the user who submitted them, or the address in MAIL FROM.
+    /// Jobs of this sender: the user who submitted them, or the address in MAIL FROM; <> for notices.
     #[arg(long, value_name = "NAME")]
     sender: Option<String>,
 
@@ -46,7 +46,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TEXT")]
     recipient: Option<String>,
 
-    /// Jobs that wait for a reason that contains this.
+    /// Jobs with this in the last answer about a recipient, in why they were set aside, or in why their destination is not
+    /// reached.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 
@@ -98,7 +99,7 @@ enum Command {
     Reroute,
     /// Give jobs up and tell their senders.
     Bounce,
-    /// Remove jobs without a word to their senders.
+    /// Remove jobs without a word to their senders. What is under way may still arrive.
     Cancel,
 }
 
@@ -151,6 +152,11 @@ fn request(arguments: &Arguments) -> Result<Request, Failure> {
     };
     if arguments.to.is_some() && arguments.action != Command::Reroute {
         return Err(Failure::usage("--to is for reroute").help("--destination NAME chooses by destination"));
+    }
+    if named && arguments.action == Command::Stats {
+        return Err(
+            Failure::usage("stats has the figures of the whole queue").help("list with the same filter shows jobs")
+        );
     }
     match arguments.action {
         Command::List | Command::Show => Ok(Request::List { filter, max: arguments.max.unwrap_or(1000) }),
@@ -300,5 +306,12 @@ fn stats(figures: &Figures, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "held         {}", figures.held)?;
     writeln!(out, "quarantined  {}", figures.quarantined)?;
     writeln!(out, "under way    {}", figures.under_way)?;
-    writeln!(out, "health       {}", clean(&figures.health))
+    writeln!(out, "health       {}", clean(&figures.health))?;
+    let done = &figures.done;
+    writeln!(out, "since this server was started, by recipient")?;
+    writeln!(out, "  delivered  {}", done.delivered)?;
+    writeln!(out, "  deferred   {}", done.deferred)?;
+    writeln!(out, "  failed     {}, {} of them without a notice", done.failed, done.failed_without_notice)?;
+    writeln!(out, "  notices    {}", done.notices)?;
+    writeln!(out, "  lost       {} leases in the middle of a delivery", done.leases_lost)
 }

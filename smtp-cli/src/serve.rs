@@ -5,6 +5,7 @@ mod arguments;
 mod bodies;
 mod etrn;
 mod hop;
+mod limit;
 mod local;
 mod notify;
 mod owed;

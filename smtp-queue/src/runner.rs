@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use smtp_core::types::Refusal;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -74,6 +75,12 @@ impl Hops {
     #[must_use]
     pub fn get(&self, next_hop: &NextHop) -> Option<HopState> {
         self.lock().hop(next_hop)
+    }
+
+    /// The next hops that are not reached at `now`, and why: their jobs wait, whatever is known of these.
+    #[must_use]
+    pub fn unreached(&self, now: SystemTime) -> Vec<(NextHop, Refusal)> {
+        self.lock().unreached(now)
     }
 
     /// Forgets that next hops are dead, one or all, so that what is due for them is tried when the runner looks next:

@@ -56,6 +56,8 @@ pub struct HopState {
     pub window: usize,
     /// If it is dead: when it is tried again.
     pub retry_at: Option<SystemTime>,
+    /// If it has a rate: when one more job may start.
+    pub ready_at: Option<SystemTime>,
     /// Why it is dead.
     pub last: Option<Refusal>,
 }
@@ -199,8 +201,16 @@ impl Scheduler {
             under_way: hop.under_way,
             window: usize::try_from(hop.window / 1_000).unwrap_or(usize::MAX),
             retry_at: hop.retry_at,
+            ready_at: self.schedule.limits(next_hop).rate.and_then(|rate| hop.paid.map(|paid| rate.ready_at(paid))),
             last: hop.last.clone(),
         })
+    }
+
+    /// The next hops that are not tried at `now` since they were not reached, and why they were not.
+    #[must_use]
+    pub fn unreached(&self, now: SystemTime) -> Vec<(NextHop, Refusal)> {
+        let dead = self.hops.iter().filter(|(_, hop)| hop.retry_at.is_some_and(|at| now < at));
+        dead.filter_map(|(name, hop)| Some((name.clone(), hop.last.clone()?))).collect()
     }
 
     /// Takes a next hop, or all, for alive.

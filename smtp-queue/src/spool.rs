@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use smtp_core::service::{Body, Complete, Receipt};
+use smtp_core::types::ReversePath;
 use tokio::sync::Notify;
 
 use crate::error::Error;
@@ -212,7 +213,7 @@ pub struct Filter {
     pub message: Option<MessageId>,
     /// For this next hop.
     pub next_hop: Option<NextHop>,
-    /// Of this sender, as [`Message::sender`] has it.
+    /// Of this sender: [`Message::sender`], or the address in MAIL FROM, without regard to ASCII case; `<>` if there is none.
     pub sender: Option<String>,
     /// With a recipient whose address contains this, without regard to ASCII case.
     pub recipient: Option<String>,
@@ -222,6 +223,9 @@ pub struct Filter {
     pub before: Option<SystemTime>,
     /// With this in the job's reason or in the last answer about a recipient.
     pub reason: Option<String>,
+    /// Or, if there is a `reason`, waiting for one of these next hops: those that are not reached for such a reason, which
+    /// only the runner knows ([`Hops::unreached`](crate::Hops::unreached)).
+    pub unreached: Vec<NextHop>,
 }
 
 impl Filter {
@@ -242,12 +246,20 @@ impl Filter {
         let has_recipient = |part: &String| job.recipients.iter().any(|r| contains(&r.rcpt.to.to_string(), part));
         let has_reason = |part: &String| {
             let answers = job.recipients.iter().filter_map(|r| r.last.as_deref());
-            answers.chain(job.reason.as_deref()).any(|text| contains(text, part))
+            let waits = job.status == Status::Waiting && self.unreached.contains(&job.next_hop);
+            waits || answers.chain(job.reason.as_deref()).any(|text| contains(text, part))
+        };
+        let is_sender = |sender: &String| {
+            let from = match &message.mail.from {
+                ReversePath::Null => "<>",
+                ReversePath::Mailbox(mailbox) => mailbox.as_str(),
+            };
+            [from, &*message.sender].iter().any(|known| known.eq_ignore_ascii_case(sender))
         };
         is(self.message.as_ref(), &job.id.message)
             && is(self.next_hop.as_ref(), &job.next_hop)
             && is(self.status.as_ref(), &job.status)
-            && self.sender.as_ref().is_none_or(|sender| **sender == *message.sender)
+            && self.sender.as_ref().is_none_or(is_sender)
             && self.before.is_none_or(|time| message.accepted < time)
             && self.recipient.as_ref().is_none_or(has_recipient)
             && self.reason.as_ref().is_none_or(has_reason)

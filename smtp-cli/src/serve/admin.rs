@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use smtp_core::types::ReversePath;
+use smtp_core::types::{Refusal, ReversePath};
 use smtp_queue::{
-    Action as QueueAction, Clock, Entry, Error, Filter as QueueFilter, Health, Hops, JobId, MessageId, NextHop,
-    RecipientState, Router, Spool, Status,
+    Action as QueueAction, Clock, Counters, Entry, Error, Filter as QueueFilter, Health, Hops, JobId, MessageId,
+    NextHop, RecipientState, Router, Spool, Status,
 };
 use smtp_tls_policy::{Reporter, Results};
 use tokio::io::{AsyncWriteExt, BufReader};
@@ -19,7 +19,9 @@ use tokio::sync::{Mutex, Semaphore};
 
 use super::relay::Relay;
 use super::ways::{self, Ways};
-use crate::admin::{Action, Answer, Figures, Filter, Request, Shown, ShownRecipient, UNREACHED, read_line, socket};
+use crate::admin::{
+    Action, Answer, Done, Figures, Filter, Request, Shown, ShownRecipient, UNREACHED, read_line, socket,
+};
 use crate::exit::{Exit, Failure};
 
 /// How many administrators are served at once.
@@ -39,6 +41,7 @@ pub(super) struct Admin {
     pub(super) spool: Arc<dyn Spool>,
     pub(super) clock: Arc<Clock>,
     pub(super) hops: Hops,
+    pub(super) counters: Arc<Counters>,
     pub(super) ways: Arc<Ways>,
     pub(super) results: Arc<Results>,
     pub(super) reporter: Reporter,
@@ -53,6 +56,7 @@ impl Admin {
             spool: Arc::clone(&relay.spool),
             clock: Arc::clone(&relay.clock),
             hops: relay.hops.clone(),
+            counters: Arc::clone(&relay.counters),
             ways: Arc::clone(&relay.ways),
             results: Arc::clone(&relay.results),
             reporter,
@@ -177,6 +181,7 @@ impl Admin {
                     quarantined: stats.quarantined,
                     under_way: stats.leased,
                     health,
+                    done: Done::of(&self.counters),
                 };
                 Ok(say(out, &Answer::Stats(figures)).await?)
             }
@@ -276,6 +281,7 @@ impl Admin {
             status,
             before: filter.older.and_then(|age| self.clock.now().checked_sub(Duration::from_secs(age))),
             reason: filter.reason.clone(),
+            unreached: filter.reason.as_deref().map_or_else(Vec::new, |reason| self.unreached(reason)),
         };
         if filter.ids.is_empty() {
             return Ok(vec![(base, None)]);
@@ -290,31 +296,42 @@ impl Admin {
         filter.ids.iter().map(of).collect()
     }
 
+    /// The destinations that are shown as not reached with this in what is shown.
+    fn unreached(&self, reason: &str) -> Vec<NextHop> {
+        let reason = reason.to_ascii_lowercase();
+        let unreached = self.hops.unreached(self.clock.now()).into_iter();
+        let shown = unreached.map(|(next_hop, why)| (next_hop, not_reached(&why).to_ascii_lowercase()));
+        shown.filter(|(_, why)| why.contains(&reason)).map(|(next_hop, _)| next_hop).collect()
+    }
+
     fn shown(&self, entry: &Entry) -> Shown {
         let Entry { message, job, leased_until } = entry;
         let under_way = leased_until.is_some();
-        let dead = self.hops.get(&job.next_hop).filter(|hop| hop.retry_at.is_some_and(|at| at > self.clock.now()));
+        let (hop, now) = (self.hops.get(&job.next_hop), self.clock.now());
+        let dead = hop.clone().filter(|hop| hop.retry_at.is_some_and(|at| at > now));
+        let turn = hop.as_ref().and_then(|hop| hop.ready_at).filter(|at| *at > now);
         let next = match job.status {
             Status::Waiting if !under_way => {
                 let hop = dead.as_ref().and_then(|hop| hop.retry_at);
-                Some(hop.map_or(job.due, |at| at.max(job.due)))
+                [hop, turn].into_iter().flatten().fold(Some(job.due), |due, at| due.max(Some(at)))
             }
             Status::Waiting | Status::Held | Status::Quarantined => None,
         };
         let last =
             job.recipients.iter().rev().filter(|r| r.state == RecipientState::Waiting).find_map(|r| r.last.clone());
-        let hop = dead.and_then(|hop| hop.last).map(|refusal| format!("{UNREACHED}: {refusal}"));
-        let now = self.clock.now();
+        let dead = dead.and_then(|hop| hop.last).map(|refusal| not_reached(&refusal));
         let busy = || {
-            let hop = self.hops.get(&job.next_hop).filter(|hop| hop.under_way > 0)?;
+            let hop = hop.filter(|hop| hop.under_way > 0)?;
             Some(format!("its turn has not come: {} for its destination are under way", hop.under_way))
         };
+        let limited = || turn.map(|_| "its turn has not come: its destination gets no more in this time".to_owned());
         let why = match (job.status, &job.reason) {
             (_, Some(reason)) => reason.clone(),
             (Status::Held, None) => "held by an administrator".into(),
+            _ if under_way && job.cancelled => "cancelled; what is under way may still arrive".into(),
             _ if under_way => "under way".into(),
             _ if job.attempts == 0 && job.due > now => "held for its sender, who wants it sent later".into(),
-            _ => hop.or(last).or_else(busy).unwrap_or_else(|| "not tried yet".into()),
+            _ => dead.or(last).or_else(limited).or_else(busy).unwrap_or_else(|| "not tried yet".into()),
         };
         let recipient = |recipient: &smtp_queue::Recipient| ShownRecipient {
             address: recipient.rcpt.to.mailbox().map_or("Postmaster", |mailbox| mailbox.as_str()).into(),
@@ -377,6 +394,10 @@ impl From<Error> for Trouble {
             error => Self::What(error.to_string()),
         }
     }
+}
+
+fn not_reached(why: &Refusal) -> String {
+    format!("{UNREACHED}: {why}")
 }
 
 fn next_hop(text: &str) -> Result<NextHop, Trouble> {

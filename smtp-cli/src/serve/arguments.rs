@@ -8,6 +8,7 @@ use smtp_core::types::{Domain, Mailbox};
 
 use super::bodies::Bodies;
 use super::hop::{Hop, Route};
+use super::limit::LimitOf;
 use super::local::{QuotaOf, Separator};
 use super::owed::TlsRule;
 use super::run_as::RunAs;
@@ -229,6 +230,15 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TIME")]
     pub(super) queue_delay_notice: Option<Wait>,
 
+    /// How many messages are on their way to a destination at once, and how many leave for it in a time: [DESTINATION=]N,
+    /// 'N MESSAGES/TIME' or MESSAGES/TIME; may be repeated. Default: 20, as many as it likes in a time.
+    ///
+    /// Without a destination it is for all that have no limit of their own. One begins with 5, or fewer if that is its limit,
+    /// and has one more after each round that went well. A destination is what `smtp queue list` shows: a domain, or relay:.
+    #[arg(long, value_name = "LIMIT")]
+    #[serde(deserialize_with = "values::list")]
+    pub(super) destination_limit: Vec<Many<LimitOf>>,
+
     /// A domain whose mail a host may ask for by ETRN (RFC 1985); may be repeated. Needs a queue.
     ///
     /// It is tried again at once, on the way that it always goes; at most once in five minutes. Hosts below the domain
@@ -328,6 +338,7 @@ layered!(Arguments {
     queue_retry,
     queue_lifetime,
     queue_delay_notice,
+    destination_limit,
     etrn,
     dns,
     own_address,

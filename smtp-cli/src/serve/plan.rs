@@ -13,6 +13,7 @@ use smtp_queue::Schedule;
 use super::DATA_DIR;
 use super::arguments::Arguments;
 use super::hop::{Hop, Route};
+use super::limit::LimitOf;
 use super::local::{QuotaOf, Separator};
 use super::owed::TlsRule;
 use super::run_as::RunAs;
@@ -61,6 +62,8 @@ pub(super) struct Plan {
     pub(super) dnssec: bool,
     pub(super) dnssec_anchor: Option<PathBuf>,
     pub(super) schedule: Schedule,
+    /// What the schedule has of destinations.
+    pub(super) limits: Vec<LimitOf>,
     /// For which domains ETRN starts the queue.
     pub(super) etrn: Vec<Domain>,
     /// On what terms extensions are offered.
@@ -131,6 +134,17 @@ impl Plan {
             let pause = schedule.retries.first().map_or(0, Duration::as_secs);
             terms.deliver_by_min = u32::try_from(pause).unwrap_or(u32::MAX);
         }
+        let limits: Vec<LimitOf> = flatten(arguments.destination_limit);
+        for (n, limit) in limits.iter().enumerate() {
+            if limits.iter().take(n).any(|before| before.destination == limit.destination) {
+                let what = format!("--destination-limit {limit}: there is one for it already");
+                return Err(Failure::config(what).help("one for each destination, and one for all others"));
+            }
+            match &limit.destination {
+                Some(destination) => drop(schedule.hops_limits.insert(destination.clone(), limit.limits)),
+                None => schedule.hop = limit.limits,
+            }
+        }
         schedule.lifetime = arguments.queue_lifetime.map_or(schedule.lifetime, |wait| wait.0);
         schedule.delay_notice = arguments.queue_delay_notice.map_or(schedule.delay_notice, |wait| wait.0);
         Ok(Self {
@@ -162,6 +176,7 @@ impl Plan {
             dnssec: arguments.dnssec,
             dnssec_anchor: arguments.dnssec_anchor,
             schedule,
+            limits,
             etrn,
             terms,
             dns: flatten(arguments.dns),
@@ -191,7 +206,7 @@ impl Plan {
             ("max_size", self.max_size != new.max_size),
             ("queue, queue_bodies, queue_lease", self.queue != new.queue),
             ("sendmail_socket", self.sendmail_socket != new.sendmail_socket),
-            ("queue_retry, queue_lifetime, queue_delay_notice", self.schedule != new.schedule),
+            ("queue_retry, queue_lifetime, queue_delay_notice, destination_limit", self.schedule != new.schedule),
             ("etrn", self.etrn != new.etrn),
             ("no_soliciting, deliver_by_min, priority_profile, hold_max", !terms::same(&self.terms, &new.terms)),
             ("tls_cert, tls_key", self.identity_files != new.identity_files),

@@ -10,7 +10,7 @@ use smtp_core::service::{Outcome, Transaction};
 use smtp_core::stream::BoxFuture;
 use smtp_core::types::{Envelope, Parameter};
 use smtp_queue::{
-    Clock, Dsn, Health, Hops, Kind as NoticeKind, Limits, Queue, Runner, Settings as RunnerSettings, Spool,
+    Clock, Counters, Dsn, Health, Hops, Kind as NoticeKind, Limits, Queue, Runner, Settings as RunnerSettings, Spool,
 };
 use smtp_server::{Mailboxes, Maildir};
 use smtp_tls_policy::{Reporter, Results};
@@ -34,6 +34,7 @@ pub(super) struct Relay {
     pub(super) clock: Arc<Clock>,
     pub(super) queue: Queue,
     pub(super) hops: Hops,
+    pub(super) counters: Arc<Counters>,
     pub(super) ways: Arc<Ways>,
     own: Vec<IpAddr>,
     /// What came of TLS to other hosts.
@@ -69,8 +70,8 @@ impl Relay {
         let notices = Dsn::new(plan.hostname.clone(), Arc::new(Returns(ways.clone())), schedule.clone());
         let settings = RunnerSettings { schedule, drain: plan.drain_time(), ..RunnerSettings::default() };
         let runner = Runner::new(Arc::clone(&spool), ways.clone(), Arc::new(notices), settings, Arc::clone(&clock));
-        let hops = runner.hops();
-        Ok(Some((Self { spool, clock, queue, hops, ways, own, results }, runner)))
+        let (hops, counters) = (runner.hops(), runner.counters());
+        Ok(Some((Self { spool, clock, queue, hops, counters, ways, own, results }, runner)))
     }
 
     /// What the configuration says now holds for all mail from here on.

@@ -53,6 +53,7 @@ impl fmt::Display for Plan {
         list(f, "queue_retry", &retries)?;
         writeln!(f, "queue_lifetime = {}", schedule.lifetime.as_secs_f64())?;
         writeln!(f, "queue_delay_notice = {}", schedule.delay_notice.as_secs_f64())?;
+        list(f, "destination_limit", &self.limits)?;
         list(f, "etrn", &self.etrn)?;
         one(f, "no_soliciting", self.terms.no_soliciting.as_ref())?;
         if self.terms.deliver_by_min > 0 {

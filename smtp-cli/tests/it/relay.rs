@@ -164,6 +164,8 @@ fn an_administrator_sees_and_changes_the_queue() {
         (&["--destination", "other.example"], 1),
         (&["--destination", "no.example"], 0),
         (&["--sender", "jo"], 3),
+        (&["--sender", "JO@localhost"], 3),
+        (&["--sender", "<>"], 0),
         (&["--recipient", "BOB@"], 1),
         (&["--reason", "refused", "--destination", "other.example"], 1),
         (&["--older", "1h"], 0),
@@ -172,6 +174,12 @@ fn an_administrator_sees_and_changes_the_queue() {
     ] {
         assert_eq!(count(filter), n, "{filter:?}");
     }
+    // What waits behind another for a destination that is not reached is found by what is shown of it.
+    assert_eq!(submit(server.url(), "jo@localhost", "dan@other.example").code, Some(0));
+    assert_eq!(count(&["--reason", "IS NOT REACHED"]), 2);
+    assert!(
+        queue(&server, &["cancel", "--reason", "is not reached", "--recipient", "dan"]).stdout.contains("1 job was")
+    );
     let shown = queue(&server, &["show", "--recipient", "eve"]);
     assert!(shown.stdout.contains("Connection refused"), "{shown:?}");
     // An hour, more or less a tenth.
@@ -196,6 +204,9 @@ fn an_administrator_sees_and_changes_the_queue() {
     assert!(queue(&server, &["retry", "--all"]).code == Some(0));
     until("then that goes too", || hop.arrived().len() == 2);
 
+    let stats = queue(&server, &["stats", "--json"]).json();
+    assert_eq!((&stats["delivered"], &stats["failed_without_notice"]), (&2.into(), &0.into()), "{stats}");
+    assert_eq!(queue(&server, &["stats", "--sender", "jo"]).code, Some(64));
     for wrong in [&["list", "--status", "lost"][..], &["hold", "xyz"]] {
         assert_eq!(queue(&server, wrong).code, Some(65), "{wrong:?}");
     }
@@ -203,6 +214,39 @@ fn an_administrator_sees_and_changes_the_queue() {
     assert_eq!(fs::metadata(run_folder).unwrap().permissions().mode() & 0o777, 0o700);
     let nobody = run(smtp(["queue", "list", "--data-dir", "/nowhere"]));
     assert_eq!(nobody.code, Some(69), "{nobody:?}");
+}
+
+#[test]
+fn a_destination_gets_no_more_than_its_limit() {
+    let hop = Hop::start();
+    hop.set(Mood::Slow);
+    let server = server(&hop, &["smtp://127.0.0.1:0"], &["--destination-limit", "relay:=2"]);
+    for _ in 0..4 {
+        assert_eq!(submit(server.url(), "jo@localhost", "amy@remote.example").code, Some(0));
+    }
+    let under_way = || queue(&server, &["stats", "--json"]).json()["under_way"].as_u64();
+    until("two are under way", || under_way() == Some(2));
+    let waiting = queue(&server, &["list"]).stdout;
+    assert_eq!(waiting.matches("its turn has not come: 2 for its destination").count(), 2, "{waiting}");
+    hop.set(Mood::Well);
+    until("all arrive", || hop.arrived().len() == 4);
+}
+
+#[test]
+fn a_destination_gets_no_more_in_a_time_than_its_rate() {
+    let hop = Hop::start();
+    let server = server(&hop, &["smtp://127.0.0.1:0"], &["--destination-limit", "relay:=2/1h"]);
+    for _ in 0..3 {
+        assert_eq!(submit(server.url(), "jo@localhost", "amy@remote.example").code, Some(0));
+    }
+    until("two arrive", || hop.arrived().len() == 2);
+    until("it is said why the third does not", || {
+        queue(&server, &["list"]).stdout.contains("gets no more in this time")
+    });
+    let shown = queue(&server, &["list", "--json"]).json();
+    let next = shown["next"].as_u64().unwrap() - shown["accepted"].as_u64().unwrap();
+    assert!((1_500..=1_860).contains(&next), "half an hour each: {shown}");
+    assert_eq!(hop.arrived().len(), 2);
 }
 
 #[test]

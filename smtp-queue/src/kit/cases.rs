@@ -479,7 +479,11 @@ async fn lists_page_and_filter(spool: &dyn Spool) -> Result<(), Failure> {
     for n in 0..25 {
         let (sender, hop) = if n % 2 == 0 { ("even@a.example", "b.example") } else { ("odd@a.example", "c.example") };
         let recipient = format!("user{n}@{hop}");
-        ids.push(store(spool, at(n), message(at(n), sender, &[(hop, &[&recipient])])?, b"x").await?);
+        let mut new = message(at(n), sender, &[(hop, &[&recipient])])?;
+        if n == 1 {
+            new.sender = "user".into();
+        }
+        ids.push(store(spool, at(n), new, b"x").await?);
     }
     let all = Filter::default();
     let (mut seen, mut after) = (Vec::new(), None);
@@ -495,12 +499,17 @@ async fn lists_page_and_filter(spool: &dyn Spool) -> Result<(), Failure> {
     ensure!(seen == ids, "not all, or not in order");
     let hop = NextHop::new("c.example")?;
     let filters = [
-        (Filter { next_hop: Some(hop), ..Filter::default() }, 12),
+        (Filter { next_hop: Some(hop.clone()), ..Filter::default() }, 12),
         (Filter { sender: Some("even@a.example".into()), ..Filter::default() }, 13),
+        // The user who handed it in, and the address in MAIL FROM.
+        (Filter { sender: Some("user".into()), ..Filter::default() }, 1),
+        (Filter { sender: Some("Odd@a.example".into()), ..Filter::default() }, 12),
+        (Filter { sender: Some("<>".into()), ..Filter::default() }, 0),
         (Filter { recipient: Some("USER7@".into()), ..Filter::default() }, 1),
         (Filter { before: Some(at(5)), ..Filter::default() }, 5),
         (Filter { status: Some(Status::Held), ..Filter::default() }, 0),
         (Filter { reason: Some("grey".into()), ..Filter::default() }, 0),
+        (Filter { reason: Some("dead".into()), unreached: vec![hop], ..Filter::default() }, 12),
         (Filter::message(ids[3]), 1),
     ];
     for (filter, expected) in filters {
