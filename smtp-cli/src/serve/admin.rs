@@ -313,7 +313,7 @@ impl Admin {
         let next = match job.status {
             Status::Waiting if !under_way => {
                 let hop = dead.as_ref().and_then(|hop| hop.retry_at);
-                [hop, turn].into_iter().flatten().fold(Some(job.due), |due, at| due.max(Some(at)))
+                [hop, turn, Some(job.due)].into_iter().flatten().max()
             }
             Status::Waiting | Status::Held | Status::Quarantined => None,
         };
