@@ -23,14 +23,14 @@ use crate::credentials::LoginArguments;
 use crate::exit::{Exit, Failure};
 use crate::send::{Sender, failure_of};
 use crate::settings::layered;
+use crate::threads;
 use crate::transport::{Calling, EarlyDataChoice, Quic, Way};
 use crate::url::Url;
 use crate::values::{self, Many, Wait, flatten};
 
-/// How many sessions, recipients of a message, and threads there may be.
+/// How many sessions, and recipients of a message, there may be.
 const SESSIONS_MAX: usize = 100_000;
 const RECIPIENTS_MAX: usize = 10_000;
-const THREADS_MAX: usize = 256;
 /// How many rounds a comparison may have.
 const ROUNDS_MAX: u32 = 1_000;
 
@@ -259,17 +259,9 @@ struct Job {
 /// The runtime for as many threads as were asked for.
 ///
 /// # Errors
-/// If they are too many.
+/// If they are too many, or none.
 pub(crate) fn runtime(arguments: &Arguments) -> Result<Builder, Failure> {
-    match arguments.threads.unwrap_or(1) {
-        1 => Ok(Builder::new_current_thread()),
-        threads @ 2..=THREADS_MAX => {
-            let mut builder = Builder::new_multi_thread();
-            builder.worker_threads(threads);
-            Ok(builder)
-        }
-        threads => Err(Failure::usage(format!("--threads {threads}")).help(format!("from 1 to {THREADS_MAX}"))),
-    }
+    threads::runtime(arguments.threads.unwrap_or(1))
 }
 
 /// Runs `smtp bench`.

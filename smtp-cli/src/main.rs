@@ -29,6 +29,7 @@ mod shell;
 mod sink;
 mod source;
 mod terms;
+mod threads;
 mod transcript;
 mod transport;
 mod trust;
@@ -84,7 +85,10 @@ fn run(matches: &ArgMatches) -> Result<Exit, Failure> {
     let Some((name, matches)) = matches.subcommand() else { return Err(Failure::usage("no subcommand")) };
     match name {
         "serve" => block_on(&mut Builder::new_multi_thread(), serve::run(matches.clone())),
-        "sink" => block_on(&mut Builder::new_multi_thread(), sink::run(load(matches)?)),
+        "sink" => {
+            let arguments = load(matches)?;
+            block_on(&mut sink::runtime(&arguments)?, sink::run(arguments))
+        }
         "send" => {
             let arguments = load(matches)?;
             block_on(&mut Builder::new_current_thread(), async { Ok(send::run(arguments).await) })

@@ -14,6 +14,7 @@ use smtp_core::session::server::{Config, Limits};
 use smtp_core::types::Domain;
 use smtp_server::{AnyRecipient, Places, RequireTlsLayer, Server, Settings, Sink, TraceDeliveryLayer, TraceLayer};
 use smtp_tls::{Identity, SelfSigned, ServerTls};
+use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::util::{MapErr, option_layer};
@@ -24,6 +25,7 @@ use crate::listen::{self, Entrance, Signals};
 use crate::logging::{self, Format, Level};
 use crate::settings::layered;
 use crate::terms::TermsArguments;
+use crate::threads;
 use crate::transport::{Born, EarlyDataChoice, Quic, want_tls};
 use crate::url::Url;
 use crate::values::{self, Many, Size, Wait, flatten};
@@ -79,6 +81,12 @@ pub(crate) struct Arguments {
     #[serde(skip)]
     terms: TermsArguments,
 
+    /// How many threads serve sessions. Default: one for each core.
+    ///
+    /// One alone costs least for each message, and is what to take beside a program that has one.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+
     /// How long open sessions may go on at the end, in seconds. Default: 5.
     #[arg(long, value_name = "SECONDS")]
     drain_deadline: Option<Wait>,
@@ -111,6 +119,7 @@ layered!(Arguments {
     tls_key_log,
     early_data,
     qlog_dir,
+    threads,
     drain_deadline,
     log,
     log_format,
@@ -122,6 +131,14 @@ pub(crate) const MORE_HELP: &str = "\
 On standard output: a line `listening URL` for each listener, and at the end, after SIGINT or SIGTERM,
   totals messages=1000 recipients=1000 octets=4096000 sessions=20 seconds=1.234
 where the seconds count from when it began to listen.";
+
+/// The runtime for as many threads as were asked for.
+///
+/// # Errors
+/// If they are too many, or none.
+pub(crate) fn runtime(arguments: &Arguments) -> Result<Builder, Failure> {
+    arguments.threads.map_or_else(|| Ok(Builder::new_multi_thread()), threads::runtime)
+}
 
 /// Runs `smtp sink`.
 ///
